@@ -1,0 +1,54 @@
+# `make` without a target lists what there is.
+PYTHON ?= python3
+VENV = .venv
+RUN = $(VENV)/bin/python
+export PYTHONUNBUFFERED = 1
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+env: $(VENV)/.installed ## a virtual environment with the exact versions of requirements.lock
+
+$(VENV)/.installed: requirements.lock requirements-java.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(RUN) -m utils.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
+	touch $@
+
+demo: env ## the whole pipeline, from an empty folder to a summary (MESSAGES, INTERVAL, PREDICTORS)
+	$(RUN) -m utils.demo
+
+kafka: env ## start a local Kafka
+	$(RUN) -m utils.local_kafka start
+
+stop: env ## stop the Kafka that `make kafka` started
+	$(RUN) -m utils.local_kafka stop
+
+init: env ## data and the first model: initialize.py
+	$(RUN) initialize.py
+
+test: env lint ## the tests, against a broker that they start themselves (under 5 minutes)
+	$(RUN) -m pytest -m "not slow"
+
+test-all: env lint ## the slow tests too
+	$(RUN) -m pytest
+
+lint: env ## ruff: format and rules
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+format: env ## let ruff format everything
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lock: env ## write requirements.lock anew from requirements*.txt
+	$(VENV)/bin/pip install --quiet uv
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+		requirements-dev.txt -o requirements.lock
+
+clean: stop ## remove models, the trainer's store, downloaded data and Kafka's data; code stays
+	rm -rf models/* models/.attempt-* .kafka/data data/adult.data data/adult.test data/observations.*
+
+.PHONY: help env demo kafka stop init test test-all lint format lock clean

@@ -1,0 +1,90 @@
+"""Prepares everything: fetches the data, fits the preprocessor, tunes and saves the first model.
+
+    python initialize.py                   # 50 evaluations, under a minute
+    python initialize.py --max-evals 10    # quicker
+
+Needs no Kafka. Running it again is safe: what is there and in order is kept.
+"""
+
+from datetime import UTC, datetime
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from train import parse_arguments
+from train.fit import evaluate, fit_model, score
+from utils import dataset, model_store
+from utils.console import say, warn
+from utils.settings import settings
+
+FIRST_MODEL_ID = 0
+
+
+def keep_champion() -> bool:
+    """True, and said so, if there is a model already that the predictor can start with."""
+    try:
+        champion, warnings = model_store.load_champion(settings.models_dir)
+    except model_store.ModelError as error:
+        if model_store.model_ids(settings.models_dir):
+            warn(f"Not usable: {error}.")
+        return False
+    for warning in warnings:
+        warn(warning)
+    say(f"Keeping model {champion.model_id}, the champion. To begin anew: make clean")
+    return True
+
+
+def first_model_id() -> int:
+    """Return 0, or the next id where there are models (none of which loads): ids never repeat."""
+    return max(model_store.model_ids(settings.models_dir), default=FIRST_MODEL_ID - 1) + 1
+
+
+def make_first_model(hyper: str, max_evals: int) -> model_store.Model:
+    """Tune, fit and save a model on adult.data, and make it the champion."""
+    frame, outcomes = dataset.read_training(settings.data_dir)
+    say(f"Tuning LightGBM with {hyper} on {len(frame):,} rows: {max_evals} evaluations.")
+    model = fit_model(
+        frame,
+        outcomes,
+        model_id=first_model_id(),
+        hyper=hyper,
+        max_evals=max_evals,
+        progress=True,
+    )
+    model.card |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "observations": 0}
+    model_store.save(model, settings.models_dir)
+    model_store.promote(settings.models_dir, model.model_id)
+    say(f"Saved model {model.model_id}, the champion, in {settings.models_dir.name}/.", "green")
+    return model
+
+
+def show_quality(model: model_store.Model) -> None:
+    """Print how good the model is on rows it has never seen, beside always saying "no"."""
+    frame, outcomes = dataset.read_test(settings.data_dir)
+    _, training_outcomes = dataset.read_training(settings.data_dir)
+    base_rate = np.full(len(outcomes), training_outcomes.mean())
+    table = Table("on adult.test", "logloss", "AUC", "accuracy")
+    for name, figures in (
+        (f"model {model.model_id}", evaluate(model, frame, outcomes)),
+        ("majority class", score(outcomes, base_rate)),
+    ):
+        table.add_row(name, *(f"{figures[key]:.4f}" for key in ("logloss", "auc", "accuracy")))
+    Console().print(table)
+
+
+def main() -> None:
+    """Prepare data/ and models/."""
+    chosen = parse_arguments(__doc__, max_evals=50)
+    for folder in (settings.data_dir, settings.models_dir):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        say(dataset.fetch(settings.data_dir))
+        if not keep_champion():
+            show_quality(make_first_model(chosen.hyper, chosen.max_evals))
+    except (dataset.DatasetError, OSError) as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Plays the company: sends requests to Kafka, one a visitor, and acts on the predictions.
+
+    python sample_app.py                                # 200 messages, two seconds apart
+    python sample_app.py --messages 1000 --interval 0.02
+
+Two threads, as two services of a company would be: start_producing() sends rows of adult.test as
+requests, start_consuming() receives the predictions. Ends when every request is answered.
+"""
+
+import argparse
+import time
+import uuid
+from threading import Event, Thread
+
+import msgspec
+from kafka.errors import KafkaError
+
+from utils import dataset
+from utils.console import say
+from utils.kafka_client import APP_MESSAGES, all_partitions, make_consumer, make_producer
+from utils.kafka_client import prepare_topics
+from utils.settings import settings
+from utils.shutdown import stop_on_signals
+
+ANSWER_TIMEOUT = 60  # seconds without any answer after which the last ones are given up
+
+
+class Company:
+    """What the two threads share: the requests on their way and the people acted on."""
+
+    def __init__(self, messages: int, interval: float, stop: Event) -> None:
+        self.messages = messages
+        self.interval = interval
+        self.stop = stop  # Ctrl-C, or a thread that failed
+        self.listening = Event()
+        self.all_sent = Event()
+        self.unanswered: set[str] = set()
+        self.offers: set[str] = set()
+        self.failure = ""
+
+
+def start_producing(company: Company) -> None:
+    """Send the rows of adult.test as requests, each with a request_id of its own: 1a."""
+    rows = dataset.read_test_requests(settings.data_dir)
+    producer = make_producer()
+    while not company.listening.wait(0.2):
+        if company.stop.is_set():
+            return
+    for number in range(company.messages):
+        if company.stop.wait(company.interval if number else 0):
+            break
+        request_id = str(uuid.uuid4())
+        company.unanswered.add(request_id)
+        request = {"request_id": request_id, "data": rows[number % len(rows)]}
+        producer.send(APP_MESSAGES, msgspec.json.encode(request)).get(timeout=30)
+        say(f" -> request {request_id}", "red")
+    producer.close(timeout=10)
+    company.all_sent.set()
+
+
+def start_consuming(company: Company) -> None:
+    """Receive the predictions, and act on each one of a high income: 2b."""
+    consumer = make_consumer()
+    partitions = all_partitions(consumer, APP_MESSAGES)
+    consumer.assign(partitions)
+    consumer.seek_to_end(*partitions)
+    for partition in partitions:  # where to begin is known before the first request is sent
+        consumer.position(partition)
+    company.listening.set()
+    heard = time.monotonic()
+    while not company.stop.is_set() and (company.unanswered or not company.all_sent.is_set()):
+        for records in consumer.poll(timeout_ms=200).values():
+            for message in map(as_reply, records):
+                heard = time.monotonic()
+                receive(company, message)
+        if company.all_sent.is_set() and time.monotonic() - heard > ANSWER_TIMEOUT:
+            break
+    consumer.close()
+
+
+def as_reply(record) -> dict:
+    """Return the message in a record, {} where it is not a JSON object."""
+    try:
+        message = msgspec.json.decode(record.value)
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def receive(company: Company, message: dict) -> None:
+    """Take note of a reply to one of our requests; other messages are none of our business."""
+    request_id = message.get("request_id")
+    if request_id not in company.unanswered or "data" in message:
+        return
+    company.unanswered.discard(request_id)
+    if "error" in message:
+        say(f" <- error for {request_id}: {message['error']}", "bold red")
+    elif "prediction" in message:
+        act_on(company, message)
+
+
+def act_on(company: Company, prediction: dict) -> None:
+    """Act at once, and once for each request: an offer to whoever is likely to earn over 50K."""
+    request_id, model_id = prediction["request_id"], prediction.get("model_id")
+    text = f" <- prediction {prediction['prediction']} for {request_id} by model {model_id}"
+    if prediction["prediction"] == 1.0 and request_id not in company.offers:
+        company.offers.add(request_id)
+        say(f"{text}: an offer goes out", "bold green")
+    else:
+        say(text, "green")
+
+
+def run(work, company: Company) -> None:
+    """Run one thread's work; a failure of one thread ends both."""
+    try:
+        work(company)
+    except (KafkaError, dataset.DatasetError) as error:
+        company.failure = str(error)
+        company.stop.set()
+
+
+def main() -> None:
+    """Send all requests and wait for all answers; exit 1 when one does not come."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
+    parser.add_argument("--interval", type=float, default=2, help="seconds between them (2)")
+    chosen = parser.parse_args()
+    if chosen.messages < 1 or chosen.interval < 0:
+        parser.error("--messages takes a number above 0, --interval one that is not negative")
+    company = Company(chosen.messages, chosen.interval, stop_on_signals())
+    prepare_topics(APP_MESSAGES)
+    threads = [Thread(target=run, args=(w, company)) for w in (start_producing, start_consuming)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if company.failure:
+        raise SystemExit(company.failure)
+    if company.unanswered and company.all_sent.is_set():
+        raise SystemExit(f"{len(company.unanswered)} requests were not answered.")
+    say(f"{len(company.offers)} offers went out.", "bold")
+
+
+if __name__ == "__main__":
+    main()

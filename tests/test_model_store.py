@@ -1,0 +1,147 @@
+import json
+import pickle
+import shutil
+
+import pytest
+
+from utils import model_store
+from utils.model_store import ModelError
+
+
+@pytest.fixture
+def folder(first_model, tmp_path):
+    shutil.copytree(first_model / "models", tmp_path / "models")
+    return tmp_path / "models"
+
+
+def add_copy(folder, model_id):
+    """Save the first model once more, under another id."""
+    model = model_store.load(folder, 0)
+    model.card["model_id"] = model_id
+    model_store.save(model, folder)
+
+
+def test_a_model_and_its_preprocessor_come_back_as_they_were(folder, first_model):
+    from utils import dataset
+
+    frame, _ = dataset.read_test(first_model / "data")
+    first = model_store.load(folder, 0)
+    add_copy(folder, 1)
+    again = model_store.load(folder, 1)
+    assert (first.predict(frame) == again.predict(frame)).all()
+
+
+def test_online_and_offline_predictions_are_the_same_bits(folder, first_model):
+    from utils import dataset
+
+    model = model_store.load(folder, 0)
+    frame, _ = dataset.read_test(first_model / "data")
+    rows = dataset.read_test_requests(first_model / "data")
+    offline = model.predict(frame)
+    assert (model.predict(rows) == offline).all()
+    assert [model.predict([row])[0] for row in rows[:600]] == offline[:600].tolist()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit_card(**changes):
+    def edit(path):
+        card = path.with_suffix(".json")
+        card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+
+    return edit
+
+
+def other_pickle(path):
+    path.write_bytes(pickle.dumps({"feature_tools": None, "booster": "tree"}))
+    model_store.write_atomically(path, path.read_bytes())
+    digest = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    edit_card(digest=digest)(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "does not match the digest"),
+        (flip, "does not match the digest"),
+        (lambda path: path.unlink(), "model_0.p is missing"),
+        (lambda path: path.with_suffix(".json").unlink(), "model_0.json is missing"),
+        (lambda path: path.with_suffix(".json").write_text("{"), "JSONDecodeError"),
+        (lambda path: path.with_suffix(".json").write_text("[]"), "TypeError"),
+        (edit_card(features=["age"]), "other columns"),
+        (edit_card(libraries={"lightgbm": "3.3.5"}), "made by lightgbm 3.3.5"),
+        (edit_card(model_id=5), "card is that of model 5"),
+        (other_pickle, "LightGBMError"),
+    ],
+)
+def test_a_model_that_can_not_be_used_is_refused_with_the_reason(folder, damage, reason):
+    damage(model_store.model_path(folder, 0))
+    with pytest.raises(ModelError, match=f"^model 0: .*{reason}"):
+        model_store.load(folder, 0)
+
+
+def test_the_start_takes_the_champion_not_the_newest(folder):
+    add_copy(folder, 1)
+    model, warnings = model_store.load_champion(folder)
+    assert (model.model_id, warnings) == (0, [])
+    model_store.promote(folder, 1)
+    assert model_store.load_champion(folder)[0].model_id == 1
+
+
+def test_the_start_takes_the_newest_that_loads_where_the_champion_does_not(folder):
+    for model_id in (1, 2, 3):
+        add_copy(folder, model_id)
+    model_store.promote(folder, 1)
+    cut(model_store.model_path(folder, 1))
+    cut(model_store.model_path(folder, 3))
+    model, warnings = model_store.load_champion(folder)
+    assert model.model_id == 2
+    assert len(warnings) == 2
+
+
+def test_a_lost_champion_file_is_a_warning(folder):
+    (folder / "champion.json").unlink()
+    model, warnings = model_store.load_champion(folder)
+    assert model.model_id == 0
+    assert warnings == ["champion.json is missing or damaged"]
+
+
+def test_without_any_model_there_is_none_to_start_with(tmp_path):
+    with pytest.raises(ModelError, match="there is no model"):
+        model_store.load_champion(tmp_path)
+
+
+def test_pruning_keeps_the_champion_and_the_newest_others(folder):
+    for model_id in range(1, 6):
+        add_copy(folder, model_id)
+    assert model_store.prune(folder, keep=2) == [1, 2, 3]
+    assert model_store.model_ids(folder) == [0, 4, 5]
+    assert not list(folder.glob("model_[123].*"))
+    assert model_store.prune(folder, keep=0) == [4, 5]
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "champion.json"
+    model_store.write_atomically(path, b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        model_store.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_models_are_readable_by_their_owner_only(folder):
+    add_copy(folder, 1)
+    assert model_store.model_path(folder, 1).stat().st_mode & 0o077 == 0

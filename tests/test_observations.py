@@ -1,0 +1,126 @@
+import threading
+
+import pytest
+from kafka import TopicPartition
+
+from utils.observations import Observations, only_trainer, read_snapshot
+
+REQUESTS = TopicPartition("app_messages", 0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "observations.db"
+
+
+@pytest.fixture
+def store(path):
+    store = Observations(path)
+    yield store
+    store.close()
+
+
+def test_what_a_poll_brought_survives_with_its_offsets(store, path):
+    store.add([("a", b"{}", 1.0), ("b", b"{}", None)], 2, {REQUESTS: 7})
+    store.close()
+    again = Observations(path)
+    assert again.offsets() == {REQUESTS: 7}
+    assert again.counter("retrain_requests") == 2
+    assert again.count() == 1
+    again.close()
+
+
+def test_a_poll_that_can_not_be_stored_moves_no_offset(store):
+    store.add([], 0, {REQUESTS: 3})
+
+    def broken():
+        yield ("a", b"{}", 1.0)
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        store.add(broken(), 1, {REQUESTS: 4})
+    assert store.offsets() == {REQUESTS: 3}
+    assert store.count() == 0
+    assert store.counter("retrain_requests") == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "observed"),
+    [
+        ([("a", b"1", None), ("a", None, 1.0)], [(b"1", 1.0)]),
+        ([("a", None, 1.0), ("a", b"1", None)], [(b"1", 1.0)]),
+        ([("a", b"1", 0.0), ("a", b"2", 1.0)], [(b"1", 1.0)]),  # first request, last outcome
+        ([("a", b"1", 0.0), ("a", b"1", None)], [(b"1", 0.0)]),
+        ([("a", b"1", None)], []),
+        ([("a", None, 1.0)], []),
+    ],
+)
+def test_request_and_outcome_are_joined_in_any_order(store, path, rows, observed):
+    for row in rows:
+        store.add([row], 0, {REQUESTS: 1})
+    assert read_snapshot(path)[0] == observed
+
+
+@pytest.mark.parametrize(
+    ("requests", "observations", "covered", "due"),
+    [
+        (0, 100, 0, 0),
+        (1, 9, 0, 0),  # waits for outcomes
+        (1, 10, 0, 1),
+        (3, 25, 0, 2),
+        (3, 100, 3, 0),
+        (4, 30, 3, 0),
+        (4, 100, 3, 4),
+        (2, 100, 3, 0),
+    ],
+)
+def test_retraining_waits_for_requests_and_outcomes(store, requests, observations, covered, due):
+    rows = [(str(i), b"{}", 0.0) for i in range(observations)]
+    store.add(rows, requests, {REQUESTS: 1})
+    store.end_training(covered)
+    assert store.requests_due(retrain_every=10) == due
+
+
+def test_model_ids_ascend_and_an_unfinished_training_is_remembered(store):
+    assert store.unfinished_training() is None
+    assert store.begin_training(covers=2, at_least=1) == 1
+    assert store.unfinished_training() == (1, 2)
+    assert store.begin_training(covers=2, at_least=1) == 2  # killed and started again
+    store.end_training(2)
+    assert store.unfinished_training() is None
+    assert store.begin_training(covers=3, at_least=9) == 9
+
+
+def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
+    store.add([("a", b"1", 1.0)], 0, {REQUESTS: 1})
+    seen, stop = [], threading.Event()
+
+    def write():
+        writer = Observations(path)
+        for i in range(1, 200):
+            writer.add([(str(i), b"1", 1.0)], 0, {REQUESTS: 1 + i})
+        writer.close()
+        stop.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not stop.is_set():
+        observed, offsets = read_snapshot(path)
+        seen.append((len(observed), offsets["app_messages-0"]))
+    thread.join()
+    assert all(rows == offset for rows, offset in seen)
+
+
+def test_the_second_trainer_waits_for_the_first(path):
+    stop, inside = threading.Event(), threading.Event()
+
+    def second():
+        with only_trainer(path, stop):
+            inside.set()
+
+    with only_trainer(path, threading.Event()):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not inside.wait(0.5)
+    assert inside.wait(5)
+    thread.join()

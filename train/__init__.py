@@ -1,0 +1,38 @@
+"""Tuning and fitting: one `LGBOptimizer` interface, chosen with `--hyper`."""
+
+import argparse
+from importlib import import_module
+
+# The name given to --hyper -> the module that holds its LGBOptimizer. A module is imported only
+# when it is asked for: Hyperopt alone takes a second to import, and the predictor needs none.
+OPTIMIZERS = {"hyperopt": "train.train_hyperopt"}
+
+
+def optimizer_class(name: str) -> type:
+    """Return the `LGBOptimizer` class that `--hyper name` stands for.
+
+    Raises ValueError, in one sentence that lists the known names, for any other name.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"--hyper {name!r} is not known; there is: {', '.join(OPTIMIZERS)}")
+    return import_module(OPTIMIZERS[name]).LGBOptimizer
+
+
+def parse_arguments(description: str, max_evals: int) -> argparse.Namespace:
+    """Read `--hyper` and `--max-evals` from the command line; a wrong value ends the program."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    known = ", ".join(OPTIMIZERS)
+    parser.add_argument("--hyper", default="hyperopt", help=f"what tunes the model: {known}")
+    parser.add_argument(
+        "--max-evals", type=int, default=max_evals, help=f"evaluations (default: {max_evals})"
+    )
+    arguments = parser.parse_args()
+    try:
+        optimizer_class(arguments.hyper)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.max_evals < 1:
+        parser.error(f"--max-evals: expected a number above 0, got {arguments.max_evals}")
+    return arguments

@@ -1,0 +1,68 @@
+"""From rows to a model: fit the preprocessor, tune and fit LightGBM, measure the result."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+from train import optimizer_class
+from utils import dataset
+from utils.feature_tools import FeatureTools
+from utils.model_store import Model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def fit_model(
+    frame: "pd.DataFrame",
+    outcomes: np.ndarray,
+    *,
+    model_id: int,
+    hyper: str,
+    max_evals: int,
+    num_threads: int = 0,
+    seed: int = 1,
+    progress: bool = False,
+) -> Model:
+    """Return a model of these rows, with what is known about its making in its card.
+
+    frame has the data set's columns, outcomes 0.0 or 1.0 for each row; num_threads 0 means all
+    cores. ValueError for what the optimizer can't use.
+    """
+    tools = FeatureTools(
+        dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
+    ).fit(frame)
+    optimizer = optimizer_class(hyper)(
+        tools.transform(frame),
+        outcomes,
+        list(tools.get_feature_names_out()),
+        tools.categorical_indices_,
+        num_threads=num_threads,
+        seed=seed,
+    )
+    booster = optimizer.optimize(max_evals, progress=progress)
+    card = {
+        "model_id": model_id,
+        "rows": len(outcomes),
+        "hyper": hyper,
+        "evaluations": max_evals,
+        "seed": seed,
+        "parameters": optimizer.best,
+        "cv_logloss": optimizer.best_loss,
+    }
+    return Model(tools, booster, card)
+
+
+def evaluate(model: Model, frame: "pd.DataFrame", outcomes: np.ndarray) -> dict[str, float]:
+    """Return logloss, AUC and accuracy of a model on these rows."""
+    return score(outcomes, model.predict(frame))
+
+
+def score(outcomes: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Return logloss, AUC and accuracy of probabilities, shape (n,), against outcomes 0.0 or 1.0."""
+    return {
+        "logloss": float(log_loss(outcomes, probabilities, labels=[0, 1])),
+        "auc": float(roc_auc_score(outcomes, probabilities)),
+        "accuracy": float(accuracy_score(outcomes, probabilities > 0.5)),
+    }

@@ -1,0 +1,92 @@
+"""The training child: one retraining in a process of its own, started by trainer.py.
+
+    python -m train.retrain --store data/observations.db --folder models/.attempt-1 --model-id 1 ...
+
+It has the lowest priority and few threads, so that training never takes the CPU that predicting
+needs. It writes into its own folder only; the trainer publishes the result. When the trainer is
+gone (its standard input ends), it removes the folder and ends.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import threading
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+
+ERROR_FILE = "error.txt"
+
+
+def end_with_parent(folder: Path) -> None:
+    """End this process, and remove its folder, as soon as the trainer does not exist any more."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()  # returns when the other end of the pipe is closed
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def retrain(arguments: argparse.Namespace) -> None:
+    """Fit a model on the original data and all observations, and save it in the folder."""
+    import numpy as np
+    import pandas as pd
+
+    from train.fit import fit_model
+    from utils import dataset, model_store
+    from utils.observations import read_snapshot
+
+    frame, outcomes = dataset.read_training(arguments.data)
+    observed, offsets = read_snapshot(arguments.store)
+    if observed:
+        rows = pd.DataFrame([json_data for json_data in _decode(observed)])[list(frame.columns)]
+        frame = pd.concat([frame, rows], ignore_index=True)
+        outcomes = np.concatenate([outcomes, [outcome for _, outcome in observed]])
+    model = fit_model(
+        frame,
+        outcomes,
+        model_id=arguments.model_id,
+        hyper=arguments.hyper,
+        max_evals=arguments.max_evals,
+        num_threads=arguments.threads,
+    )
+    model.card |= {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "observations": len(observed),
+        "offsets": offsets,
+    }
+    model_store.save(model, arguments.folder)
+
+
+def _decode(observed: list[tuple[bytes, float]]) -> list[dict]:
+    import msgspec
+
+    return [msgspec.json.decode(data) for data, _ in observed]
+
+
+def main() -> None:
+    """Retrain once; exit 1 with the reason in the folder's error.txt when that fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--model-id", type=int, required=True)
+    parser.add_argument("--hyper", required=True)
+    parser.add_argument("--max-evals", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    end_with_parent(arguments.folder)
+    os.nice(19)
+    try:
+        retrain(arguments)
+    except Exception as error:
+        traceback.print_exc()
+        (arguments.folder / ERROR_FILE).write_text(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Runs the whole pipeline once: Kafka, initialize, predictor, trainer, sample app, a summary.
+
+    python -m utils.demo --messages 200 --interval 0.25 --predictors 1
+
+Starts Kafka if none is running, makes the first model if there is none, and runs the Procfile's
+processes. When every request is answered and every training that is due has ended, it stops what it
+started. Exits with 1 when an answer is missing or no new model took over.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from threading import Event
+
+from rich.console import Console
+
+from utils import local_kafka, model_store
+from utils.console import say
+from utils.kafka_client import (
+    APP_MESSAGES,
+    DEAD_LETTER_TOPIC,
+    OUTCOMES_TOPIC,
+    PREDICTOR_GROUP,
+    RETRAIN_TOPIC,
+    all_partitions,
+    make_admin,
+    make_consumer,
+    prepare_topics,
+)
+from utils.messages import decode_control
+from utils.settings import ROOT, settings
+from utils.shutdown import stop_on_signals
+from utils.summary import Summary
+
+READY_TIMEOUT = 60  # seconds in which the predictors have to join their group
+TRAINING_TIMEOUT = 300  # seconds, after the last answer, in which the trainings due have to end
+
+
+class Demo:
+    """The processes of one run and what their topics say."""
+
+    def __init__(self, arguments: argparse.Namespace, stop: Event) -> None:
+        self.arguments = arguments
+        self.stop = stop
+        self.summary = Summary()
+        self.training_requests = 0  # on retrain_topic, ever
+        self.covered = 0  # of these, by trainings that have ended
+        self.consumer = make_consumer()
+        messages = all_partitions(self.consumer, APP_MESSAGES)
+        control = all_partitions(self.consumer, RETRAIN_TOPIC)
+        self.consumer.assign(messages + control)
+        self.consumer.seek_to_beginning(*control)
+        self.consumer.seek_to_end(*messages)
+        self.began = {p: self.consumer.position(p) for p in messages}
+        self.control_end = self.consumer.end_offsets(control)[control[0]]
+
+    def run(self) -> None:
+        """Start everything, watch until all is done; SystemExit with a sentence if it can't be."""
+        with ExitStack() as processes:
+            services = ["predictor", "trainer"]
+            count = f"predictor={self.arguments.predictors}"
+            running = processes.enter_context(Honcho("-c", count, *services))
+            self._wait_for_predictors(running)
+            sample_app = processes.enter_context(Honcho("sample_app"))
+            self._watch(running, until=lambda: sample_app.ended() and not self.summary.unanswered)
+            say("All requests are answered; waiting for the trainings that are due.", "bold")
+            self._watch(running, until=lambda: self.covered >= self.training_requests)
+
+    def _wait_for_predictors(self, running: "Honcho") -> None:
+        deadline = time.monotonic() + READY_TIMEOUT
+        admin = make_admin()
+        while len(admin.describe_groups([PREDICTOR_GROUP])[PREDICTOR_GROUP]["members"]) < (
+            self.arguments.predictors
+        ):
+            if running.ended() or time.monotonic() > deadline or self.stop.wait(0.2):
+                raise SystemExit("The predictor did not start.")
+        admin.close()
+
+    def _watch(self, running: "Honcho", until) -> None:
+        deadline = (
+            time.monotonic()
+            + TRAINING_TIMEOUT
+            + (self.arguments.messages * self.arguments.interval)
+        )
+        while not until():
+            for records in self.consumer.poll(timeout_ms=100).values():
+                for record in records:
+                    self._take(record)
+            if self.stop.is_set():
+                raise SystemExit("Stopped.")
+            if running.ended() or time.monotonic() > deadline:
+                raise SystemExit("The pipeline did not do its work; see above.")
+
+    def _take(self, record) -> None:
+        if record.topic == APP_MESSAGES:
+            self.summary.add_app_message(record.value, record.timestamp / 1000, time.time())
+        elif message := decode_control(record.value):
+            self.training_requests += message.retrain
+            self.covered = max(self.covered, message.retrain_requests_covered or 0)
+            if record.offset >= self.control_end:
+                self.summary.add_control_message(message)
+
+
+class Honcho:
+    """Some of the Procfile's processes, in a process group of their own; stopped at the end."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "honcho", "start", *arguments]
+        self._process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+
+    def __enter__(self) -> "Honcho":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.ended():
+            self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
+
+    def ended(self) -> bool:
+        """True when its processes have ended."""
+        return self._process.poll() is not None
+
+
+def demo(arguments: argparse.Namespace, stop: Event) -> int:
+    """Run everything once and return the exit code."""
+    if not model_store.model_ids(settings.models_dir):
+        subprocess.run([sys.executable, "initialize.py"], cwd=ROOT, check=True)
+    prepare_topics(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC)
+    os.environ |= {"MESSAGES": str(arguments.messages), "INTERVAL": str(arguments.interval)}
+    run = Demo(arguments, stop)
+    try:
+        run.run()
+    finally:
+        Console().print(run.summary.table())
+    if run.summary.unanswered or not run.summary.reloads:
+        say("Not as promised: an answer is missing, or no new model took over.", "bold red")
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Run the demo, and stop what it started, also on Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
+    parser.add_argument("--interval", type=float, default=0.25, help="seconds between (0.25)")
+    parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
+    arguments = parser.parse_args()
+    stop = stop_on_signals()
+    ours = not local_kafka.is_kafka(settings.kafka_host, timeout=2)
+    try:
+        if ours:
+            say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
+        code = demo(arguments, stop)
+    except local_kafka.BrokerError as error:
+        raise SystemExit(str(error)) from None
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(error.returncode) from None
+    finally:
+        if ours:
+            say(local_kafka.stop(local_kafka.FOLDER))
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The models on disk: one file and one card each, and the name of the champion.
+
+`models/model_<id>.p` is one pickle: the fitted FeatureTools and the booster in LightGBM's own text
+format. `models/model_<id>.json` is its card; it is written after the model: no card, no model.
+`models/champion.json` names the model that answers. Every file is written beside its place, synced
+and renamed, so that a reader sees all of it or none.
+
+The digest in the card detects damage, not attack: a pickle runs code when it is loaded. Whoever can
+write to the models' folder can run code in every predictor.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+
+from utils import dataset
+from utils.feature_tools import FeatureTools
+
+CHAMPION = "champion.json"
+LIBRARIES = ("lightgbm", "scikit-learn", "numpy")
+
+
+class ModelError(Exception):
+    """A model that can't be used; the text says which one and why."""
+
+
+@dataclass
+class Model:
+    """A fitted preprocessor and its booster: one thing, saved, loaded and swapped together."""
+
+    feature_tools: FeatureTools
+    booster: lgb.Booster
+    card: dict = field(default_factory=dict)
+
+    @property
+    def model_id(self) -> int:
+        """The id that the trainer gave this model."""
+        return self.card["model_id"]
+
+    def predict(self, rows: Sequence[dict]) -> np.ndarray:
+        """Return P(outcome = 1) of each row, shape (n_rows,); rows are dicts or a DataFrame.
+
+        One thread: a micro-batch is too small to share, and the other cores have work.
+        """
+        if not len(rows):
+            return np.empty(0)
+        return self.booster.predict(self.feature_tools.transform(rows), num_threads=1)
+
+
+def model_path(folder: Path, model_id: int) -> Path:
+    """Where the model of this id is; its card is the same name with .json."""
+    return folder / f"model_{model_id}.p"
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write the model, then its card with digest and library versions added."""
+    content = pickle.dumps(
+        {"feature_tools": model.feature_tools, "booster": model.booster.model_to_string()}
+    )
+    model.card |= {
+        "digest": hashlib.sha256(content).hexdigest(),
+        "features": list(model.feature_tools.feature_names_in_),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+    path = model_path(folder, model.model_id)
+    write_atomically(path, content)
+    write_atomically(path.with_suffix(".json"), json.dumps(model.card, indent=2).encode())
+
+
+def load(folder: Path, model_id: int) -> Model:
+    """Return a model, verified and warmed up by a first prediction.
+
+    Raises ModelError when the model or its card is missing, damaged, made for other columns or by
+    another major version of a library.
+    """
+    path = model_path(folder, model_id)
+    try:
+        card = read_card(folder, model_id)
+        content = path.read_bytes()
+        _check(card, content, model_id)
+        parts = pickle.loads(content)  # noqa: S301 - see the module's docstring
+        model = Model(parts["feature_tools"], lgb.Booster(model_str=parts["booster"]), card)
+        _warm_up(model)
+    except ModelError:
+        raise
+    except FileNotFoundError as error:
+        raise ModelError(f"model {model_id}: {Path(error.filename).name} is missing") from None
+    except Exception as error:
+        # Unpickling a file made elsewhere can raise anything; the caller keeps what it has.
+        raise ModelError(f"model {model_id}: {type(error).__name__}: {error}") from error
+    return model
+
+
+def read_card(folder: Path, model_id: int) -> dict:
+    """Return what is known about a model; FileNotFoundError if there is no such model."""
+    return json.loads(model_path(folder, model_id).with_suffix(".json").read_bytes())
+
+
+def _check(card: dict, content: bytes, model_id: int) -> None:
+    if card["model_id"] != model_id:
+        raise ModelError(f"model {model_id}: its card is that of model {card['model_id']}")
+    if hashlib.sha256(content).hexdigest() != card["digest"]:
+        raise ModelError(f"model {model_id}: the file does not match the digest in its card")
+    columns = list(dataset.NUMERIC_COLUMNS + dataset.CATEGORICAL_COLUMNS)
+    if card["features"] != columns:
+        raise ModelError(f"model {model_id}: trained on other columns than utils/dataset.py has")
+    for name, made_by in card["libraries"].items():
+        if made_by.split(".")[0] != version(name).split(".")[0]:
+            raise ModelError(f"model {model_id}: made by {name} {made_by}, here is {version(name)}")
+
+
+def _warm_up(model: Model) -> None:
+    row = dict.fromkeys(dataset.NUMERIC_COLUMNS + dataset.CATEGORICAL_COLUMNS)
+    probability = model.predict([row])
+    if probability.shape != (1,) or not 0 <= probability[0] <= 1:
+        raise ModelError(f"model {model.model_id}: its first prediction is {probability}")
+
+
+def model_ids(folder: Path) -> list[int]:
+    """Return the ids of all complete models (those with a card), ascending."""
+    names = (re.fullmatch(r"model_(\d+)\.json", path.name) for path in folder.glob("model_*.json"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def champion_id(folder: Path) -> int | None:
+    """Return the champion's id, or None where no champion.json names one."""
+    try:
+        return int(json.loads((folder / CHAMPION).read_bytes())["model_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def load_champion(folder: Path) -> tuple[Model, list[str]]:
+    """Return the model to start with, and a warning for each one that was to be preferred.
+
+    That is the champion, or the newest model that loads where the champion can't be used. Raises
+    ModelError if there is none.
+    """
+    champion, warnings = champion_id(folder), []
+    others = [model_id for model_id in reversed(model_ids(folder)) if model_id != champion]
+    if champion is None and others:
+        warnings.append(f"{CHAMPION} is missing or damaged")
+    for model_id in ([] if champion is None else [champion]) + others:
+        try:
+            return load(folder, model_id), warnings
+        except ModelError as error:
+            warnings.append(str(error))
+    raise ModelError("; ".join(warnings) or f"there is no model in {folder.name}/")
+
+
+def promote(folder: Path, model_id: int) -> None:
+    """Make a model the champion: the one that every predictor starts with from now on."""
+    write_atomically(folder / CHAMPION, json.dumps({"model_id": model_id}).encode())
+
+
+def prune(folder: Path, keep: int) -> list[int]:
+    """Delete all models but the champion and the `keep` newest others; return the ids deleted.
+
+    The card goes first: no card, no model.
+    """
+    others = [model_id for model_id in model_ids(folder) if model_id != champion_id(folder)]
+    deleted = others[: max(len(others) - keep, 0)]
+    for model_id in deleted:
+        path = model_path(folder, model_id)
+        for file in (path.with_suffix(".json"), path):
+            file.unlink(missing_ok=True)
+    return deleted
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with io.open(temporary, "wb", opener=_private) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

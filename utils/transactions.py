@@ -1,0 +1,295 @@
+"""Exactly once: what one poll brought, the answers to it and its offsets are one Kafka transaction.
+
+Consume-transform-produce as of KIP-98 and KIP-447. kafka-python 3.0.12 loses or repeats records
+in some error paths (see "covers" below), hence three rules, kept in this file and nowhere else:
+
+- The group's metadata are taken right after the poll that brought the batch, and are used for it
+  only if they are those of a member: the heartbeat may reset them to "no member" at any time, and
+  the broker accepts such offsets unfenced.
+- Before the offsets are sent, flush() and then look at every send's future: a batch that timed out
+  fails only its future, and an epoch bump during a commit makes the commit return without one.
+- After any error of a transaction: a new producer with the same transactional id (which aborts what
+  is left), then back to the committed offsets - not to the batch's start, since a commit whose
+  answer was lost may have happened.
+"""
+
+import json
+import time
+from collections import defaultdict
+
+from kafka import KafkaProducer, TopicPartition
+from kafka.admin import MemberToRemove
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+
+from utils.console import warn
+from utils.kafka_client import make_admin, make_consumer, make_producer
+from utils.watchdog import Watchdog
+
+FLUSH_TIMEOUT = 8  # seconds; below the transaction timeout
+TRANSACTION_TIMEOUT_MS = 10_000  # an open transaction of a dead predictor blocks readers this long
+SESSION_TIMEOUT_MS = 6_000  # a dead predictor's partitions are given to others after this long
+STALL_TIMEOUT = 45  # seconds without a bound in the client that the watchdog allows
+RECOVERY_TIMEOUT = 60  # seconds of failures in a row after which the process starts afresh
+COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only may wait
+EXIT_FENCED = 3  # do not restart: another process does the work
+
+
+class Batch:
+    """The records of one poll, in order, and what is to be sent in their transaction."""
+
+    def __init__(
+        self,
+        records: dict[TopicPartition, list[ConsumerRecord]],
+        group: ConsumerGroupMetadata | None,
+        counts: dict[TopicPartition, int],
+    ) -> None:
+        self.by_partition = records
+        self.group = group
+        self.counts = dict(counts)  # requests answered up to the end of this batch
+        self.outgoing: list[dict] = []
+
+    @property
+    def records(self) -> list[ConsumerRecord]:
+        """All records of the batch."""
+        return [record for records in self.by_partition.values() for record in records]
+
+    def send(self, topic: str, value: bytes | None, **options) -> None:
+        """Send a record (key, headers, partition: see KafkaProducer.send) if the batch commits."""
+        self.outgoing.append({"topic": topic, "value": value, **options})
+
+    def reply(self, record: ConsumerRecord, value: bytes) -> None:
+        """Answer a record where it came from: on its topic and partition, with its key."""
+        self.send(record.topic, value, key=record.key, partition=record.partition)
+
+    def dead_letter(self, record: ConsumerRecord, topic: str, reason: str) -> None:
+        """Put a record aside, byte for byte, with where it came from and why in the headers."""
+        facts = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp": record.timestamp,
+            "reason": reason,
+        }
+        headers = [(name, str(fact).encode()) for name, fact in facts.items()]
+        # A record needs a key or a value; a tombstone without a key gets an empty key.
+        key = b"" if record.key is None and record.value is None else record.key
+        self.send(topic, record.value, key=key, headers=headers, partition=0)
+
+    def count(self, answered: list[ConsumerRecord], every: int) -> list[tuple[int, ConsumerRecord]]:
+        """Count answered requests; return (k, record) for each k-th `every` requests complete.
+
+        k counts from 1 within the record's partition, over the partition's whole life.
+        """
+        borders, positions = [], defaultdict(list)
+        for record in answered:
+            positions[TopicPartition(record.topic, record.partition)].append(record)
+        for partition, records in positions.items():
+            before = self.counts[partition]
+            self.counts[partition] = before + len(records)
+            for k in range(before // every + 1, self.counts[partition] // every + 1):
+                borders.append((k, records[k * every - before - 1]))
+        return borders
+
+
+class TransactionalStream:
+    """A topic's records in batches; each batch is answered in one transaction, exactly once.
+
+    `name` identifies this process: as transactional id, and as static member of the group
+    (KIP-345), so that a restart gets its partitions back without a rebalance.
+    """
+
+    def __init__(self, topic: str, group_id: str, name: str) -> None:
+        self.name = name
+        self._transactional_id = f"{group_id}-{name}"
+        self._group_id = group_id
+        self._counts: dict[TopicPartition, int] = {}
+        self._positions: dict[TopicPartition, int] = {}  # read, not yet committed
+        self._generation = -1
+        self._committed_at = time.monotonic()
+        self._broken = False
+        self._failing_since: float | None = None
+        self._watchdog = Watchdog()
+        with self._watchdog(STALL_TIMEOUT, "Kafka did not let the predictor begin"):
+            # First of all: it aborts a transaction that an earlier process of this name left open.
+            self._producer = self._new_producer()
+            self._consumer = make_consumer(
+                group_id=group_id,
+                group_instance_id=name,
+                session_timeout_ms=SESSION_TIMEOUT_MS,
+                heartbeat_interval_ms=1_000,
+                max_poll_records=4_000,
+                max_partition_fetch_bytes=2**23,
+            )
+            self._consumer.subscribe([topic])
+
+    def _new_producer(self) -> KafkaProducer:
+        producer = make_producer(
+            transactional_id=self._transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            batch_size=2**20,
+            linger_ms=100,  # the flush before each commit sends at once
+        )
+        try:
+            producer.init_transactions()
+        except KafkaError:
+            _discard(producer)
+            raise
+        return producer
+
+    def poll(self, timeout: float = 0.5) -> Batch:
+        """Return the next records (none after `timeout` seconds) and the counts they start from."""
+        records, group = {}, None
+        try:
+            with self._watchdog(STALL_TIMEOUT, "Kafka did not answer"):
+                if self._broken:
+                    self._begin_anew()
+                records = self._consumer.poll(timeout_ms=int(timeout * 1000))
+                group = self._consumer.group_metadata()
+                if records and not self._owns(records, group):
+                    self._rewind()
+                    records = {}
+        except KafkaError as error:
+            self._break_off(error)
+            records = {}
+        return Batch(records, group, self._counts)
+
+    def _owns(self, records: dict, group: ConsumerGroupMetadata) -> bool:
+        """True if this process is a member of the group and the records continue its offsets."""
+        if group.generation_id < 0 or not group.member_id:
+            return False
+        if group.generation_id != self._generation:
+            self._generation = group.generation_id
+            self._counts.clear()
+            self._positions.clear()
+        for partition in records.keys() - self._counts.keys():
+            committed = self._consumer.committed(partition, metadata=True, timeout_ms=10_000)
+            if committed and records[partition][0].offset < committed.offset:
+                return False
+            self._counts[partition] = _count_in(committed)
+        return True
+
+    def commit(self, batch: Batch) -> bool:
+        """Send the batch's answers and offsets as one transaction; False if it has to be read again.
+
+        A batch without answers opens no transaction: its offsets go with the next one, at the
+        latest after a second.
+        """
+        for partition, records in batch.by_partition.items():
+            self._positions[partition] = records[-1].offset + 1
+        waited = time.monotonic() - self._committed_at
+        if not self._positions or (not batch.outgoing and waited < COMMIT_REPLIES_AFTER):
+            return True
+        if batch.group is None or batch.group.generation_id != self._generation:
+            self._rewind()  # the offsets are of an earlier membership
+            return False
+        try:
+            with self._watchdog(STALL_TIMEOUT, "Kafka did not end a transaction"):
+                self._send(batch)
+        except KafkaError as error:
+            self._break_off(error)
+            return False
+        self._counts = batch.counts
+        self._positions.clear()
+        self._committed_at = time.monotonic()
+        self._failing_since = None
+        self._watchdog.all_is_well()
+        return True
+
+    def _send(self, batch: Batch) -> None:
+        self._producer.begin_transaction()
+        futures = [self._producer.send(**record) for record in batch.outgoing]
+        self._producer.flush(FLUSH_TIMEOUT)
+        for future in futures:
+            if not future.succeeded():
+                raise future.exception or KafkaTimeoutError("a record was not acknowledged")
+        offsets = {
+            partition: OffsetAndMetadata(offset, _metadata(batch.counts[partition]), -1)
+            for partition, offset in self._positions.items()
+        }
+        self._producer.send_offsets_to_transaction(offsets, batch.group)
+        self._producer.commit_transaction()
+
+    def _break_off(self, error: KafkaError) -> None:
+        """Take note of an error; the next poll begins anew, as often as it takes for a minute."""
+        if isinstance(error, FencedInstanceIdError) or self._is_replaced():
+            warn(f"Another predictor with PREDICTOR_ID={self.name} has taken over; this one stops.")
+            raise SystemExit(EXIT_FENCED)
+        self._broken = True
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+            warn(f"Kafka: {error}. What was not committed is read and answered again.")
+        elif time.monotonic() - self._failing_since > RECOVERY_TIMEOUT:
+            self._watchdog.start_afresh(f"No transaction works any more ({error})")
+        time.sleep(0.1)  # spares a broker that is just starting
+
+    def _begin_anew(self) -> None:
+        """After an error: a new producer of the same id, then back to the committed offsets."""
+        _discard(self._producer)
+        self._producer = self._new_producer()
+        self._rewind()
+        self._broken = False
+
+    def _rewind(self) -> None:
+        """Go back to the committed offsets of every partition this process has now."""
+        self._counts.clear()
+        self._positions.clear()
+        for partition in self._consumer.assignment():
+            committed = self._consumer.committed(partition, timeout_ms=10_000)
+            if committed is None:
+                self._consumer.seek_to_beginning(partition)
+            else:
+                self._consumer.seek(partition, committed)
+
+    def _is_replaced(self) -> bool:
+        """True if another process is now the group's member of this name."""
+        try:
+            admin = make_admin()
+            try:
+                group = admin.describe_groups([self._group_id])[self._group_id]
+            finally:
+                admin.close()
+        except KafkaError:
+            return False  # not now to be known; the next error asks again
+        mine = self._consumer.group_metadata().member_id
+        members = {m["group_instance_id"]: m["member_id"] for m in group["members"]}
+        return bool(mine) and members.get(self.name, mine) != mine
+
+    def close(self) -> None:
+        """Leave the group at once, so that nobody waits for a timeout, and close the clients."""
+        with self._watchdog(STALL_TIMEOUT, "Kafka did not let the predictor leave"):
+            _discard(self._producer)
+            self._consumer.close(autocommit=False, timeout_ms=2_000)
+            try:
+                admin = make_admin()
+                member = MemberToRemove(group_instance_id=self.name)
+                admin.remove_group_members(self._group_id, [member])
+                admin.close()
+            except KafkaError as error:
+                warn(f"Could not leave the group ({error}); its partitions wait for a timeout.")
+
+
+def _metadata(count: int) -> str:
+    return json.dumps({"v": 1, "count": count})
+
+
+def _count_in(committed: OffsetAndMetadata | None) -> int:
+    """Return the number of answered requests that travels with a partition's offset."""
+    if committed is None or not committed.metadata:
+        return 0
+    try:
+        return int(json.loads(committed.metadata)["count"])
+    except (ValueError, KeyError, TypeError):
+        warn(f"The offset's metadata {committed.metadata!r} has no count; counting from 0.")
+        return 0
+
+
+def _discard(producer: KafkaProducer) -> None:
+    """Close a producer without waiting for what it still wants to send."""
+    # close() alone leaves the sender thread running when its flush times out.
+    producer._sender.force_close()
+    try:
+        producer.close(timeout=1)
+    except KafkaError:
+        pass

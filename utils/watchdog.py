@@ -1,0 +1,61 @@
+"""No wait without a bound: some calls of kafka-python wait for ever when the broker is gone.
+
+When the time for such a call is over, the script says so and starts itself afresh in the same
+process (exec): in four terminals nobody else would do it. Everything that matters is in Kafka.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from utils.console import warn
+
+_RESTARTS = "WATCHDOG_RESTARTS"  # in the environment: exec leaves nothing else of the old program
+MAX_RESTARTS = 5
+
+
+class Watchdog:
+    """Call it as `with watchdog(seconds, complaint):` around a call that may never return."""
+
+    def __init__(self) -> None:
+        self._seconds_left: float | None = None
+        self._complaint = ""
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    @contextmanager
+    def __call__(self, seconds: float, complaint: str) -> Iterator[None]:
+        """Allow the body so many seconds; the same watchdog is not to be nested."""
+        self._complaint, self._seconds_left = complaint, seconds
+        try:
+            yield
+        finally:
+            self._seconds_left = None
+
+    def all_is_well(self) -> None:
+        """Forget the restarts so far: the program works again."""
+        os.environ.pop(_RESTARTS, None)
+
+    def _watch(self) -> None:
+        # Counts its own ticks instead of reading a clock: a laptop that wakes up after an hour of
+        # sleep has not waited for an hour.
+        tick = threading.Event()
+        while not tick.wait(1):
+            left = self._seconds_left
+            if left is not None:
+                self._seconds_left = left - 1
+                if left <= 1:
+                    self.start_afresh(f"{self._complaint} in time")
+
+    def start_afresh(self, why: str) -> NoReturn:
+        """Replace this process by a new one of the same command, or exit after too many in a row."""
+        restarts = int(os.environ.get(_RESTARTS, "0"))
+        if restarts >= MAX_RESTARTS:
+            warn(f"{why}; giving up after {restarts} fresh starts in a row.")
+            os._exit(1)
+        warn(f"{why}; starting afresh.")
+        sys.stdout.flush()
+        os.environ[_RESTARTS] = str(restarts + 1)
+        os.execv(sys.executable, sys.orig_argv)
