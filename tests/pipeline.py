@@ -8,9 +8,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from utils import dataset
 from utils.settings import ROOT
@@ -74,6 +75,13 @@ class Pipeline:
 
         wait_until(printed, timeout, f"{text!r} in {process.log.name}")
 
+    def create_topic(self, topic: str, partitions: int = 1) -> None:
+        """Create a topic before any script does."""
+        admin = KafkaAdminClient(bootstrap_servers=self.host)
+        options = {"num_partitions": partitions, "replication_factor": 1}
+        admin.create_topics({self.prefix + topic: options}, wait_for_metadata=True)
+        admin.close()
+
     def predictor(self, **environment: str) -> subprocess.Popen:
         """Start a predictor that is ready."""
         return self.start_and_wait("predictor.py", until=" answers with model ", **environment)
@@ -126,8 +134,12 @@ class Pipeline:
             consumer.close()
 
     def messages(self, topic: str) -> list[dict]:
-        """Return all committed messages of a topic that are JSON."""
-        return [json.loads(record.value) for record in self.records(topic)]
+        """Return all committed messages of a topic that are JSON objects."""
+        messages = []
+        for record in self.records(topic):
+            with suppress(ValueError):
+                messages.append(json.loads(record.value.decode()))
+        return [message for message in messages if isinstance(message, dict)]
 
     def replies(self) -> list[dict]:
         """Return all predictions and error replies so far."""
@@ -147,7 +159,7 @@ class Pipeline:
 
         def satisfied() -> list[dict] | None:
             messages = self.messages("retrain_topic")
-            return messages if condition(messages) else None
+            return messages if messages and condition(messages) else None
 
         return wait_until(satisfied, timeout, "a message on retrain_topic")
 

@@ -15,7 +15,7 @@ import tarfile
 import threading
 import time
 import types
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from utils import kafka_install, local_kafka
 from utils.kafka_install import BrokerError, usable_kafka
 
-LIBS = "libs"  # what the release archive calls the folder of its jars
+LN = shutil.which("ln")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def jars():
 
 
 @pytest.fixture(scope="module")
-def broker(jars, tmp_path_factory):
+def running(jars, tmp_path_factory):
     """A running broker: (its host, its folder, what start() said)."""
     host = f"localhost:{local_kafka.free_port()}"
     folder = tmp_path_factory.mktemp("a café ☕") / "kafka"  # as no Java properties file has it
@@ -78,7 +78,7 @@ def mirror(jars, tmp_path_factory):
     release = site / kafka_install.VERSION
     release.mkdir()
     with tarfile.open(release / f"{kafka_install.NAME}.tgz", "w:gz", compresslevel=0) as archive:
-        archive.add(jars, f"{kafka_install.NAME}/{LIBS}")
+        archive.add(jars, f"{kafka_install.NAME}/libs")
     return site
 
 
@@ -111,15 +111,16 @@ def listener(answer: bytes):
     """A port where something answers that is not Kafka, or nothing where answer is empty."""
 
     def serve() -> None:
-        while True:
-            try:
-                connection = server.accept()[0]
-            except OSError:  # the listener is closed: the test is over
-                return
-            connections.append(connection)
-            if answer:
-                connection.sendall(answer)
-                connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # closed: the test is over
+            while True:
+                connections.append(server.accept()[0])
+                if answer:
+                    answer_to(connections[-1])
+
+    def answer_to(connection: socket.socket) -> None:
+        with suppress(OSError):  # whoever only looked is gone again
+            connection.sendall(answer)
+            connection.shutdown(socket.SHUT_WR)
 
     connections: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -144,23 +145,22 @@ def until(condition, timeout: float = 30) -> None:
     assert local_kafka._until(condition, timeout), "it did not happen in time"
 
 
-def no_process(pid: int) -> bool:
-    """Whether the process is gone; one that init has not yet reaped has no command line."""
-    return not local_kafka._command(pid).strip("\0\n") or "defunct" in local_kafka._command(pid)
+def no_broker(pid: int) -> bool:
+    return "kafka.Kafka" not in local_kafka._command(pid)  # a zombie has no command line
 
 
 # -- A broker that runs -------------------------------------------------------------------------
 
 
-def test_start_says_what_runs_where(broker):
-    host, folder, said = broker
+def test_start_says_what_runs_where(running):
+    host, folder, said = running
     assert f"is up at {host} (pid {pid_of(folder)})" in said
     assert local_kafka.is_kafka(host)
     assert local_kafka.is_kafka(f"localhost:1,{host}")
 
 
-def test_the_broker_listens_at_127_0_0_1_only(broker):
-    _, folder, _ = broker
+def test_the_broker_listens_at_127_0_0_1_only(running):
+    _, folder, _ = running
     listeners = re.search("^listeners=(.*)$", (folder / "server.properties").read_text(), re.M)[1]
     for port in re.findall(r"127\.0\.0\.1:(\d+)", listeners):
         socket.create_connection(("127.0.0.1", int(port)), 5).close()
@@ -168,38 +168,38 @@ def test_the_broker_listens_at_127_0_0_1_only(broker):
             socket.create_connection(("127.0.0.2", int(port)), 1).close()
 
 
-def test_a_second_start_finds_the_first(broker):
-    host, folder, _ = broker
+def test_a_second_start_finds_the_first(running):
+    host, folder, _ = running
     pid = pid_of(folder)
     assert local_kafka.start(host, folder) == f"Kafka is already running at {host} (pid {pid})"
     assert pid_of(folder) == pid
 
 
-def test_status_names_the_broker(broker):
-    host, folder, _ = broker
+def test_status_names_the_broker(running):
+    host, folder, _ = running
     assert local_kafka.status(host, folder) == (
         True,
         f"Kafka answers at {host} (pid {pid_of(folder)})",
     )
 
 
-def test_a_process_is_recognised_with_ps_too(broker, monkeypatch):
-    host, folder, _ = broker
+def test_a_process_is_recognised_with_ps_too(running, monkeypatch):
+    host, folder, _ = running
     monkeypatch.setattr(local_kafka, "PROC", Path("/no/proc/as/on/a/Mac"))
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     assert f"(pid {pid_of(folder)})" in local_kafka.status(host, folder)[1]
 
 
-def test_the_broker_of_someone_else_is_used_and_never_stopped(broker, tmp_path):
-    host, _, _ = broker
+def test_the_broker_of_someone_else_is_used_and_never_stopped(running, tmp_path):
+    host, _, _ = running
     assert "already running" in local_kafka.start(host, tmp_path)
     assert "not started from here" in local_kafka.status(host, tmp_path)[1]
     assert "nothing to stop" in local_kafka.stop(tmp_path)
     assert local_kafka.is_kafka(host)
 
 
-def test_one_folder_has_one_broker(broker):
-    host, folder, _ = broker
+def test_one_folder_has_one_broker(running):
+    host, folder, _ = running
     elsewhere = f"localhost:{local_kafka.free_port()}"
     with pytest.raises(BrokerError, match=f"has a broker at {host} .* stop it"):
         local_kafka.start(elsewhere, folder)
@@ -208,8 +208,8 @@ def test_one_folder_has_one_broker(broker):
     assert host in text
 
 
-def test_kill_and_restart_keeps_the_data(broker):
-    host, folder, _ = broker
+def test_kill_and_restart_keeps_the_data(running):
+    host, folder, _ = running
     admin = KafkaAdminClient(bootstrap_servers=host)
     admin.create_topics([NewTopic("kept", 1, 1)])
     admin.close()
@@ -218,7 +218,7 @@ def test_kill_and_restart_keeps_the_data(broker):
     producer.close()
     killed = pid_of(folder)
     os.kill(killed, signal.SIGKILL)
-    until(lambda: no_process(killed))
+    until(lambda: no_broker(killed))
     assert not local_kafka.status(host, folder)[0]
     began = time.monotonic()
     assert "is up" in local_kafka.start(host, folder)
@@ -251,7 +251,7 @@ def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
         starting.send_signal(signal.SIGINT)
         assert b"interrupted" in starting.communicate(timeout=40)[1]
     assert starting.returncode == 1
-    assert no_process(pid)
+    assert no_broker(pid)
 
 
 @pytest.mark.parametrize("proc", [Path("/proc"), Path("/no/proc/as/on/a/Mac")])
@@ -343,8 +343,7 @@ def test_an_installed_kafka_that_does_not_run_gives_way_to_mavens(bare, java_hom
 
 def maven_with(path: Path, jars: Path) -> None:
     """A Maven that copies the real jars, from where the real one has put them."""
-    names = "\n".join(f'ln -s "{jar}" "$folder"' for jar in jars.iterdir())
-    (path / "ln").symlink_to(shutil.which("ln"))
+    names = "\n".join(f'{LN} -s "{jar}" "$folder"' for jar in jars.iterdir())
     executable(
         path / "mvn",
         f"""test -x "$JAVA_HOME/bin/java" || exit 1
@@ -397,9 +396,10 @@ def test_an_archive_with_another_sha512_is_refused(
     if kept < 1:  # for the other one the published digest is the wrong one
         monkeypatch.setattr(kafka_install, "ARCHIVE_SHA512", hashlib.sha512(whole).hexdigest())
     monkeypatch.setenv("JAVA_HOME", str(java_home))
-    with served(tmp_path / "site") as url, pytest.raises(BrokerError, match="its SHA-512 is not"):
+    with served(tmp_path / "site") as url:
         monkeypatch.setenv("KAFKA_ARCHIVE_URL", url)
-        usable_kafka(tmp_path)
+        with pytest.raises(BrokerError, match="its SHA-512 is not the published one"):
+            usable_kafka(tmp_path)
     assert [path.name for path in kafka_install.FOLDER.iterdir()] == ["fetch.lock"]
 
 

@@ -51,6 +51,7 @@ def test_everything_in_adult_test_is_answered(pipeline):
 
 
 def test_retrain_requests_come_at_every_border_of_a_batch(pipeline):
+    pipeline.create_topic("app_messages")
     pipeline.requests(107)  # before the predictor starts: one large batch
     pipeline.predictor(RETRAIN_EVERY="25")
     pipeline.wait_for_replies(107)
@@ -109,7 +110,8 @@ def test_what_is_invalid_gets_a_dead_letter_and_an_error_reply(pipeline):
 
 
 def test_a_reply_goes_to_its_requests_partition_with_its_key(pipeline):
-    pipeline.predictor(PARTITIONS="3")
+    pipeline.create_topic("app_messages", partitions=3)
+    pipeline.predictor()
     sent = {
         pipeline.request(request_id=f"r{i}", partition=i % 3, key=b"k%d" % i): i for i in range(9)
     }

@@ -23,7 +23,7 @@ def end_with_parent(folder: Path) -> None:
     """End this process, and remove its folder, as soon as the trainer does not exist any more."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()  # returns when the other end of the pipe is closed
+        os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 

@@ -26,9 +26,8 @@ logging.getLogger("hyperopt").setLevel(logging.WARNING)
 class LGBOptimizer:
     """Find good hyperparameters for a binary LightGBM model, and fit it with them.
 
-    The same data, arguments and library versions give the same trials and the same model. Another
-    num_threads can change the last digit of a loss, since LightGBM adds it up in another order.
-
+    The same data, arguments and library versions give the same trials and the same model; another
+    num_threads can change the last digits of a loss, which is then summed in another order.
     ValueError: y holds anything but 0 and 1, or fewer than two rows of either.
 
     Parameters
@@ -88,8 +87,7 @@ class LGBOptimizer:
     def hyperparameter_space(self) -> dict:
         """Return what Hyperopt draws from: the tutorial's space, under LightGBM's names.
 
-        `quniform(low, high, q)` rounds to multiples of q, so that num_boost_round is one of
-        60, 80, ..., 500 and num_leaves one of 32, 36, ..., 256.
+        `quniform` rounds to multiples of its step: 60, 80, ..., 500 rounds; 32, ..., 256 leaves.
         """
         return {
             "learning_rate": hp.uniform("learning_rate", 0.01, 0.2),

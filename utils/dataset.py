@@ -23,10 +23,10 @@ if TYPE_CHECKING:  # the predictor imports this file and needs no pandas
     import pandas as pd
 
 # The columns of UCI's files, in their order and with the tutorial's names.
-COLUMNS = (
+COLUMNS = (  # noqa: SIM905 - a list of them takes one line each
     "age workclass fnlwgt education education_num marital_status occupation relationship race sex "
     "capital_gain capital_loss hours_per_week native_country income_bracket"
-).split()  # noqa: SIM905 - a list of them takes one line each
+).split()
 TARGET = "income_bracket"
 DROPPED = "education_num"  # says the same as education
 NUMERIC_COLUMNS = ("age", "fnlwgt", "capital_gain", "capital_loss", "hours_per_week")

@@ -103,7 +103,8 @@ def run(command: list[str], env: Mapping[str, str], folder: Path, timeout: float
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         errors = [line for line in lines if re.search("error|exception", line, re.IGNORECASE)]
         reason = (errors or lines[-1:] or [f"exit code {done.returncode}"])[0]
-        raise BrokerError(f"{name} failed: {reason.strip()[:300]}")
+        reason = re.sub(r"\x1b\[\d*m", "", reason).strip()  # Maven's colours
+        raise BrokerError(f"{name} failed: {reason[:600]}")
     return done.stdout
 
 

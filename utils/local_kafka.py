@@ -10,6 +10,7 @@ the terminal, keeps its data, and is ended by `stop`, which never ends a broker 
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -23,11 +24,11 @@ from pathlib import Path
 from utils.console import say
 from utils.kafka_install import FOLDER, BrokerError, Kafka, find_java, lock, run, usable_kafka
 
-START_TIMEOUT = 60.0  # seconds until a started broker must answer
 STOP_TIMEOUT = 20.0  # seconds for a broker to end by itself, before it is killed
 PROC = Path("/proc")
 CORRELATION = 431  # any number that the answer must repeat
-API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, CORRELATION, -1)  # size, request, version, , client
+# A whole ApiVersions request: size, request 18, version 0, correlation, no client's name.
+API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, CORRELATION, -1)
 
 PROPERTIES = {
     "process.roles": "broker,controller",
@@ -49,10 +50,7 @@ PROPERTIES = {
 
 
 def start(
-    host: str,
-    folder: Path,
-    timeout: float = START_TIMEOUT,
-    properties: Mapping[str, str] | None = None,
+    host: str, folder: Path, timeout: float = 60, properties: Mapping[str, str] | None = None
 ) -> str:
     """Make sure that a Kafka answers at host, and say what was done; folder is for its data.
 
@@ -227,8 +225,11 @@ def _wait_for_kafka(name: str, host: str, folder: Path, timeout: float) -> str:
         return f"{name} is up at {host} (pid {pid})"
     problem = f"did not answer at {host} within {timeout:g} s" if pid else "ended while starting"
     log = folder / "broker.log"
-    tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-15:])
-    raise BrokerError(f"{name} {problem}; the last lines of {log}:\n  {tail}")
+    lines = log.read_text(errors="replace").splitlines()
+    # The reason stands in front of all that a broker still logs when it ends.
+    reasons = [line for line in lines if re.search("ERROR|FATAL|Exception|Error:", line)]
+    tail = "\n  ".join(line[:300] for line in reasons[-5:] or lines[-15:])
+    raise BrokerError(f"{name} {problem}; from {log}:\n  {tail}")
 
 
 def _until(condition: Callable[[], bool], timeout: float) -> bool:

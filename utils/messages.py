@@ -157,7 +157,7 @@ def _explain(value: bytes | None, error: Exception) -> None:
         raise InvalidMessage("the message is empty (a tombstone)")
     try:
         # The standard library also reads NaN and 1e999, so that their sender gets an error reply.
-        content = json.loads(value)
+        content = json.loads(bytes(value).decode())
     except (ValueError, RecursionError):
         raise InvalidMessage(f"not valid JSON: {error}") from None
     if not isinstance(content, dict):
