@@ -17,7 +17,8 @@ $(VENV)/.installed: requirements.lock requirements-java.txt
 	touch $@
 
 demo: env ## the whole pipeline, from an empty folder to a summary (MESSAGES, INTERVAL, PREDICTORS)
-	$(RUN) -m utils.demo
+	$(RUN) -m utils.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
+		$(if $(INTERVAL),--interval $(INTERVAL)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
 
 kafka: env ## start a local Kafka
 	$(RUN) -m utils.local_kafka start

@@ -30,7 +30,7 @@ from utils.transactions import Batch, TransactionalStream
 
 
 def answer(batch: Batch, model: Model) -> int:
-    """Put into the batch a prediction for every request, and what invalid messages get.
+    """Put into the batch a prediction for every request: 2. Invalid messages get a dead letter.
 
     Returns the number of retrain requests that became due.
     """
@@ -48,7 +48,7 @@ def answer(batch: Batch, model: Model) -> int:
 
 
 def ask_for_retraining(batch: Batch, answered: list[ConsumerRecord], model: Model) -> int:
-    """Put into the batch a retrain request for each RETRAIN_EVERY requests that are complete."""
+    """Put into the batch a retrain request for each RETRAIN_EVERY requests answered: 3."""
     borders = batch.count(answered, settings.retrain_every)
     for batch_id, last in borders:
         request = ControlMessage(

@@ -59,7 +59,7 @@ def start_producing(company: Company) -> None:
 
 
 def start_consuming(company: Company) -> None:
-    """Receive the predictions, and act on each one of a high income: 2b."""
+    """Receive the predictions, and act on each one of a high income: 2."""
     consumer = make_consumer()
     partitions = all_partitions(consumer, APP_MESSAGES)
     consumer.assign(partitions)

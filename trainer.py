@@ -38,7 +38,7 @@ STORE = settings.data_dir / "observations.db"
 
 
 def ingest(store: Observations, consumer: KafkaConsumer) -> None:
-    """Put what has arrived since the last time into the store: 3a. observations, 3b. requests."""
+    """Put what has arrived since the last time into the store: 1b, 3."""
     observed, retrain_requests, offsets = [], 0, {}
     for partition, records in consumer.poll(timeout_ms=500).items():
         offsets[partition] = records[-1].offset + 1
@@ -56,7 +56,7 @@ def ingest(store: Observations, consumer: KafkaConsumer) -> None:
 
 
 def begin_training(store: Observations, covers: int, arguments: Namespace) -> Training:
-    """Start a child that trains on everything the store has now."""
+    """Start a child that trains on everything the store has now: 4."""
     newest = max(model_store.model_ids(settings.models_dir), default=-1)
     model_id = store.begin_training(covers, at_least=newest + 1)
     say(f"Retraining: model {model_id}, on {store.count()} observations more.", "cyan")

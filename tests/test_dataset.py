@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -185,11 +186,20 @@ def test_an_absent_page_and_an_absent_server_are_said(server, tmp_path, said):
 
 
 def test_a_slow_server_does_not_hold_things_up(server, tmp_path, said):
-    server.step, server.pause = 1000, 0.05  # 30 s for all of it
+    server.step, server.pause = 1000, 0.1  # a minute for all of it
     began = time.monotonic()
     fetch(tmp_path, server.url, timeout=0.5, say=said.append)
     assert time.monotonic() - began < 5
     assert "too slow" in said[0]
+    assert_complete(tmp_path)
+
+
+def test_a_silent_server_does_not_hold_things_up(tmp_path, said, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts, and never says a word
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/adult.zip"
+        fetch(tmp_path, url, timeout=0.2, say=said.append)
+    assert "timed out" in said[0]
     assert_complete(tmp_path)
 
 
@@ -226,6 +236,16 @@ def test_a_damaged_own_copy_is_an_error_that_names_it(tmp_path, damage):
     with pytest.raises(DatasetError, match=r"^[^\n]*adult\.test\.xz[^\n]*$"):
         fetch(folder, NOWHERE, say=lambda text: None, bundled=bundled)
     assert [path.name for path in folder.iterdir()] == ["adult.test"]
+
+
+def test_only_the_copy_that_is_wanted_is_needed(tmp_path, said):
+    bundled, folder = tmp_path / "bundled", tmp_path / "folder"
+    for path in (bundled, folder):
+        path.mkdir()
+    shutil.copy(BUNDLED / "adult.test.xz", bundled)
+    (folder / "adult.data").write_bytes(UCI["adult.data"])
+    fetch(folder, NOWHERE, say=said.append, bundled=bundled)
+    assert_complete(folder)
 
 
 def test_the_own_copies_are_ucis_bytes():

@@ -137,7 +137,9 @@ def test_rows_one_by_one_all_at_once_and_the_frame_give_the_same_bits(adult):
     assert_same_bits(adult_tools().fit(rows_of(train)).transform(test), tools.transform(test))
 
 
-def test_output_is_a_c_contiguous_float64_matrix(tools):
+@pytest.mark.parametrize("scaler", [None, StandardScaler()], ids=str)
+def test_output_is_a_c_contiguous_float64_matrix(tools, scaler):
+    tools = tools.set_params(scaler=scaler).fit(ROWS)
     for rows in (ROWS, ROWS[:1], [], pd.DataFrame(ROWS)[:0]):
         matrix = tools.transform(rows)
         assert matrix.shape == (len(rows), 4)

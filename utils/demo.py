@@ -1,6 +1,6 @@
 """Runs the whole pipeline once: Kafka, initialize, predictor, trainer, sample app, a summary.
 
-    python -m utils.demo --messages 200 --interval 0.25 --predictors 1
+    python -m utils.demo --messages 200 --interval 0.4 --predictors 1
 
 Starts Kafka if none is running, makes the first model if there is none, and runs the Procfile's
 processes. When every request is answered and every training that is due has ended, it stops what it
@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from threading import Event
 
+from kafka.errors import KafkaError
 from rich.console import Console
 
 from utils import local_kafka, model_store
@@ -27,7 +29,7 @@ from utils.kafka_client import (
     PREDICTOR_GROUP,
     RETRAIN_TOPIC,
     all_partitions,
-    make_admin,
+    group_members,
     make_consumer,
     prepare_topics,
 )
@@ -71,14 +73,12 @@ class Demo:
             self._watch(running, until=lambda: self.covered >= self.training_requests)
 
     def _wait_for_predictors(self, running: "Honcho") -> None:
-        deadline = time.monotonic() + READY_TIMEOUT
-        admin = make_admin()
-        while len(admin.describe_groups([PREDICTOR_GROUP])[PREDICTOR_GROUP]["members"]) < (
-            self.arguments.predictors
-        ):
+        deadline, members = time.monotonic() + READY_TIMEOUT, 0
+        while members < self.arguments.predictors:
             if running.ended() or time.monotonic() > deadline or self.stop.wait(0.2):
-                raise SystemExit("The predictor did not start.")
-        admin.close()
+                raise SystemExit("The predictor did not start; see above.")
+            with suppress(KafkaError):  # a new broker has no coordinator for a moment
+                members = len(group_members(PREDICTOR_GROUP))
 
     def _watch(self, running: "Honcho", until) -> None:
         deadline = (
@@ -130,12 +130,15 @@ def demo(arguments: argparse.Namespace, stop: Event) -> int:
     if not model_store.model_ids(settings.models_dir):
         subprocess.run([sys.executable, "initialize.py"], cwd=ROOT, check=True)
     prepare_topics(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC)
+    # The Procfile says "python": the one that runs this.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ |= {"MESSAGES": str(arguments.messages), "INTERVAL": str(arguments.interval)}
     run = Demo(arguments, stop)
     try:
         run.run()
     finally:
-        Console().print(run.summary.table())
+        if run.summary.requests:
+            Console().print(run.summary.table())
     if run.summary.unanswered or not run.summary.reloads:
         say("Not as promised: an answer is missing, or no new model took over.", "bold red")
         return 1
@@ -148,7 +151,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
-    parser.add_argument("--interval", type=float, default=0.25, help="seconds between (0.25)")
+    parser.add_argument("--interval", type=float, default=0.4, help="seconds between (0.4)")
     parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
     arguments = parser.parse_args()
     stop = stop_on_signals()

@@ -6,6 +6,7 @@ connects. kafka-python's defaults that hurt are replaced; ../README.md says whic
 
 import logging
 import time
+from contextlib import closing
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -77,6 +78,13 @@ def make_producer(**options) -> KafkaProducer:
 def make_admin() -> KafkaAdminClient:
     """Return an administration client; close it after use."""
     return KafkaAdminClient(**connection())
+
+
+def group_members(group_id: str) -> dict[str, str]:
+    """Return {group_instance_id: member_id} of a group; KafkaError if that can't be known now."""
+    with closing(make_admin()) as admin:
+        group = admin.describe_groups([group_id])[group_id]
+    return {member["group_instance_id"]: member["member_id"] for member in group["members"]}
 
 
 def all_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:

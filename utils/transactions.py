@@ -16,6 +16,7 @@ in some error paths (see "covers" below), hence three rules, kept in this file a
 import json
 import time
 from collections import defaultdict
+from contextlib import closing, suppress
 
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import MemberToRemove
@@ -24,7 +25,7 @@ from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.console import warn
-from utils.kafka_client import make_admin, make_consumer, make_producer
+from utils.kafka_client import group_members, make_admin, make_consumer, make_producer
 from utils.watchdog import Watchdog
 
 FLUSH_TIMEOUT = 8  # seconds; below the transaction timeout
@@ -245,15 +246,10 @@ class TransactionalStream:
     def _is_replaced(self) -> bool:
         """True if another process is now the group's member of this name."""
         try:
-            admin = make_admin()
-            try:
-                group = admin.describe_groups([self._group_id])[self._group_id]
-            finally:
-                admin.close()
+            members = group_members(self._group_id)
         except KafkaError:
             return False  # not now to be known; the next error asks again
         mine = self._consumer.group_metadata().member_id
-        members = {m["group_instance_id"]: m["member_id"] for m in group["members"]}
         return bool(mine) and members.get(self.name, mine) != mine
 
     def close(self) -> None:
@@ -262,10 +258,9 @@ class TransactionalStream:
             _discard(self._producer)
             self._consumer.close(autocommit=False, timeout_ms=2_000)
             try:
-                admin = make_admin()
-                member = MemberToRemove(group_instance_id=self.name)
-                admin.remove_group_members(self._group_id, [member])
-                admin.close()
+                with closing(make_admin()) as admin:
+                    member = MemberToRemove(group_instance_id=self.name)
+                    admin.remove_group_members(self._group_id, [member])
             except KafkaError as error:
                 warn(f"Could not leave the group ({error}); its partitions wait for a timeout.")
 
@@ -289,7 +284,5 @@ def _discard(producer: KafkaProducer) -> None:
     """Close a producer without waiting for what it still wants to send."""
     # close() alone leaves the sender thread running when its flush times out.
     producer._sender.force_close()
-    try:
+    with suppress(KafkaError):
         producer.close(timeout=1)
-    except KafkaError:
-        pass

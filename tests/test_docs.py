@@ -1,0 +1,57 @@
+"""What the documentation says is what there is: commands, settings, files, budgets."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from utils.settings import ROOT, Settings
+
+README = (ROOT / "README.md").read_text()
+BUDGETS = {"predictor.py": 120, "trainer.py": 150, "initialize.py": 120, "sample_app.py": 150}
+
+
+def test_the_settings_table_is_complete_and_has_the_right_defaults():
+    rows = re.findall(r"^\| `([A-Z_]+)` \| `?([^|`]*)`? \|", README, re.MULTILINE)
+    documented = {name: default.strip() for name, default in rows}
+    settings = {
+        name.upper(): str(field.default) if field.default != "" else "(empty)"
+        for name, field in Settings.model_fields.items()
+    }
+    assert documented == settings
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`?make ([a-z-]+)", README))))
+def test_every_make_target_exists(target):
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w./-]+\.(?:py|md|txt|lock))`", README))))
+def test_every_file_that_is_named_exists(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", README)))
+)
+def test_every_python_command_exists_with_its_options(command):
+    words = command.split()
+    module = words[: 2 if words[0] == "-m" else 1]
+    shown = subprocess.run(
+        [sys.executable, *module, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    for option in (word for word in words if word.startswith("--")):
+        assert option in shown.stdout
+
+
+@pytest.mark.parametrize(("script", "budget"), BUDGETS.items())
+def test_scripts_keep_their_budgets(script, budget):
+    assert len((ROOT / script).read_text().splitlines()) <= budget
+
+
+def test_make_help_lists_every_target():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
+    assert {line.split()[1] for line in shown.stdout.splitlines()} == set(phony.split())
