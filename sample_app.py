@@ -17,8 +17,13 @@ from kafka.errors import KafkaError
 
 from utils import dataset
 from utils.console import say
-from utils.kafka_client import APP_MESSAGES, all_partitions, make_consumer, make_producer
-from utils.kafka_client import prepare_topics
+from utils.kafka_client import (
+    APP_MESSAGES,
+    all_partitions,
+    make_consumer,
+    make_producer,
+    prepare_topics,
+)
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
 

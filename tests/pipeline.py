@@ -110,7 +110,7 @@ class Pipeline:
         self.producer.send(self.prefix + topic, value, **options)
 
     def records(self, topic: str) -> list:
-        """Return all committed records of a topic, from the beginning, in each partition's order."""
+        """Return all committed records of a topic, in each partition's order."""
         consumer = KafkaConsumer(
             bootstrap_servers=self.host,
             isolation_level="read_committed",

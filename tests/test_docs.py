@@ -27,7 +27,9 @@ def test_every_make_target_exists(target):
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([\w./-]+\.(?:py|md|txt|lock))`", README))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`([\w./-]+\.(?:py|md|txt|lock))`", README)))
+)
 def test_every_file_that_is_named_exists(path):
     assert (ROOT / path).exists()
 

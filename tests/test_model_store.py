@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 import shutil
@@ -5,6 +6,7 @@ import shutil
 import pytest
 
 from utils import model_store
+from utils.files import write_atomically
 from utils.model_store import ModelError
 
 
@@ -62,8 +64,7 @@ def edit_card(**changes):
 
 def other_pickle(path):
     path.write_bytes(pickle.dumps({"feature_tools": None, "booster": "tree"}))
-    model_store.write_atomically(path, path.read_bytes())
-    digest = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     edit_card(digest=digest)(path)
 
 
@@ -130,14 +131,14 @@ def test_pruning_keeps_the_champion_and_the_newest_others(folder):
 
 def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "champion.json"
-    model_store.write_atomically(path, b"old")
+    write_atomically(path, b"old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        model_store.write_atomically(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

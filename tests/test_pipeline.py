@@ -74,20 +74,27 @@ def test_the_count_survives_a_kill(pipeline):
 
 
 def test_kill_in_the_middle_of_a_stream(pipeline):
-    predictor = pipeline.predictor()
-    request_ids = []
-    for kill in range(3):
-        for _ in range(15):
-            request_ids += pipeline.requests(100)
-            # Somewhere in between, as the replies so far are only a part of the requests.
-            if kill < 3 and len(request_ids) % 1_500 == 700:
-                predictor.kill()
-                predictor.wait()
-                predictor = pipeline.start("predictor.py")
+    predictor, request_ids = pipeline.predictor(), []
+    for kill in range(4):
+        answered = len(pipeline.replies())
+        request_ids += pipeline.requests(400)
+        # In the middle: some of these are answered, by transactions that end at any moment.
+        pipeline.wait_for_replies(answered + 1 + 40 * kill)
+        predictor.kill()
+        predictor.wait()
+        request_ids += pipeline.requests(100)
+        predictor = pipeline.start("predictor.py")
     replies = pipeline.wait_for_replies(len(request_ids))
     assert answered_once(request_ids, replies)
     borders = pipeline.messages("retrain_topic")
     assert [m["batch_id"] for m in borders] == list(range(1, len(request_ids) // 25 + 1))
+
+
+def test_a_predictor_killed_while_it_joins_leaves_no_group_without_partitions(pipeline):
+    pipeline.predictor(RETRAIN_EVERY="1000").kill()
+    pipeline.requests(10)
+    pipeline.predictor(RETRAIN_EVERY="1000")
+    pipeline.wait_for_replies(10)
 
 
 def test_what_is_invalid_gets_a_dead_letter_and_an_error_reply(pipeline):

@@ -138,7 +138,8 @@ def test_the_booster_is_that_of_an_independent_fit_with_best(tuned):
 def test_the_booster_predicts_calibrated_probabilities(tuned):
     probabilities = tuned[1].predict(X)
     assert "objective=binary" in tuned[1].model_to_string()
-    assert 0 < probabilities.min() and probabilities.max() < 1
+    assert probabilities.min() > 0
+    assert probabilities.max() < 1
     assert probabilities.mean() == pytest.approx(Y.mean(), abs=0.01)
     assert log_loss(Y, probabilities) < log_loss(Y, np.full(len(Y), Y.mean())) - 0.05
 
@@ -279,7 +280,8 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch, capfd):
     optimizer = make_optimizer()
     optimizer.optimize(2, progress=True)
     last = terminal.getvalue().rstrip().split("\r")[-1]
-    assert "2/2" in last and f"best {optimizer.best_loss:.4f}" in last
+    assert "2/2" in last
+    assert f"best {optimizer.best_loss:.4f}" in last
     assert "trials 2" not in last
     assert capfd.readouterr() == ("", "")
 

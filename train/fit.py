@@ -60,7 +60,7 @@ def evaluate(model: Model, frame: "pd.DataFrame", outcomes: np.ndarray) -> dict[
 
 
 def score(outcomes: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return logloss, AUC and accuracy of probabilities, shape (n,), against outcomes 0.0 or 1.0."""
+    """Return logloss, AUC and accuracy; both arrays of shape (n,), outcomes 0.0 or 1.0."""
     return {
         "logloss": float(log_loss(outcomes, probabilities, labels=[0, 1])),
         "auc": float(roc_auc_score(outcomes, probabilities)),

@@ -9,7 +9,6 @@ import hashlib
 import http.client
 import io
 import lzma
-import os
 import time
 import urllib.request
 import zipfile
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from utils.files import write_atomically
 
 if TYPE_CHECKING:  # the predictor imports this file and needs no pandas
     import pandas as pd
@@ -140,7 +141,7 @@ def fetch(
         contents = {name: _unpack(bundled / f"{name}.xz", name) for name in wanted}
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
-        _write_atomically(folder / name, content)
+        write_atomically(folder / name, content)
     return f"{folder} has got {' and '.join(wanted)} from {source}, checked."
 
 
@@ -184,15 +185,3 @@ def _unpack(path: Path, name: str) -> bytes:
             return _check(name, file.read(MAX_BYTES), path)
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise DatasetError(f"{path}, the project's own copy, can't be read ({error})") from None
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)  # it exists only if something above has failed

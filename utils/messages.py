@@ -82,7 +82,7 @@ class ControlMessage(Struct, omit_defaults=True):
 
 
 class InvalidMessage(ValueError):
-    """A message that is neither a request nor a reply; says why, and whose it is if that is known."""
+    """Neither a request nor a reply; says why, and whose it is if that is known."""
 
     def __init__(self, reason: str, request_id: str | None = None) -> None:
         super().__init__(reason)
@@ -203,6 +203,6 @@ def _reason(content: dict, error: str) -> str:
 
 
 def _echo(value: Any) -> str:
-    """Show a sender's value in an error: as Python would print it in ASCII, cut at 80 characters."""
+    """Show a sender's value in an error: printable ASCII, cut at 80 characters."""
     text = ascii(value)
     return text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "..."

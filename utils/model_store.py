@@ -9,11 +9,8 @@ The digest in the card detects damage, not attack: a pickle runs code when it is
 write to the models' folder can run code in every predictor.
 """
 
-import contextlib
 import hashlib
-import io
 import json
-import os
 import pickle
 import re
 from collections.abc import Sequence
@@ -26,6 +23,7 @@ import numpy as np
 
 from utils import dataset
 from utils.feature_tools import FeatureTools
+from utils.files import write_atomically
 
 CHAMPION = "champion.json"
 LIBRARIES = ("lightgbm", "scikit-learn", "numpy")
@@ -176,32 +174,3 @@ def prune(folder: Path, keep: int) -> list[int]:
         for file in (path.with_suffix(".json"), path):
             file.unlink(missing_ok=True)
     return deleted
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with io.open(temporary, "wb", opener=_private) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in this folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

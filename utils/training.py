@@ -7,6 +7,7 @@ from pathlib import Path
 
 from train.retrain import ERROR_FILE
 from utils import model_store
+from utils.files import sync_folder
 from utils.settings import ROOT
 
 ATTEMPT = ".attempt-"  # folders below models/ in which children write
@@ -57,7 +58,7 @@ class Training:
             source = self._folder / target.name
             if source.exists():
                 source.replace(target)
-            model_store.sync_folder(self._models)
+            sync_folder(self._models)
 
     def close(self) -> None:
         """End the child if it still runs and remove its folder."""

@@ -25,7 +25,13 @@ from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.console import warn
-from utils.kafka_client import group_members, make_admin, make_consumer, make_producer
+from utils.kafka_client import (
+    all_partitions,
+    group_members,
+    make_admin,
+    make_consumer,
+    make_producer,
+)
 from utils.watchdog import Watchdog
 
 FLUSH_TIMEOUT = 8  # seconds; below the transaction timeout
@@ -124,6 +130,10 @@ class TransactionalStream:
                 max_partition_fetch_bytes=2**23,
             )
             self._consumer.subscribe([topic])
+            # Metadata first, then join: a group's leader that does not know the topic yet assigns
+            # nobody anything, and if it is killed before it corrects that, its static successor
+            # is not the leader and keeps the empty assignment for ever.
+            all_partitions(self._consumer, topic)
 
     def _new_producer(self) -> KafkaProducer:
         producer = make_producer(
@@ -172,7 +182,7 @@ class TransactionalStream:
         return True
 
     def commit(self, batch: Batch) -> bool:
-        """Send the batch's answers and offsets as one transaction; False if it has to be read again.
+        """Send answers and offsets as one transaction; False if the batch has to be read again.
 
         A batch without answers opens no transaction: its offsets go with the next one, at the
         latest after a second.

@@ -50,7 +50,7 @@ class Watchdog:
                     self.start_afresh(f"{self._complaint} in time")
 
     def start_afresh(self, why: str) -> NoReturn:
-        """Replace this process by a new one of the same command, or exit after too many in a row."""
+        """Replace this process by a new one of its command; exit after too many in a row."""
         restarts = int(os.environ.get(_RESTARTS, "0"))
         if restarts >= MAX_RESTARTS:
             warn(f"{why}; giving up after {restarts} fresh starts in a row.")
