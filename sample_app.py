@@ -12,7 +12,6 @@ import time
 import uuid
 from threading import Event, Thread
 
-import msgspec
 from kafka.errors import KafkaError
 
 from utils import dataset
@@ -24,6 +23,7 @@ from utils.kafka_client import (
     make_producer,
     prepare_topics,
 )
+from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
 
@@ -56,8 +56,8 @@ def start_producing(company: Company) -> None:
             break
         request_id = str(uuid.uuid4())
         company.unanswered.add(request_id)
-        request = {"request_id": request_id, "data": rows[number % len(rows)]}
-        producer.send(APP_MESSAGES, msgspec.json.encode(request)).get(timeout=30)
+        request = encode({"request_id": request_id, "data": rows[number % len(rows)]})
+        producer.send(APP_MESSAGES, request).get(timeout=30)
         say(f" -> request {request_id}", "red")
     producer.close(timeout=10)
     company.all_sent.set()
@@ -75,41 +75,31 @@ def start_consuming(company: Company) -> None:
     heard = time.monotonic()
     while not company.stop.is_set() and (company.unanswered or not company.all_sent.is_set()):
         for records in consumer.poll(timeout_ms=200).values():
-            for message in map(as_reply, records):
-                heard = time.monotonic()
-                receive(company, message)
+            heard = time.monotonic()
+            for record in records:
+                receive(company, record.value)
         if company.all_sent.is_set() and time.monotonic() - heard > ANSWER_TIMEOUT:
             break
     consumer.close()
 
 
-def as_reply(record) -> dict:
-    """Return the message in a record, {} where it is not a JSON object."""
-    try:
-        message = msgspec.json.decode(record.value)
-    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
-        return {}
-    return message if isinstance(message, dict) else {}
-
-
-def receive(company: Company, message: dict) -> None:
+def receive(company: Company, value: bytes) -> None:
     """Take note of a reply to one of our requests; other messages are none of our business."""
-    request_id = message.get("request_id")
-    if request_id not in company.unanswered or "data" in message:
+    reply = decode_reply(value)
+    if reply is None or reply.request_id not in company.unanswered:
         return
-    company.unanswered.discard(request_id)
-    if "error" in message:
-        say(f" <- error for {request_id}: {message['error']}", "bold red")
-    elif "prediction" in message:
-        act_on(company, message)
+    company.unanswered.discard(reply.request_id)
+    if isinstance(reply, ErrorReply):
+        say(f" <- error for {reply.request_id}: {reply.error}", "bold red")
+    else:
+        act_on(company, reply)
 
 
-def act_on(company: Company, prediction: dict) -> None:
+def act_on(company: Company, reply: Prediction) -> None:
     """Act at once, and once for each request: an offer to whoever is likely to earn over 50K."""
-    request_id, model_id = prediction["request_id"], prediction.get("model_id")
-    text = f" <- prediction {prediction['prediction']} for {request_id} by model {model_id}"
-    if prediction["prediction"] == 1.0 and request_id not in company.offers:
-        company.offers.add(request_id)
+    text = f" <- prediction {reply.prediction} for {reply.request_id} by model {reply.model_id}"
+    if reply.prediction == 1.0 and reply.request_id not in company.offers:
+        company.offers.add(reply.request_id)
         say(f"{text}: an offer goes out", "bold green")
     else:
         say(text, "green")

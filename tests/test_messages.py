@@ -1,12 +1,15 @@
 import json
-from types import SimpleNamespace
+from types import NoneType, SimpleNamespace
 
 import pytest
 
 from utils.messages import (
+    ErrorReply,
     InvalidMessage,
+    Prediction,
     decode_control,
     decode_outcome,
+    decode_reply,
     decode_request,
     decode_requests,
 )
@@ -189,3 +192,20 @@ def test_outcomes():
     assert decode_outcome(b'{"request_id": "r1", "outcome": "<=50K."}') == ("r1", 0.0)
     assert decode_outcome(b'{"request_id": "r1", "outcome": "rich"}') is None
     assert decode_outcome(b'{"request_id": "", "outcome": ">50K"}') is None
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (b'{"request_id": "r1", "prediction": 1.0, "probability": 0.9, "model_id": 2}', Prediction),
+        (b'{"request_id": "r1", "error": "data.age: is missing"}', ErrorReply),
+        (b'{"request_id": "r1", "prediction": "yes"}', NoneType),
+        (b'{"request_id": "r1"}', NoneType),
+        (b'{"prediction": 1.0}', NoneType),
+        (data(), NoneType),
+        (b"\xff", NoneType),
+        (None, NoneType),
+    ],
+)
+def test_replies_are_told_from_all_else(value, kind):
+    assert isinstance(decode_reply(value), kind)

@@ -69,6 +69,8 @@ class Demo:
             self._wait_for_predictors(running)
             sample_app = processes.enter_context(Honcho("sample_app"))
             self._watch(running, until=lambda: sample_app.ended() and not self.summary.unanswered)
+            if sample_app.failed():
+                raise SystemExit("The sample app did not get its answers; see above.")
             say("All requests are answered; waiting for the trainings that are due.", "bold")
             self._watch(running, until=lambda: self.covered >= self.training_requests)
 
@@ -123,6 +125,10 @@ class Honcho:
     def ended(self) -> bool:
         """True when its processes have ended."""
         return self._process.poll() is not None
+
+    def failed(self) -> bool:
+        """True when one of them has ended with an error."""
+        return bool(self._process.poll())
 
 
 def demo(arguments: argparse.Namespace, stop: Event) -> int:

@@ -47,8 +47,8 @@ class Prediction(Struct):
 
     request_id: str
     prediction: float
-    probability: float
-    model_id: int
+    probability: float | None = None  # the tutorial's predictor sends neither this
+    model_id: int | None = None  # nor this
 
 
 class ErrorReply(Struct):
@@ -125,6 +125,17 @@ def decode_requests(records: Iterable) -> tuple[list, list]:
             if request is not None:
                 valid.append((record, request))
     return valid, invalid
+
+
+def decode_reply(value: bytes | None) -> Prediction | ErrorReply | None:
+    """Return a reply that is for somebody who sent a request, or None for any other message."""
+    try:
+        message = _decode_request(value)
+        if message.data is not UNSET or message.request_id is UNSET:
+            return None
+        return msgspec.json.decode(value, type=Prediction if message.error is UNSET else ErrorReply)
+    except _DECODE_ERRORS:
+        return None
 
 
 def decode_control(value: bytes | None) -> ControlMessage | None:
