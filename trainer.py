@@ -114,6 +114,7 @@ def end_interrupted_training(store: Observations, producer: KafkaProducer) -> No
 def main() -> None:
     """Ingest, retrain and announce until Ctrl-C or SIGTERM."""
     arguments = parse_arguments(__doc__, max_evals=10)
+    os.nice(10)  # predicting comes first
     stop = stop_on_signals()
     if not model_store.model_ids(settings.models_dir):
         raise SystemExit("There is no model to improve on: run python initialize.py")

@@ -164,7 +164,19 @@ def _running(folder: Path) -> int | None:
         pid = int((folder / "broker.pid").read_text())
     except (OSError, ValueError):
         return None
+    # A process that is just being replaced by another program (exec) has no command for a moment.
+    _until(lambda: _command(pid) or not _exists(pid), 1)
     return pid if str(folder / "server.properties") in _command(pid) else None
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
 
 
 def _command(pid: int) -> str:
