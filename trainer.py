@@ -59,7 +59,7 @@ def begin_training(store: Observations, covers: int, arguments: Namespace) -> Tr
     """Start a child that trains on everything the store has now: 4."""
     newest = max(model_store.model_ids(settings.models_dir), default=-1)
     model_id = store.begin_training(covers, at_least=newest + 1)
-    say(f"Retraining: model {model_id}, on {store.count()} observations more.", "cyan")
+    say(f"Retraining: model {model_id}, on the original data and {store.count()} observations.")
     return Training(
         model_id, covers, store=STORE, data=settings.data_dir, models=settings.models_dir,
         hyper=arguments.hyper, max_evals=arguments.max_evals,

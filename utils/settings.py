@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         "localhost:9092", description="Kafka's bootstrap servers, host:port, separated by commas"
     )
     retrain_every: int = Field(
-        25, gt=0, description="requests (and outcomes) that make the pipeline retrain"
+        25, gt=0, description="requests, and outcomes, after which the model is retrained"
     )
     extra_models_to_keep: int = Field(
         1, ge=0, description="older models kept in MODELS_DIR beside the champion"
