@@ -43,11 +43,15 @@ class Pipeline:
         }
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a script; its output goes to <script>-<n>.log in the test's folder."""
-        log = self.folder / f"{Path(command[0]).stem}-{len(self.processes)}.log"
+        """Start a script with Python."""
+        return self.start_command(sys.executable, *command, **environment)
+
+    def start_command(self, *command: str, **environment: str) -> subprocess.Popen:
+        """Start a program; its output goes to <name>-<n>.log in the folder of the test."""
+        log = self.folder / f"{Path(command[1]).stem}-{len(self.processes)}.log"
         with open(log, "wb") as file:
             process = subprocess.Popen(
-                [sys.executable, *command],
+                command,
                 cwd=ROOT,
                 env=os.environ | self.environment | environment,
                 stdin=subprocess.DEVNULL,

@@ -22,7 +22,9 @@ def test_the_settings_table_is_complete_and_has_the_right_defaults():
     assert documented == settings
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE))))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE)))
+)
 def test_every_make_target_exists(target):
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 

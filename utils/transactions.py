@@ -1,13 +1,16 @@
 """Exactly once: what one poll brought, the answers to it and its offsets are one Kafka transaction.
 
 Consume-transform-produce as of KIP-98 and KIP-447. kafka-python 3.0.12 loses or repeats records
-in some error paths (see "covers" below), hence three rules, kept in this file and nowhere else:
+in some error paths (see "covers" below), hence four rules, kept in this file and nowhere else:
 
 - The group's metadata are taken right after the poll that brought the batch, and are used for it
   only if they are those of a member: the heartbeat may reset them to "no member" at any time, and
   the broker accepts such offsets unfenced.
 - Before the offsets are sent, flush() and then look at every send's future: a batch that timed out
   fails only its future, and an epoch bump during a commit makes the commit return without one.
+- Offsets and commit get a time limit of their own: when the coordinator's connection is refused,
+  the client drops the request and waits for its answer for ever (sender.py sets target_node before
+  await_ready() raises, and then does not enqueue the request again).
 - After any error of a transaction: a new producer with the same transactional id (which aborts what
   is left), then back to the committed offsets - not to the batch's start, since a commit whose
   answer was lost may have happened.
@@ -32,14 +35,16 @@ from utils.kafka_client import (
     make_consumer,
     make_producer,
 )
-from utils.watchdog import Watchdog
+from utils.watchdog import Watchdog, time_limit
 
-FLUSH_TIMEOUT = 8  # seconds; below the transaction timeout
+FLUSH_TIMEOUT = 4  # seconds; with the next one, below the transaction timeout
+COMMIT_TIMEOUT = 4  # seconds
 TRANSACTION_TIMEOUT_MS = 10_000  # an open transaction of a dead predictor blocks readers this long
 SESSION_TIMEOUT_MS = 6_000  # a dead predictor's partitions are given to others after this long
 STALL_TIMEOUT = 45  # seconds without a bound in the client that the watchdog allows
 RECOVERY_TIMEOUT = 60  # seconds of failures in a row after which the process starts afresh
 COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only may wait
+REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between looks at who is the member
 EXIT_FENCED = 3  # do not restart: another process does the work
 
 
@@ -114,7 +119,7 @@ class TransactionalStream:
         self._counts: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}  # read, not yet committed
         self._generation = -1
-        self._committed_at = time.monotonic()
+        self._committed_at = self._busy_at = time.monotonic()
         self._broken = False
         self._failing_since: float | None = None
         self._watchdog = Watchdog()
@@ -141,6 +146,7 @@ class TransactionalStream:
             transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
             batch_size=2**20,
             linger_ms=100,  # the flush before each commit sends at once
+            max_block_ms=5_000,
         )
         try:
             producer.init_transactions()
@@ -164,6 +170,11 @@ class TransactionalStream:
         except KafkaError as error:
             self._break_off(error)
             records = {}
+        if records:
+            self._busy_at = time.monotonic()
+        elif time.monotonic() - self._busy_at > REPLACED_CHECK_INTERVAL:
+            self._stop_if_replaced()  # no transaction would tell: the client ignores it when idle
+            self._busy_at = time.monotonic()
         return Batch(records, group, self._counts)
 
     def _owns(self, records: dict, group: ConsumerGroupMetadata) -> bool:
@@ -219,14 +230,13 @@ class TransactionalStream:
             partition: OffsetAndMetadata(offset, _metadata(batch.counts[partition]), -1)
             for partition, offset in self._positions.items()
         }
-        self._producer.send_offsets_to_transaction(offsets, batch.group)
-        self._producer.commit_transaction()
+        with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
+            self._producer.send_offsets_to_transaction(offsets, batch.group)
+            self._producer.commit_transaction()
 
     def _break_off(self, error: KafkaError) -> None:
         """Take note of an error; the next poll begins anew, as often as it takes for a minute."""
-        if isinstance(error, FencedInstanceIdError) or self._is_replaced():
-            warn(f"Another predictor with PREDICTOR_ID={self.name} has taken over; this one stops.")
-            raise SystemExit(EXIT_FENCED)
+        self._stop_if_replaced(fenced=isinstance(error, FencedInstanceIdError))
         self._broken = True
         if self._failing_since is None:
             self._failing_since = time.monotonic()
@@ -252,6 +262,11 @@ class TransactionalStream:
                 self._consumer.seek_to_beginning(partition)
             else:
                 self._consumer.seek(partition, committed)
+
+    def _stop_if_replaced(self, fenced: bool = False) -> None:
+        if fenced or self._is_replaced():
+            warn(f"Another predictor with PREDICTOR_ID={self.name} has taken over; this one stops.")
+            raise SystemExit(EXIT_FENCED)
 
     def _is_replaced(self) -> bool:
         """True if another process is now the group's member of this name."""

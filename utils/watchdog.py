@@ -5,6 +5,7 @@ process (exec): in four terminals nobody else would do it. Everything that matte
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,26 @@ from utils.console import warn
 
 _RESTARTS = "WATCHDOG_RESTARTS"  # in the environment: exec leaves nothing else of the old program
 MAX_RESTARTS = 5
+
+
+@contextmanager
+def time_limit(seconds: float, error: Exception) -> Iterator[None]:
+    """Raise the error in the body when it takes longer; for the main thread only.
+
+    A signal gets through to a wait for a lock, which is how the client waits for the broker. Where
+    even that does not help, there is the watchdog.
+    """
+
+    def expire(*_: object) -> NoReturn:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Watchdog:

@@ -1,0 +1,312 @@
+"""The witnesses of bench/chaos.py: who sends and sees answers, and who audits the log afterwards.
+
+    python -m bench.chaos --help
+
+They share no code with the pipeline's own clients: Load is a producer and a consumer like any
+company's, Audit reads topics, the trainer's store and the models' folder as they are.
+"""
+
+import hashlib
+import json
+import sqlite3
+import statistics
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import KafkaError
+from rich.table import Table
+
+from tests.pipeline import Pipeline
+
+TRAINING_ROWS = 32_561  # of adult.data
+LONG_SILENCE = 3.0  # seconds without an answer that the chronicle mentions
+
+
+@dataclass
+class Fault:
+    """Something that was done to a process."""
+
+    kind: str
+    over: float  # time.time() of the kill, or of the pause's end
+
+
+class Chronicle:
+    """A file with all that happens, in seconds since the beginning."""
+
+    def __init__(self, path: Path) -> None:
+        self._began = time.time()
+        self._file = open(path, "w", buffering=1)  # noqa: SIM115 - open as long as the run
+
+    def write(self, who: str, text: str) -> None:
+        """Add a line, or several, about somebody."""
+        for line in text.splitlines():
+            self._file.write(f"{time.time() - self._began:8.2f}  {who:13}{line}\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Load:
+    """A producer of requests at a fixed rate, and an observer of the committed answers."""
+
+    def __init__(
+        self, pipeline: Pipeline, rate: float, partitions: int, chronicle: Chronicle
+    ) -> None:
+        self.sent = 0
+        self.acknowledged: set[str] = set()
+        self.answered: set[str] = set()
+        self.arrivals: list[tuple[float, float]] = []  # (received, written) of new answers
+        self._rows, self._rate, self._partitions = pipeline.rows, rate, partitions
+        self._topic = pipeline.prefix + "app_messages"
+        self._chronicle = chronicle
+        client = {"bootstrap_servers": pipeline.host, "reconnect_backoff_max_ms": 500}
+        # More patient than any fault: what can't be delivered now is delivered later.
+        self._producer = KafkaProducer(
+            **client, enable_idempotence=True, delivery_timeout_ms=600_000, max_block_ms=600_000
+        )
+        self._consumer = KafkaConsumer(
+            **client, isolation_level="read_committed", auto_offset_reset="earliest"
+        )
+        self._consumer.assign([TopicPartition(self._topic, p) for p in range(partitions)])
+        self._sending, self._observing = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=work) for work in (self._send, self._observe)]
+        for event in (self._sending, self._observing):
+            event.set()
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        began = time.monotonic()
+        while self._sending.is_set():
+            request_id = f"request-{self.sent}"
+            row = self._rows[self.sent % len(self._rows)]
+            value = json.dumps({"request_id": request_id, "data": row}).encode()
+            partition = self.sent % self._partitions
+            future = self._producer.send(self._topic, value, partition=partition)
+            future.add_callback(lambda _, request_id=request_id: self.acknowledged.add(request_id))
+            self.sent += 1
+            time.sleep(max(began + self.sent / self._rate - time.monotonic(), 0))
+
+    def _observe(self) -> None:
+        while self._observing.is_set():
+            try:
+                polled = self._consumer.poll(timeout_ms=100)
+            except KafkaError as error:
+                self._chronicle.write("observer", repr(error))
+                continue
+            for record in (record for records in polled.values() for record in records):
+                message = json.loads(record.value)
+                if "data" not in message and message["request_id"] not in self.answered:
+                    self._note(message["request_id"], record.timestamp / 1000)
+
+    def _note(self, request_id: str, written: float) -> None:
+        now = time.time()
+        if self.arrivals and (silence := now - self.arrivals[-1][0]) > LONG_SILENCE:
+            self._chronicle.write("observer", f"no answer came for {silence:.1f} s until now")
+        self.arrivals.append((now, written))
+        self.answered.add(request_id)
+
+    def stop_sending(self) -> None:
+        """End the load; what has been sent is acknowledged when this returns."""
+        self._sending.clear()
+        self._threads[0].join()
+        self._producer.flush(timeout=60)
+
+    def close(self) -> None:
+        """End both."""
+        self._sending.clear()
+        self._observing.clear()
+        for thread in self._threads:
+            thread.join()
+        self._producer.close(timeout=5)
+        self._consumer.close()
+
+    def longest_silence(self) -> float:
+        """Return the longest time between two answers, in seconds."""
+        times = [received for received, _ in self.arrivals]
+        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+
+    def resumed_after(self, moment: float) -> float | None:
+        """Return the seconds from a moment to the first answer that was written after it."""
+        found = (received for received, written in self.arrivals if written > moment)
+        return next((received - moment for received in found), None)
+
+
+class Audit:
+    """Compares what is in the topics, the store and the folders with what was promised."""
+
+    def __init__(self, pipeline: Pipeline, load: Load, retrain_every: int) -> None:
+        self.violations: list[str] = []
+        self._pipeline, self._load, self._every = pipeline, load, retrain_every
+        self._models = pipeline.folder / "models"
+        self.requests: dict[int, list[tuple[int, str]]] = defaultdict(list)  # (offset, id)
+        self.lost = self.doubled = self.torn = 0
+        self.control: list[dict] = []
+
+    def check(self, promise: bool, otherwise: str) -> None:
+        """Note a violation where the promise was not kept."""
+        if not promise:
+            self.violations.append(otherwise)
+
+    def wait_for(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
+        """Wait until the condition holds; a violation when it does not in time."""
+        deadline = time.monotonic() + timeout
+        while not (holds := condition()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        self.check(holds, f"waited {timeout} s for {what} in vain")
+
+    def all_is_answered(self) -> bool:
+        """True when every acknowledged request has an answer."""
+        return self._load.acknowledged <= self._load.answered
+
+    def all_is_trained(self) -> bool:
+        """True when the trainer knows everything and no training is due or under way."""
+        control = self._pipeline.messages("retrain_topic")
+        counters, ids = self._store()
+        return (
+            len(ids) >= len(self._load.answered)
+            and counters["retrain_requests"] == sum("retrain" in m for m in control)
+            and counters["retrain_requests_covered"] == self._due(counters, ids)
+            and not counters["training_model_id"]
+        )
+
+    def run(self) -> None:
+        """Audit everything; call it when all scripts have ended."""
+        self._audit_answers()
+        self.control = self._pipeline.messages("retrain_topic")
+        for partition, requests in self.requests.items():
+            self._audit_counts(partition, requests)
+        self._audit_store()
+        self._audit_announcements()
+        self._audit_models()
+        self._audit_output()
+
+    def _audit_answers(self) -> None:
+        asked, answered = Counter(), Counter()
+        for record in self._pipeline.records("app_messages"):
+            message = json.loads(record.value)
+            if "data" in message:
+                self.requests[record.partition].append((record.offset, message["request_id"]))
+                asked[record.partition, message["request_id"]] += 1
+            else:
+                answered[record.partition, message["request_id"]] += 1
+                self.check("prediction" in message, f"no prediction: {message}")
+        self.lost, self.doubled = (asked - answered).total(), (answered - asked).total()
+        self.check(not self.lost, f"lost: {self.lost}, e.g. {list(asked - answered)[:3]}")
+        self.check(not self.doubled, f"doubled: {self.doubled}, e.g. {list(answered - asked)[:3]}")
+        # These two would be the fault of Kafka or its client, and spoil the run.
+        missing = self._load.acknowledged - {request_id for _, request_id in asked}
+        self.check(not missing, f"acknowledged, but not in the log: {len(missing)} requests")
+        self.check(len(asked) == asked.total(), "the producer has sent requests twice")
+
+    def _audit_counts(self, partition: int, requests: list[tuple[int, str]]) -> None:
+        borders = requests[self._every - 1 :: self._every]
+        expected = [(k, offset) for k, (offset, _) in enumerate(borders, 1)]
+        mine = [m for m in self.control if m.get("retrain") and m["partition"] == partition]
+        found = [(m["batch_id"], m["offset"]) for m in mine]
+        wrong = sorted(set(found) ^ set(expected))[:3] or "their order or number"
+        self.check(found == expected, f"retrain requests of partition {partition}: {wrong}")
+        count = self._committed_count(partition)
+        self.check(
+            count == len(requests), f"partition {partition} counts {count}, not {len(requests)}"
+        )
+
+    def _committed_count(self, partition: int) -> int | None:
+        group, topic = self._pipeline.prefix + "predictors", self._pipeline.prefix + "app_messages"
+        client = {"bootstrap_servers": self._pipeline.host, "enable_auto_commit": False}
+        with closing(KafkaConsumer(**client, group_id=group)) as consumer:
+            committed = consumer.committed(TopicPartition(topic, partition), metadata=True)
+        return json.loads(committed.metadata)["count"] if committed else None
+
+    def _store(self) -> tuple[dict[str, int], set[str]]:
+        """Return the trainer's counters, and the ids of its complete observations."""
+        path = self._pipeline.folder / "data" / "observations.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            counters = dict(db.execute("SELECT name, value FROM counters"))
+            query = "SELECT request_id FROM observations WHERE data NOT NULL AND outcome NOT NULL"
+            return counters, {request_id for (request_id,) in db.execute(query)}
+
+    def _due(self, counters: dict[str, int], ids: set[str]) -> int:
+        return min(counters["retrain_requests"], len(ids) // self._every)
+
+    def _audit_store(self) -> None:
+        counters, ids = self._store()
+        known = {request_id for requests in self.requests.values() for _, request_id in requests}
+        self.check(ids == known, f"the store differs in {len(ids ^ known)} requests from the log")
+        asked, covered = counters["retrain_requests"], counters["retrain_requests_covered"]
+        sent = sum("retrain" in m for m in self.control)
+        self.check(asked == sent, f"the store has {asked} retrain requests, the log has {sent}")
+        due = self._due(counters, ids)
+        self.check(covered == due, f"{covered} retrain requests are covered, {due} are due")
+
+    def _audit_announcements(self) -> None:
+        new = [m for m in self.control if "training_completed" in m]
+        for name in ("model_id", "observations", "retrain_requests_covered"):
+            values = [m[name] for m in new]
+            self.check(values == sorted(values), f"announced {name} went backwards: {values}")
+        # After a crash an announcement may repeat, but only as it was.
+        different = {json.dumps(m, sort_keys=True) for m in new}
+        self.check(len({m["model_id"] for m in new}) == len(different), "a model id was reused")
+
+    def _audit_models(self) -> None:
+        champion = json.loads((self._models / "champion.json").read_bytes())["model_id"]
+        self.check((self._models / f"model_{champion}.p").exists(), f"no champion {champion}")
+        total = sum(map(len, self.requests.values()))
+        for model in self._models.glob("model_*.p"):
+            digest = hashlib.sha256(model.read_bytes()).hexdigest()
+            card_path = model.with_suffix(".json")
+            card = json.loads(card_path.read_bytes()) if card_path.exists() else {}
+            self.torn += card.get("digest") != digest
+            self.check(card.get("digest") == digest, f"{model.name} does not fit its card")
+            observations = card.get("observations", 0)
+            self.check(observations <= total, f"{card_path.name}: {observations} observations")
+            rows = card.get("rows")
+            self.check(rows == TRAINING_ROWS + observations, f"{card_path.name}: {rows} rows")
+        for folder in (self._models, self._models.parent / "data"):
+            hidden = [path.name for path in folder.glob(".*")]
+            self.check(not hidden, f"leftovers in {folder.name}/: {hidden}")
+        cards = {path.stem for path in self._models.glob("model_*.json")}
+        models = {path.stem for path in self._models.glob("model_*.p")}
+        self.check(cards == models, f"cards {cards}, but models {models}")
+
+    def _audit_output(self) -> None:
+        for log in sorted({process.log for process in self._pipeline.processes}):
+            text = log.read_text(errors="replace")
+            self.torn += text.count("does not match the digest")
+            last = text.rstrip().rpartition("\n")[2]
+            self.check("Traceback" not in text, f"{log.name} has a traceback; it ends: {last}")
+
+    def table(self, faults: list[Fault], restarts: dict[str, int]) -> Table:
+        """Return all figures as one table."""
+        table = Table("", "", show_header=False, title="Chaos")
+        kinds = Counter(fault.kind for fault in faults)
+        for kind, number in sorted(kinds.items()):
+            table.add_row(f"{kind}: times; resumed", f"{number}; {self._resumed(kind, faults)}")
+        requests = sum(map(len, self.requests.values()))
+        table.add_row("requests sent / acknowledged / in the log",
+                      f"{self._load.sent:,} / {len(self._load.acknowledged):,} / {requests:,}")  # fmt: skip
+        table.add_row("answered", f"{len(self._load.answered):,}")
+        table.add_row("lost, doubled", f"{self.lost}, {self.doubled}")
+        table.add_row("torn models", f"{self.torn}")
+        table.add_row("longest silence", f"{self._load.longest_silence():.1f} s")
+        restarted = ", ".join(f"{name} {number}" for name, number in restarts.items())
+        table.add_row("restarts", restarted)
+        done = {m["model_id"] for m in self.control if "training_completed" in m}
+        failed = sum("training_failed" in m for m in self.control)
+        table.add_row("trainings", f"{len(done)} completed, {failed} failed")
+        table.add_row("violations", f"{len(self.violations)}")
+        return table
+
+    def _resumed(self, kind: str, faults: list[Fault]) -> str:
+        over = [fault.over for fault in faults if fault.kind == kind]
+        times = [t for t in map(self._load.resumed_after, over) if t is not None]
+        if not times:
+            return "no answer was due"
+        return f"median {statistics.median(times):.1f} s, max {max(times):.1f} s"

@@ -1,0 +1,378 @@
+"""Breaks the pipeline at random, for minutes, then audits everything that it promises.
+
+    python -m bench.chaos --minutes 5 --seed 7 --rate 200
+
+Starts a broker, predictors and a trainer of its own in a temporary folder, each one restarted at
+once when it has ended, and an independent producer. While that sends requests, processes are killed
+and paused, the broker too. Then everything settles, and bench/audit.py reads the log. Prints one
+table. When a promise was broken, the exit code is 1 and the folder stays, with every script's log
+and with chronicle.log: faults and output of all scripts on one clock.
+"""
+
+import argparse
+import json
+import lzma
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.audit import Audit, Chronicle, Fault, Load
+from tests.pipeline import Pipeline
+from utils import local_kafka
+from utils.console import say
+from utils.settings import ROOT
+
+EXIT_FENCED = 3  # a predictor's word for: do not restart me
+RETRAIN_EVERY = 50
+PREFIX = "chaos-"
+ANSWERS_TIMEOUT = 120  # seconds for the last answers, once nothing is broken any more
+TRAINING_TIMEOUT = 180  # seconds for the trainings that are due then
+STOP_TIMEOUT = 60  # seconds for a script to end after SIGTERM
+
+# What is done to whom, how often in comparison, and for how many seconds at most.
+FAULTS = {
+    "predictor kill -9": (5, 0),
+    "predictor SIGSTOP": (3, 15),
+    "predictor SIGTERM": (2, 0),
+    "trainer kill -9": (3, 0),
+    "trainer SIGSTOP": (1, 15),
+    "training kill -9": (2, 0),
+    "broker kill -9": (2, 0),
+    "broker SIGSTOP": (2, 8),
+}
+
+
+@dataclass
+class Options:
+    """What the command line can say."""
+
+    minutes: float = 5
+    faults: int | None = None  # ends the run once so many have been injected
+    seed: int = 7
+    rate: float = 200
+    partitions: int = 2
+    predictors: int = 1
+    gap: tuple[float, float] = (0.5, 6)  # seconds between two faults
+    keep: bool = False
+
+
+class Service:
+    """A script that is started again at once whenever it has ended, as a supervisor does it."""
+
+    def __init__(
+        self, pipeline: Pipeline, chronicle: Chronicle, name: str, *command: str, **environment: str
+    ) -> None:
+        self.name = name
+        self.restarts = -1
+        self.complaints: list[str] = []  # ends that nobody asked for, and ends that did not come
+        self._start = lambda: pipeline.start(*command, **environment)
+        self._chronicle = chronicle
+        self._stopping = False
+        self._launch()
+
+    def _launch(self) -> None:
+        self.process = self._start()
+        self.restarts += 1
+        self._expected: set[int] = set()
+        self._copied = 0
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        if number == signal.SIGTERM:
+            self._expected |= {0, -number}  # the latter where it is just starting
+        elif number == signal.SIGKILL:
+            self._expected |= {-number}
+        self.process.send_signal(number)
+
+    def look_after(self) -> None:
+        """Copy new output into the chronicle, and start the script again if it has ended."""
+        code = self.process.poll()
+        text = self.process.log.read_text(errors="replace")
+        end = max(self._copied, len(text) if code is not None else text.rfind("\n") + 1)
+        self._chronicle.write(self.name, text[self._copied : end])
+        self._copied = end
+        if code is None or self._stopping:
+            return
+        self._chronicle.write(self.name, f"[ended with exit code {code}]")
+        self._check(code)
+        if code == EXIT_FENCED:
+            self._stopping = True
+        else:
+            self._launch()
+
+    def _check(self, code: int) -> None:
+        if code not in self._expected:
+            asked = "after SIGTERM" if 0 in self._expected else "by itself"
+            log = self.process.log.name
+            self.complaints.append(f"{self.name} ended {asked} with exit code {code}: see {log}")
+
+    def end(self) -> None:
+        """Stop it cleanly and for good."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.send(signal.SIGTERM)
+        try:
+            self._check(self.process.wait(STOP_TIMEOUT))
+        except subprocess.TimeoutExpired:
+            self.complaints.append(f"{self.name} runs on {STOP_TIMEOUT} s after SIGTERM")
+        self.look_after()
+
+
+class Chaos:
+    """One run: the broker, the pipeline's processes, the load, and what is done to them."""
+
+    def __init__(self, options: Options, folder: Path, host: str) -> None:
+        self.options, self.folder, self.host = options, folder, host
+        self.chronicle = Chronicle(folder / "chronicle.log")
+        self.faults: list[Fault] = []
+        self._broker_starts = 0
+        self._busy: set[str] = set()
+        self._pool = ThreadPoolExecutor(8)
+        self._inflicted: list[Future] = []
+        self._stop = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise)
+
+    def prepare(self) -> None:
+        """Start the broker, and make the first model and the topic."""
+        for name in ("data", "models", "kafka"):
+            (self.folder / name).mkdir()
+        for name in ("adult.data", "adult.test"):  # no run waits for UCI's server
+            packed = lzma.open(ROOT / "data" / f"{name}.xz").read()
+            (self.folder / "data" / name).write_bytes(packed)
+        self._start_broker()
+        self.pipeline = Pipeline(self.host, PREFIX, self.folder)
+        self.pipeline.environment |= {
+            "RETRAIN_EVERY": str(RETRAIN_EVERY),
+            "PARTITIONS": str(self.options.partitions),
+        }
+        init = self.pipeline.start("initialize.py", "--max-evals", "1")
+        if init.wait(120):
+            raise RuntimeError(init.log.read_text())
+        self.pipeline.create_topic("app_messages", self.options.partitions)
+
+    def start(self) -> None:
+        """Start every process, and the load when they are ready."""
+        self.predictors = [
+            self._service(f"predictor-{n}", "predictor.py", PREDICTOR_ID=f"predictor-{n}")
+            for n in range(self.options.predictors)
+        ]
+        self.trainer = self._service("trainer", "trainer.py", "--max-evals", "1")
+        for service in self.services:
+            text = " answers with " if service in self.predictors else "waits for retrain"
+            self.pipeline.wait_for_output(service.process, text)
+        self.load = Load(self.pipeline, self.options.rate, self.options.partitions, self.chronicle)
+        self._supervisor.start()
+
+    @property
+    def services(self) -> list[Service]:
+        """Every script that runs all the time."""
+        return [*self.predictors, self.trainer]
+
+    def _service(self, name: str, *command: str, **environment: str) -> Service:
+        return Service(self.pipeline, self.chronicle, name, *command, **environment)
+
+    def _supervise(self) -> None:
+        while not self._stop.wait(0.05):
+            for service in self.services:
+                service.look_after()
+
+    def _start_broker(self) -> None:
+        log = self.folder / "kafka" / "broker.log"  # the next one would overwrite it
+        if log.exists():
+            log.rename(log.with_name(f"broker-{self._broker_starts}.log"))
+        self._broker_starts += 1
+        self.chronicle.write("broker", local_kafka.start(self.host, self.folder / "kafka"))
+
+    def injure(self) -> None:
+        """Inject faults at random intervals for as long as the options say."""
+        chance = random.Random(self.options.seed)
+        deadline = time.monotonic() + self.options.minutes * 60
+        weights = [weight for weight, _ in FAULTS.values()]
+        while len(self.faults) < (self.options.faults or float("inf")):
+            pause = chance.uniform(*self.options.gap)
+            if time.monotonic() + pause > deadline:
+                break
+            time.sleep(pause)
+            kind = chance.choices(list(FAULTS), weights)[0]
+            whom = chance.choice(self.predictors) if "predictor" in kind else self.trainer
+            target = "broker" if "broker" in kind else whom.name
+            longest = FAULTS[kind][1]
+            seconds = chance.uniform(min(1, longest), longest)
+            if target not in self._busy:
+                self._busy.add(target)
+                self._inflicted.append(
+                    self._pool.submit(self._inflict, kind, target, whom, seconds)
+                )
+
+    def _inflict(self, kind: str, target: str, whom: Service, seconds: float) -> None:
+        """Do it; pauses and the broker's restart overlap with what is done to others meanwhile."""
+        try:
+            self.chronicle.write("CHAOS", f"{kind} ({target}, {seconds:.1f} s)")
+            who, how = kind.split(maxsplit=1)
+            if who == "broker":
+                over = self._injure_broker(how, seconds)
+            elif who == "training":
+                over = self._kill_training()
+            else:
+                over = self._injure_service(whom, how, seconds)
+            if over:
+                self.faults.append(Fault(kind, over))
+        finally:
+            self._busy.discard(target)
+
+    def _injure_service(self, service: Service, how: str, seconds: float) -> float:
+        if how == "SIGSTOP":
+            service.send(signal.SIGSTOP)
+            time.sleep(seconds)
+            service.send(signal.SIGCONT)
+            self.chronicle.write("CHAOS", f"{service.name} goes on")
+        else:
+            service.send(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
+        return time.time()
+
+    def _injure_broker(self, how: str, seconds: float) -> float:
+        pid = int((self.folder / "kafka" / "broker.pid").read_text())
+        if how == "SIGSTOP":
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGCONT)
+            self.chronicle.write("CHAOS", "the broker goes on")
+            return time.time()
+        os.kill(pid, signal.SIGKILL)
+        over = time.time()
+        self._start_broker()
+        return over
+
+    def _kill_training(self) -> float | None:
+        for pid in self.children():
+            os.kill(pid, signal.SIGKILL)
+            return time.time()
+        return None  # none is under way
+
+    def children(self) -> list[int]:
+        """Return the pids of training processes: their command names our folder."""
+        pattern = f"train.retrain.*{self.folder}"
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def settle(self) -> Audit:
+        """End the load, let the pipeline do all that is due, stop it, and audit what it did."""
+        self.load.stop_sending()
+        self._pool.shutdown()
+        for inflicted in self._inflicted:
+            inflicted.result()
+        self.chronicle.write("CHAOS", "No more faults, no more requests.")
+        audit = Audit(self.pipeline, self.load, RETRAIN_EVERY)
+        audit.wait_for("answers to all requests", audit.all_is_answered, ANSWERS_TIMEOUT)
+        audit.wait_for("the trainings that are due", audit.all_is_trained, TRAINING_TIMEOUT)
+        audit.wait_for("the champion in use", self._champion_answers, 10)
+        self._stop.set()
+        self._supervisor.join()
+        for service in self.services:
+            service.end()
+            audit.violations += service.complaints
+        audit.wait_for("the end of training processes", lambda: not self.children(), 5)
+        audit.run()
+        return audit
+
+    def _champion_answers(self) -> bool:
+        """True when the last model that each predictor has named is the champion."""
+        champion = json.loads((self.folder / "models" / "champion.json").read_bytes())["model_id"]
+        texts = [predictor.process.log.read_text() for predictor in self.predictors]
+        pattern = r"answers with model (\d+)|Model (\d+) answers"
+        named = [["".join(found) for found in re.findall(pattern, text)] for text in texts]
+        return all(ids[-1:] == [str(champion)] for ids in named)
+
+    def close(self) -> None:
+        """End everything that still runs, whatever has happened."""
+        self._stop.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+        if hasattr(self, "load"):
+            self.load.close()
+        if hasattr(self, "pipeline"):
+            self.pipeline.stop_all()
+        local_kafka.stop(self.folder / "kafka")
+        self.chronicle.close()
+
+
+def run(options: Options) -> Audit:
+    """Do one run and print its table; the audit returned has the violations."""
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    chaos, audit = Chaos(options, folder, f"localhost:{_free_port()}"), None
+    try:
+        chaos.prepare()
+        chaos.start()
+        chaos.injure()
+        audit = chaos.settle()
+        restarts = {service.name: service.restarts for service in chaos.services}
+        Console().print(audit.table(chaos.faults, restarts))
+    finally:
+        chaos.close()
+        if audit and not audit.violations and not options.keep:
+            shutil.rmtree(folder)
+        else:
+            say(f"Logs, data and models stay in {folder}")
+    for violation in audit.violations:
+        say(f"VIOLATION: {violation}", "bold red")
+    return audit
+
+
+def _free_port() -> int:
+    """Return a free port below the ephemeral ones.
+
+    While the broker is away, a client that calls an ephemeral port may be given the same one for
+    its own end: TCP then connects it to itself, and the broker can't have its port back.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def parse_arguments() -> Options:
+    """Return what the command line says."""
+    default = Options()
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.chaos",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=default.minutes, help="of faults (5)")
+    parser.add_argument("--faults", type=int, help="end after so many, if that is sooner")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the faults drawn (7)")
+    parser.add_argument("--rate", type=float, default=default.rate, help="requests a second (200)")
+    parser.add_argument("--partitions", type=int, default=default.partitions, help="(2)")
+    parser.add_argument("--predictors", type=int, default=default.predictors, help="(1)")
+    parser.add_argument(
+        "--gap", type=float, nargs=2, default=default.gap, help="seconds between faults (0.5 6)"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
+    return Options(**vars(parser.parse_args()))
+
+
+def main() -> int:
+    """Do one run; exit code 1 when a promise was broken."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    options = parse_arguments()
+    say(f"Chaos: seed {options.seed}, {options.minutes:g} minutes, {options.rate:g} requests/s.")
+    return 1 if run(options).violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
