@@ -80,6 +80,7 @@ def test_a_predictor_that_is_killed_for_good_is_replaced_by_the_others(pipeline)
     assert answered_once(request_ids, replies)
 
 
+@pytest.mark.slow
 def test_frozen_for_longer_than_every_timeout(pipeline):
     predictor = pipeline.predictor()
     request_ids = pipeline.requests(300)
@@ -107,6 +108,7 @@ def test_the_broker_is_killed_and_comes_back(own_broker):
     assert predictor.poll() is None
 
 
+@pytest.mark.slow
 def test_the_broker_is_frozen(own_broker):
     pipeline, folder = own_broker
     pipeline.predictor()
@@ -169,6 +171,7 @@ def test_a_training_child_that_is_killed_is_a_failed_training(pipeline):
     assert trainer.poll() is None
 
 
+@pytest.mark.slow
 def test_killed_between_saving_and_announcing(pipeline):
     """Only what is on disk counts: here, a champion that nobody has been told of."""
     predictor, trainer = pipeline.predictor(), pipeline.trainer()
@@ -190,6 +193,7 @@ def test_killed_between_saving_and_announcing(pipeline):
     assert not (pipeline.folder / "models" / "model_2.json").exists()
 
 
+@pytest.mark.slow
 def test_a_second_trainer_takes_over_at_once(pipeline):
     first = pipeline.trainer()
     second = pipeline.start("trainer.py", "--max-evals", "1")
@@ -247,6 +251,7 @@ def test_a_champion_that_does_not_load_at_the_start_is_a_warning(pipeline):
     pipeline.wait_for_output(predictor, "answers with model 1")
 
 
+@pytest.mark.slow
 def test_stopping_under_load_loses_nothing(pipeline):
     predictor, request_ids = pipeline.predictor(), []
     for _ in range(3):
@@ -259,6 +264,7 @@ def test_stopping_under_load_loses_nothing(pipeline):
     assert answered_once(request_ids, pipeline.wait_for_replies(len(request_ids)))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_reported_and_nothing_is_half_written(pipeline):
     """RLIMIT_FSIZE makes every write beyond 64 kB fail, as a full disk does."""
     pipeline.predictor()

@@ -1,0 +1,19 @@
+"""The promises, kept while everything is killed and paused at random: see bench/chaos.py."""
+
+import pytest
+
+from bench.chaos import Options, run
+
+
+def test_a_few_random_faults():
+    audit = run(Options(faults=6, minutes=0.5, seed=3, gap=(0.2, 2)))
+    assert (audit.lost, audit.doubled) == (0, 0)
+    assert not audit.violations
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_minutes_of_random_faults():
+    audit = run(Options(minutes=3, seed=11))
+    assert (audit.lost, audit.doubled) == (0, 0)
+    assert not audit.violations

@@ -1,0 +1,197 @@
+"""kafka-python's traps, each shown twice on a real broker: what the plain way does, and ours.
+
+A test named *_without_our_cover fails on the day the client is mended; then the cover may go.
+"""
+
+import json
+from types import MethodType
+
+import pytest
+from kafka import TopicPartition
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+
+from tests.pipeline import wait_until
+from utils import transactions
+from utils.transactions import Batch, TransactionalStream
+
+
+@pytest.fixture
+def stream(pipeline):
+    pipeline.create_topic("app_messages", partitions=2)
+    topic = f"{pipeline.prefix}app_messages"
+    stream = TransactionalStream(topic, f"{pipeline.prefix}predictors", "p")
+    yield stream
+    stream.close()
+
+
+def next_batch(stream) -> Batch:
+    """Return the next batch that has requests; replies go by."""
+
+    def requests() -> Batch | None:
+        batch = stream.poll()
+        if any(b'"data"' in record.value for record in batch.records):
+            return batch
+        stream.commit(batch)
+        return None
+
+    return wait_until(requests, what="a batch of requests")
+
+
+def answer(batch: Batch) -> Batch:
+    for record in batch.records:
+        message = json.loads(record.value)
+        if "data" in message:
+            reply = {"request_id": message["request_id"], "prediction": 0.0}
+            batch.reply(record, json.dumps(reply).encode())
+    return batch
+
+
+def committed(stream, partition: TopicPartition) -> int | None:
+    return stream._consumer.committed(partition, timeout_ms=10_000)
+
+
+def commit_without_a_look_at_the_futures(self, batch) -> None:
+    """What the documentation of any Kafka client shows."""
+    self._producer.begin_transaction()
+    for record in batch.outgoing:
+        self._producer.send(**record)
+    offsets = {
+        partition: OffsetAndMetadata(offset, "", -1)
+        for partition, offset in self._positions.items()
+    }
+    self._producer.send_offsets_to_transaction(offsets, batch.group)
+    self._producer.commit_transaction()
+
+
+def abort_and_go_on_with_the_same_producer(self) -> None:
+    self._producer.abort_transaction()
+    self._rewind()
+    self._broken = False
+
+
+def commit_offsets_of_a_partition_that_is_then_lost(stream, pipeline) -> TopicPartition:
+    """Let a commit fail for a stale generation; then answer another partition's request."""
+    lost = TopicPartition(f"{pipeline.prefix}app_messages", 0)
+    pipeline.request(partition=0)
+    pipeline.producer.flush()
+    batch = answer(next_batch(stream))
+    generation = stream._generation
+    batch.group = batch.group._replace(generation_id=generation + 5)
+    stream._generation = generation + 5
+    assert not stream.commit(batch)
+    stream._generation = generation
+    stream.poll(timeout=0)  # begins anew
+    stream._consumer.pause(lost)  # as if it belonged to somebody else now
+    pipeline.request(partition=1)
+    pipeline.producer.flush()
+    assert stream.commit(answer(next_batch(stream)))
+    return lost
+
+
+def test_a_stale_offsets_leak_without_our_cover(stream, pipeline):
+    stream._begin_anew = MethodType(abort_and_go_on_with_the_same_producer, stream)
+    lost = commit_offsets_of_a_partition_that_is_then_lost(stream, pipeline)
+    assert committed(stream, lost) == 1  # of a request that nobody has answered
+
+
+def test_a_stale_offsets_do_not_leak(stream, pipeline):
+    lost = commit_offsets_of_a_partition_that_is_then_lost(stream, pipeline)
+    assert committed(stream, lost) is None
+
+
+def a_batch_that_the_broker_will_refuse(stream, pipeline) -> tuple[Batch, str]:
+    """Return an answered batch whose records come out of order: the client bumps its epoch."""
+    pipeline.request(partition=0, request_id="first")
+    pipeline.producer.flush()
+    assert stream.commit(answer(next_batch(stream)))  # the broker knows the sequence from here on
+    request_id = pipeline.request(partition=0)
+    pipeline.producer.flush()
+    batch = answer(next_batch(stream))
+    partition = TopicPartition(f"{pipeline.prefix}app_messages", 0)
+    stream._producer._transaction_manager.set_sequence_number(partition, 1_000)
+    return batch, request_id
+
+
+def test_b_a_commit_that_did_not_happen_without_our_cover(stream, pipeline):
+    batch, request_id = a_batch_that_the_broker_will_refuse(stream, pipeline)
+    stream._send = MethodType(commit_without_a_look_at_the_futures, stream)
+    assert stream.commit(batch)  # "committed"
+    assert request_id not in {reply["request_id"] for reply in pipeline.replies()}
+
+
+def test_b_an_epoch_bump_is_noticed(stream, pipeline):
+    batch, request_id = a_batch_that_the_broker_will_refuse(stream, pipeline)
+    assert not stream.commit(batch)
+    assert stream.commit(answer(next_batch(stream)))
+    assert [reply["request_id"] for reply in pipeline.replies()] == ["first", request_id]
+
+
+def a_batch_that_will_time_out(stream, pipeline) -> tuple[Batch, str]:
+    """Return an answered batch whose records the producer gives up at once, as after a stall."""
+    request_id = pipeline.request(partition=0)
+    pipeline.producer.flush()
+    batch = answer(next_batch(stream))
+    stream._producer._accumulator.config["delivery_timeout_ms"] = 0
+    return batch, request_id
+
+
+def test_c_a_batch_that_timed_out_is_ignored_without_our_cover(stream, pipeline):
+    batch, _ = a_batch_that_will_time_out(stream, pipeline)
+    stream._send = MethodType(commit_without_a_look_at_the_futures, stream)
+    assert stream.commit(batch)
+    assert committed(stream, TopicPartition(f"{pipeline.prefix}app_messages", 0)) == 1
+    assert pipeline.replies() == []  # lost: nobody will read that request again
+
+
+def test_c_a_batch_that_timed_out_is_answered_again(stream, pipeline):
+    batch, request_id = a_batch_that_will_time_out(stream, pipeline)
+    assert not stream.commit(batch)
+    assert stream.commit(answer(next_batch(stream)))
+    assert [reply["request_id"] for reply in pipeline.replies()] == [request_id]
+
+
+def forget_the_membership(stream) -> None:
+    """Do what the client's heartbeat does when the broker no longer knows the member."""
+    stream._consumer._coordinator.reset_generation()
+
+
+def test_d_offsets_are_accepted_unfenced_without_our_cover(stream, pipeline):
+    pipeline.request(partition=0)
+    pipeline.producer.flush()
+    batch = answer(next_batch(stream))
+    nobody = ConsumerGroupMetadata(group_id=batch.group.group_id)
+    batch.group, stream._generation = nobody, nobody.generation_id
+    assert stream.commit(batch)  # the broker asks nobody for a membership
+
+
+def test_d_a_batch_without_membership_is_not_answered(stream, pipeline, monkeypatch):
+    request_id = pipeline.request(partition=0)
+    pipeline.producer.flush()
+    poll = stream._consumer.poll
+
+    def poll_and_lose_the_membership(**options):
+        records = poll(**options)
+        if records:
+            forget_the_membership(stream)
+            monkeypatch.setattr(stream._consumer, "poll", poll)
+        return records
+
+    monkeypatch.setattr(stream._consumer, "poll", poll_and_lose_the_membership)
+    wait_until(lambda: not stream.poll().records and stream._consumer.poll is poll)
+    assert pipeline.replies() == []
+    assert stream.commit(answer(next_batch(stream)))
+    assert [reply["request_id"] for reply in pipeline.replies()] == [request_id]
+
+
+def test_a_refused_coordinator_is_not_waited_for_without_end(stream, pipeline, monkeypatch):
+    """The client drops a request to a coordinator that refuses the connection."""
+    monkeypatch.setattr(transactions, "COMMIT_TIMEOUT", 1)
+    request_id = pipeline.request(partition=0)
+    pipeline.producer.flush()
+    batch = answer(next_batch(stream))
+    manager, lost = stream._producer._transaction_manager, []
+    monkeypatch.setattr(manager, "_enqueue_request", lost.append)
+    assert not stream.commit(batch)
+    assert lost
+    assert stream.commit(answer(next_batch(stream)))
+    assert [reply["request_id"] for reply in pipeline.replies()] == [request_id]
