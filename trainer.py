@@ -15,7 +15,7 @@ from argparse import Namespace
 from contextlib import closing
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from train import parse_arguments
 from utils import model_store
@@ -27,6 +27,7 @@ from utils.kafka_client import (
     make_producer,
     prepare_topics,
     read_from,
+    skip_deleted,
 )
 from utils.messages import ControlMessage, decode_control, decode_outcome, decode_requests, encode
 from utils.observations import Observations, only_trainer
@@ -133,6 +134,8 @@ def main() -> None:
                 elif training and training.has_ended():
                     finish_training(training, store, producer)
                     training = None
+            except OffsetOutOfRangeError:
+                store.add_missed(sum(skip_deleted(consumer).values()))
             except KafkaError as error:
                 warn(f"Kafka: {error}. Trying again.")
                 stop.wait(1)

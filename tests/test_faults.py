@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from tests.pipeline import Pipeline, wait_until
 from tests.test_pipeline import answered_once
@@ -281,3 +282,33 @@ def test_a_disk_that_is_full_is_reported_and_nothing_is_half_written(pipeline):
         "model_0.json",
         "model_0.p",
     ]
+
+
+def test_requests_deleted_before_the_trainer_saw_them_are_counted(pipeline):
+    pipeline.predictor(RETRAIN_EVERY="40")
+    trainer = pipeline.trainer(RETRAIN_EVERY="40")
+    pipeline.requests(10)
+    pipeline.wait_for_replies(10)
+    wait_until(lambda: stored(pipeline, "SELECT count(*) FROM observations") == 10)
+    offset = stored(pipeline, "SELECT max(next_offset) FROM offsets")
+    trainer.kill()
+    pipeline.requests(20)
+    pipeline.wait_for_replies(30)
+    topic = TopicPartition(f"{pipeline.prefix}app_messages", 0)
+    admin = KafkaAdminClient(bootstrap_servers=pipeline.host)
+    admin.delete_records({topic: offset + 15})
+    admin.close()
+    trainer = pipeline.trainer(RETRAIN_EVERY="40")
+    pipeline.wait_for_output(trainer, ": 15 records are gone")
+    pipeline.requests(60)
+    messages = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])
+    card = (pipeline.folder / "models" / f"model_{messages[-1]['model_id']}.json").read_text()
+    assert json.loads(card)["missed_records"] == 15
+
+
+def stored(pipeline, query):
+    store = sqlite3.connect(pipeline.folder / "data" / "observations.db")
+    try:
+        return store.execute(query).fetchone()[0]
+    finally:
+        store.close()

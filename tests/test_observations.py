@@ -105,8 +105,8 @@ def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     thread = threading.Thread(target=write)
     thread.start()
     while not stop.is_set():
-        observed, offsets = read_snapshot(path)
-        seen.append((len(observed), offsets["app_messages-0"]))
+        observed, origin = read_snapshot(path)
+        seen.append((len(observed), origin["offsets"]["app_messages-0"]))
     thread.join()
     assert all(rows == offset for rows, offset in seen)
 

@@ -47,7 +47,7 @@ def retrain(arguments: argparse.Namespace) -> None:
     from utils.observations import read_snapshot
 
     frame, outcomes = dataset.read_training(arguments.data)
-    observed, offsets = read_snapshot(arguments.store)
+    observed, origin = read_snapshot(arguments.store)
     if observed:
         rows = pd.DataFrame([json_data for json_data in _decode(observed)])[list(frame.columns)]
         frame = pd.concat([frame, rows], ignore_index=True)
@@ -63,7 +63,7 @@ def retrain(arguments: argparse.Namespace) -> None:
     model.card |= {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "observations": len(observed),
-        "offsets": offsets,
+        **origin,
     }
     model_store.save(model, arguments.folder)
 

@@ -100,13 +100,35 @@ def read_from(offsets: dict[TopicPartition, int], *topics: str) -> KafkaConsumer
 
     It begins at the given offsets, and at the earliest where there is none.
     """
-    consumer = make_consumer(max_poll_records=4_000, max_partition_fetch_bytes=2**23)
+    consumer = make_consumer(
+        max_poll_records=4_000,
+        max_partition_fetch_bytes=2**23,
+        auto_offset_reset="none",  # an error instead of a silent jump, see skip_deleted()
+    )
     partitions = [partition for topic in topics for partition in all_partitions(consumer, topic)]
     consumer.assign(partitions)
     consumer.seek_to_beginning(*partitions)
     for partition in offsets.keys() & set(partitions):
         consumer.seek(partition, offsets[partition])
     return consumer
+
+
+def skip_deleted(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
+    """Go on at the earliest offset where a position is out of range; return how many are missed.
+
+    Retention deletes records whether or not the trainer has seen them. A position beyond the end
+    means that the topic has been made anew: it is read from its beginning, and nothing is missed.
+    """
+    partitions = list(consumer.assignment())
+    first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    missed = {}
+    for partition in partitions:
+        position = consumer.position(partition, timeout_ms=10_000)
+        if not first[partition] <= position <= end[partition]:
+            missed[partition] = max(first[partition] - position, 0)
+            consumer.seek(partition, first[partition])
+            warn(f"{partition.topic}-{partition.partition}: {missed[partition]} records are gone.")
+    return missed
 
 
 def prepare_topics(*topics: str) -> None:

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS offsets (
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counters VALUES
     ('retrain_requests', 0), ('retrain_requests_covered', 0), ('last_model_id', 0),
-    ('training_model_id', 0), ('training_covers', 0);
+    ('training_model_id', 0), ('training_covers', 0), ('missed_records', 0);
 """
 
 # The first request of an id wins, the last outcome does.
@@ -79,6 +79,10 @@ class Observations:
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)",
                 [(*partition, offset) for partition, offset in offsets.items()],
             )
+
+    def add_missed(self, records: int) -> None:
+        """Count records that were deleted before this trainer saw them."""
+        self._set_counters(missed_records=self.counter("missed_records") + records)
 
     def counter(self, name: str) -> int:
         """Return one of the counters of the schema above."""
@@ -129,18 +133,21 @@ class Observations:
         self._set_counters(retrain_requests_covered=covered, training_model_id=0)
 
 
-def read_snapshot(path: Path) -> tuple[list[tuple[bytes, float]], dict[str, int]]:
-    """Return all complete observations as (data, outcome), and the offsets up to which they go.
+def read_snapshot(path: Path) -> tuple[list[tuple[bytes, float]], dict]:
+    """Return all complete observations as (data, outcome), and what a card says of their origin.
 
-    Both are of one moment, whatever the trainer writes meanwhile.
+    Both are of one moment, whatever the trainer writes meanwhile. The origin: `offsets`, up to
+    which the topics were read, and `missed_records`, deleted before they could be read.
     """
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     try:
         db.execute("BEGIN")
         offsets = db.execute("SELECT topic || '-' || partition, next_offset FROM offsets")
-        upto = dict(offsets.fetchall())
+        origin = {"offsets": dict(offsets.fetchall())}
+        missed = db.execute("SELECT value FROM counters WHERE name = 'missed_records'")
+        origin["missed_records"] = missed.fetchone()[0]
         query = f"SELECT data, outcome FROM observations WHERE {_COMPLETE} ORDER BY rowid"
-        return db.execute(query).fetchall(), upto
+        return db.execute(query).fetchall(), origin
     finally:
         db.close()
 
