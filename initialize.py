@@ -17,6 +17,7 @@ from train.fit import evaluate, fit_model, score
 from utils import dataset, model_store
 from utils.console import say, warn
 from utils.settings import settings
+from utils.shutdown import run
 
 FIRST_MODEL_ID = 0
 
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

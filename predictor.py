@@ -25,7 +25,7 @@ from utils.messages import ControlMessage, ErrorReply, Prediction, decode_reques
 from utils.model_store import Model
 from utils.reload import Champion
 from utils.settings import settings
-from utils.shutdown import stop_on_signals
+from utils.shutdown import run, stop_on_signals
 from utils.transactions import Batch, TransactionalStream
 
 
@@ -87,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,8 +12,6 @@ import time
 import uuid
 from threading import Event, Thread
 
-from kafka.errors import KafkaError
-
 from utils import dataset
 from utils.console import say
 from utils.kafka_client import (
@@ -25,7 +23,7 @@ from utils.kafka_client import (
 )
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.settings import settings
-from utils.shutdown import stop_on_signals
+from utils.shutdown import run, stop_on_signals
 
 ANSWER_TIMEOUT = 60  # seconds without any answer after which the last ones are given up
 
@@ -105,12 +103,12 @@ def act_on(company: Company, reply: Prediction) -> None:
         say(text, "green")
 
 
-def run(work, company: Company) -> None:
+def guard(work, company: Company) -> None:
     """Run one thread's work; a failure of one thread ends both."""
     try:
         work(company)
-    except (KafkaError, dataset.DatasetError) as error:
-        company.failure = str(error)
+    except Exception as error:  # whatever it is, the other thread must not wait for ever
+        company.failure = f"{type(error).__name__}: {error}"
         company.stop.set()
 
 
@@ -126,7 +124,7 @@ def main() -> None:
         parser.error("--messages takes a number above 0, --interval one that is not negative")
     company = Company(chosen.messages, chosen.interval, stop_on_signals())
     prepare_topics(APP_MESSAGES)
-    threads = [Thread(target=run, args=(w, company)) for w in (start_producing, start_consuming)]
+    threads = [Thread(target=guard, args=(w, company)) for w in (start_producing, start_consuming)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -139,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,6 +11,7 @@ trainer waits until the first is gone.
 """
 
 import os
+import sqlite3
 from argparse import Namespace
 from contextlib import closing
 
@@ -24,6 +25,7 @@ from utils.kafka_client import (
     APP_MESSAGES,
     OUTCOMES_TOPIC,
     RETRAIN_TOPIC,
+    go_to,
     make_producer,
     prepare_topics,
     read_from,
@@ -32,7 +34,7 @@ from utils.kafka_client import (
 from utils.messages import ControlMessage, decode_control, decode_outcome, decode_requests, encode
 from utils.observations import Observations, only_trainer
 from utils.settings import settings
-from utils.shutdown import stop_on_signals
+from utils.shutdown import run, stop_on_signals
 from utils.training import Training, remove_leftovers
 
 STORE = settings.data_dir / "observations.db"
@@ -70,16 +72,14 @@ def begin_training(store: Observations, covers: int, arguments: Namespace) -> Tr
 
 def finish_training(training: Training, store: Observations, producer: KafkaProducer) -> None:
     """Publish the model that the child made, or say why there is none; KafkaError to try again."""
-    failure = training.failure()
-    if failure:
+    model_id, covers = training.model_id, training.covers
+    if failure := training.failure():
         warn(f"Training failed: {failure}")
-        announce(
-            producer, ControlMessage(training_failed=failure[:500], model_id=training.model_id)
-        )
-        store.end_training(training.covers)
+        announce(producer, model_id, covers, training_failed=failure[:500])
+        store.end_training(covers)
     else:
         training.publish()
-        crown(training.model_id, training.covers, store, producer)
+        crown(model_id, covers, store, producer)
     training.close()
 
 
@@ -87,20 +87,15 @@ def crown(model_id: int, covers: int, store: Observations, producer: KafkaProduc
     """Make a model that is on disk the champion and announce it: 5."""
     card = model_store.read_card(settings.models_dir, model_id)
     model_store.promote(settings.models_dir, model_id)
-    message = ControlMessage(
-        training_completed=True,
-        model_id=model_id,
-        observations=card["observations"],
-        retrain_requests_covered=covers,
-    )
-    announce(producer, message)
+    announce(producer, model_id, covers, training_completed=True, observations=card["observations"])
     store.end_training(covers)
     model_store.prune(settings.models_dir, settings.extra_models_to_keep)
     say(f"Model {model_id} is the champion: CV logloss {card['cv_logloss']:.4f}.", "bold green")
 
 
-def announce(producer: KafkaProducer, message: ControlMessage) -> None:
+def announce(producer: KafkaProducer, model_id: int, covers: int, **fields) -> None:
     """Tell every predictor, and wait until Kafka has it; KafkaError if it hasn't."""
+    message = ControlMessage(model_id=model_id, retrain_requests_covered=covers, **fields)
     producer.send(RETRAIN_TOPIC, encode(message), partition=0).get(timeout=30)
 
 
@@ -135,10 +130,11 @@ def main() -> None:
                     finish_training(training, store, producer)
                     training = None
             except OffsetOutOfRangeError:
-                store.add_missed(sum(skip_deleted(consumer).values()))
-            except KafkaError as error:
-                warn(f"Kafka: {error}. Trying again.")
+                store.add_missed(skip_deleted(consumer, store.offsets()))
+            except (KafkaError, OSError, sqlite3.Error) as error:
+                warn(f"{type(error).__name__}: {error}. Trying again.")
                 stop.wait(1)
+                go_to(consumer, store.offsets())  # what was polled and not stored
         if training:
             training.close()
         producer.close(timeout=5)
@@ -146,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -209,3 +209,17 @@ def test_outcomes():
 )
 def test_replies_are_told_from_all_else(value, kind):
     assert isinstance(decode_reply(value), kind)
+
+
+def test_a_request_id_that_no_reply_can_hold_is_not_readable():
+    with pytest.raises(InvalidMessage) as caught:
+        decode_request(b'{"request_id": "\\ud800", "data": {}}')
+    assert caught.value.request_id is None
+
+
+def test_numbers_out_of_any_sane_range_are_refused():
+    assert decode_request(data(age=1e15)) is not None
+    with pytest.raises(
+        InvalidMessage, match="^data.age: expected a number <= 1000000000000000.0, got 1e\\+40$"
+    ):
+        decode_request(data(age=1e40))

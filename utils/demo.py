@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Event
 
 from kafka.errors import KafkaError
 from rich.console import Console
@@ -35,7 +34,6 @@ from utils.kafka_client import (
 )
 from utils.messages import decode_control
 from utils.settings import ROOT, settings
-from utils.shutdown import stop_on_signals
 from utils.summary import Summary
 
 READY_TIMEOUT = 60  # seconds in which the predictors have to join their group
@@ -45,9 +43,8 @@ TRAINING_TIMEOUT = 300  # seconds, after the last answer, in which the trainings
 class Demo:
     """The processes of one run and what their topics say."""
 
-    def __init__(self, arguments: argparse.Namespace, stop: Event) -> None:
+    def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.stop = stop
         self.summary = Summary()
         self.training_requests = 0  # on retrain_topic, ever
         self.covered = 0  # of these, by trainings that have ended
@@ -77,7 +74,8 @@ class Demo:
     def _wait_for_predictors(self, running: "Honcho") -> None:
         deadline, members = time.monotonic() + READY_TIMEOUT, 0
         while members < self.arguments.predictors:
-            if running.ended() or time.monotonic() > deadline or self.stop.wait(0.2):
+            time.sleep(0.2)
+            if running.ended() or time.monotonic() > deadline:
                 raise SystemExit("The predictor did not start; see above.")
             with suppress(KafkaError):  # a new broker has no coordinator for a moment
                 members = len(group_members(PREDICTOR_GROUP))
@@ -92,8 +90,6 @@ class Demo:
             for records in self.consumer.poll(timeout_ms=100).values():
                 for record in records:
                     self._take(record)
-            if self.stop.is_set():
-                raise SystemExit("Stopped.")
             if running.ended() or time.monotonic() > deadline:
                 raise SystemExit("The pipeline did not do its work; see above.")
 
@@ -118,6 +114,7 @@ class Honcho:
         return self
 
     def __exit__(self, *_: object) -> None:
+        ignore_signals()
         if not self.ended():
             self._process.send_signal(signal.SIGTERM)
         self._process.wait()
@@ -131,7 +128,13 @@ class Honcho:
         return bool(self._process.poll())
 
 
-def demo(arguments: argparse.Namespace, stop: Event) -> int:
+def ignore_signals() -> None:
+    """From here on things are stopped; a second Ctrl-C must not leave half of them running."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def demo(arguments: argparse.Namespace) -> int:
     """Run everything once and return the exit code."""
     if not model_store.model_ids(settings.models_dir):
         subprocess.run([sys.executable, "initialize.py"], cwd=ROOT, check=True)
@@ -139,7 +142,7 @@ def demo(arguments: argparse.Namespace, stop: Event) -> int:
     # The Procfile says "python": the one that runs this.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     os.environ |= {"MESSAGES": str(arguments.messages), "INTERVAL": str(arguments.interval)}
-    run = Demo(arguments, stop)
+    run = Demo(arguments)
     try:
         run.run()
     finally:
@@ -160,17 +163,21 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=0.4, help="seconds between (0.4)")
     parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
     arguments = parser.parse_args()
-    stop = stop_on_signals()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # whatever ends it, it cleans up after itself
+        signal.signal(number, signal.default_int_handler)
     ours = not local_kafka.is_kafka(settings.kafka_host, timeout=2)
     try:
         if ours:
             say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
-        code = demo(arguments, stop)
+        code = demo(arguments)
     except local_kafka.BrokerError as error:
         raise SystemExit(str(error)) from None
     except subprocess.CalledProcessError as error:
         raise SystemExit(error.returncode) from None
+    except KeyboardInterrupt:
+        raise SystemExit("Stopped.") from None
     finally:
+        ignore_signals()
         if ours:
             say(local_kafka.stop(local_kafka.FOLDER))
     raise SystemExit(code)

@@ -5,14 +5,16 @@ connects. kafka-python's defaults that hurt are replaced; ../README.md says whic
 """
 
 import logging
+import socket
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError
 
 from utils.console import say, warn
 from utils.settings import settings
+from utils.shutdown import stopping
 
 APP_MESSAGES = settings.topic_prefix + "app_messages"
 RETRAIN_TOPIC = settings.topic_prefix + "retrain_topic"
@@ -80,8 +82,19 @@ def make_admin() -> KafkaAdminClient:
     return KafkaAdminClient(**connection())
 
 
+def is_reachable() -> bool:
+    """True if something listens at KAFKA_HOST. A client that finds nobody leaks a thread."""
+    for host in settings.kafka_host.split(","):
+        name, _, port = host.strip().rpartition(":")
+        with suppress(OSError), socket.create_connection((name.strip("[]"), int(port)), timeout=1):
+            return True
+    return False
+
+
 def group_members(group_id: str) -> dict[str, str]:
     """Return {group_instance_id: member_id} of a group; KafkaError if that can't be known now."""
+    if not is_reachable():
+        raise KafkaConnectionError(f"no Kafka answers at {settings.kafka_host}")
     with closing(make_admin()) as admin:
         group = admin.describe_groups([group_id])[group_id]
     return {member["group_instance_id"]: member["member_id"] for member in group["members"]}
@@ -107,27 +120,36 @@ def read_from(offsets: dict[TopicPartition, int], *topics: str) -> KafkaConsumer
     )
     partitions = [partition for topic in topics for partition in all_partitions(consumer, topic)]
     consumer.assign(partitions)
-    consumer.seek_to_beginning(*partitions)
-    for partition in offsets.keys() & set(partitions):
-        consumer.seek(partition, offsets[partition])
+    go_to(consumer, offsets)
     return consumer
 
 
-def skip_deleted(consumer: KafkaConsumer) -> dict[TopicPartition, int]:
-    """Go on at the earliest offset where a position is out of range; return how many are missed.
+def go_to(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+    """Set every position to its given offset, or to the beginning where there is none."""
+    for partition in consumer.assignment():
+        if partition in offsets:
+            consumer.seek(partition, offsets[partition])
+        else:
+            consumer.seek_to_beginning(partition)
 
-    Retention deletes records whether or not the trainer has seen them. A position beyond the end
+
+def skip_deleted(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> int:
+    """Go to the given offsets, or on to the earliest there is; return how many records are gone.
+
+    Retention deletes records whether or not the trainer has seen them. An offset beyond the end
     means that the topic has been made anew: it is read from its beginning, and nothing is missed.
     """
+    go_to(consumer, offsets)
     partitions = list(consumer.assignment())
     first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-    missed = {}
+    missed = 0
     for partition in partitions:
-        position = consumer.position(partition, timeout_ms=10_000)
-        if not first[partition] <= position <= end[partition]:
-            missed[partition] = max(first[partition] - position, 0)
+        offset = offsets.get(partition, first[partition])
+        if not first[partition] <= offset <= end[partition]:
+            gone = max(first[partition] - offset, 0)
+            warn(f"{partition.topic}-{partition.partition}: {gone} records are gone.")
             consumer.seek(partition, first[partition])
-            warn(f"{partition.topic}-{partition.partition}: {missed[partition]} records are gone.")
+            missed += gone
     return missed
 
 
@@ -152,22 +174,19 @@ def prepare_topics(*topics: str) -> None:
 
 def _wait_for_admin() -> KafkaAdminClient:
     deadline = time.monotonic() + settings.broker_timeout
-    said = False
-    while True:
-        try:
-            remaining = max(deadline - time.monotonic(), 0.1)
-            return KafkaAdminClient(
-                **connection() | {"bootstrap_timeout_ms": min(remaining, 1) * 1000}
-            )
-        except KafkaError as error:
-            if time.monotonic() >= deadline:
-                raise SystemExit(
-                    f"No Kafka answers at {settings.kafka_host} (KAFKA_HOST) for "
-                    f"{settings.broker_timeout:g} s (BROKER_TIMEOUT). Start one: make kafka"
-                ) from error
-            if not said:
-                warn(f"Waiting for Kafka at {settings.kafka_host} ...")
-                said = True
+    if not is_reachable():
+        warn(f"Waiting for Kafka at {settings.kafka_host} ...")
+    while time.monotonic() < deadline and not stopping():
+        if is_reachable():
+            with suppress(KafkaError):
+                return make_admin()
+        time.sleep(0.2)
+    if stopping():
+        raise SystemExit(0)
+    raise SystemExit(
+        f"No Kafka answers at {settings.kafka_host} (KAFKA_HOST) for "
+        f"{settings.broker_timeout:g} s (BROKER_TIMEOUT). Start one: make kafka"
+    )
 
 
 def _create_topic(admin: KafkaAdminClient, name: str) -> None:

@@ -18,10 +18,12 @@ MAX_ECHO = 80  # characters of a sender's value that an error reply repeats
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
 Label = Literal[tuple(dataset.LABELS)]
+# Beyond this a number is a mistake, and one such row would squeeze all others in a scaled column.
+Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Data = TypedDict(
     "Data",
-    {column: float | None for column in dataset.NUMERIC_COLUMNS}
+    {column: Number | None for column in dataset.NUMERIC_COLUMNS}
     | {column: str | None for column in dataset.CATEGORICAL_COLUMNS}
     | {dataset.TARGET: NotRequired[Label | None]},
 )
@@ -170,27 +172,23 @@ def _explain(value: bytes | None, error: Exception) -> None:
         # The standard library also reads NaN and 1e999, so that their sender gets an error reply.
         content = json.loads(bytes(value).decode())
     except (ValueError, RecursionError):
-        raise InvalidMessage(f"not valid JSON: {error}") from None
+        raise InvalidMessage(f"not valid JSON: {_echo(str(error))}") from None
     if not isinstance(content, dict):
         raise InvalidMessage(f"message: expected an object, got {_echo(content)}")
     if "data" not in content and ("prediction" in content or "error" in content):
         return None
     try:
         request_id = msgspec.convert(content.get("request_id"), RequestId)
-    except msgspec.ValidationError:
+        request_id.encode()  # json reads lone surrogates, which no reply can hold
+    except (msgspec.ValidationError, UnicodeEncodeError):
         request_id = None
     if not isinstance(error, msgspec.ValidationError):
-        raise InvalidMessage(f"not valid JSON: {error}", request_id)
+        raise InvalidMessage(f"not valid JSON: {_echo(str(error))}", request_id)
     raise InvalidMessage(_reason(content, str(error)), request_id)
 
 
 # msgspec's words for what it expected, and ours; it names its own types otherwise.
-_EXPECTED = {
-    "float | null": "a number",
-    "str | null": "a string",
-    "str": "a string",
-    "object": "an object",
-}
+_EXPECTED = {"float": "a number", "str": "a string", "object": "an object"}
 
 
 def _reason(content: dict, error: str) -> str:
@@ -203,11 +201,9 @@ def _reason(content: dict, error: str) -> str:
     for field in fields:
         value = value.get(field) if isinstance(value, dict) else None
     name = ".".join(fields) or "message"
-    if expected := re.match(r"Expected `(.+?)`(?: of length (.+?))?(?:, got|$)", text):
-        what = _EXPECTED.get(expected[1].removesuffix(" | null") + " | null", expected[1])
-        what = _EXPECTED.get(expected[1], what)
-        length = f" of length {expected[2]}" if expected[2] else ""
-        return f"{name}: expected {what}{length}, got {_echo(value)}"
+    if expected := re.match(r"Expected `(.+?)(?: \| null)?`(.*?)(?:, got .*)?$", text):
+        what = _EXPECTED.get(expected[1], expected[1]) + expected[2]
+        return f"{name}: expected {what}, got {_echo(value)}"
     if text.startswith("Invalid enum value"):
         return f"{name}: expected one of {', '.join(dataset.LABELS)}, got {_echo(value)}"
     return f"{name}: {text[0].lower()}{text[1:]}, got {_echo(value)}"

@@ -139,7 +139,7 @@ def read_snapshot(path: Path) -> tuple[list[tuple[bytes, float]], dict]:
     Both are of one moment, whatever the trainer writes meanwhile. The origin: `offsets`, up to
     which the topics were read, and `missed_records`, deleted before they could be read.
     """
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
         db.execute("BEGIN")
         offsets = db.execute("SELECT topic || '-' || partition, next_offset FROM offsets")

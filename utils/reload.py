@@ -8,7 +8,7 @@ assignment. A model that can't be used is reported, and the old one goes on.
 import threading
 from pathlib import Path
 
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from utils import model_store
 from utils.console import say, warn
@@ -27,7 +27,8 @@ class Champion:
         # The reader's place first, then champion.json: an announcement in between is heard.
         self._consumer.seek_to_end(*partitions)
         for partition in partitions:
-            self._consumer.position(partition, timeout_ms=10_000)
+            if self._consumer.position(partition, timeout_ms=10_000) is None:
+                raise KafkaTimeoutError(f"the end of {RETRAIN_TOPIC} is not known")
         self.model = self._first_model()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="reload", daemon=True)

@@ -3,6 +3,11 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
+
+from kafka.errors import KafkaError
+
+_stop = threading.Event()
 
 
 def stop_on_signals() -> threading.Event:
@@ -10,13 +15,27 @@ def stop_on_signals() -> threading.Event:
 
     The clients have no wakeup(), so loops poll for at most half a second and look at the event.
     """
-    stop = threading.Event()
 
     def handle(number: int, _frame: object) -> None:
-        if stop.is_set():
+        if _stop.is_set():
             os._exit(128 + number)
-        stop.set()
+        _stop.set()
 
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
-    return stop
+    return _stop
+
+
+def stopping() -> bool:
+    """True when a signal has asked this script to stop."""
+    return _stop.is_set()
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script's main(); what Kafka or the disk refuses becomes one sentence, exit code 1."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (KafkaError, OSError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None

@@ -6,13 +6,18 @@ answer, once the answer's transaction has been committed.
 """
 
 from collections import Counter, defaultdict
+from contextlib import suppress
 
-import msgspec
 import numpy as np
 from rich.table import Table
 
-from utils import dataset
-from utils.messages import ControlMessage
+from utils.messages import (
+    ControlMessage,
+    InvalidMessage,
+    Prediction,
+    decode_reply,
+    decode_request,
+)
 
 
 class Summary:
@@ -30,19 +35,22 @@ class Summary:
 
     def add_app_message(self, value: bytes, timestamp: float, now: float) -> None:
         """Take in a request or a reply; timestamp and now in seconds since the epoch."""
-        message = msgspec.json.decode(value)
-        request_id = message["request_id"]
-        if "data" in message:
-            label = message["data"].get(dataset.TARGET)
-            self.requests[request_id] = None if label is None else dataset.LABELS[label]
-            self._sent[request_id] = timestamp
-        elif request_id in self.requests:
-            self.answers[request_id] += 1
-            self._latencies.append(now - self._sent[request_id])
+        reply = decode_reply(value)
+        if reply is None:
+            self._add_request(value, timestamp)
+        elif reply.request_id in self.requests:
+            self.answers[reply.request_id] += 1
+            self._latencies.append(now - self._sent[reply.request_id])
             self._arrivals.append(now)
-            if "prediction" in message and self.requests[request_id] is not None:
-                pair = (self.requests[request_id], message["probability"])
-                self._predictions[message["model_id"]].append(pair)
+            outcome = self.requests[reply.request_id]
+            if isinstance(reply, Prediction) and outcome is not None:
+                self._predictions[reply.model_id].append((outcome, reply.probability))
+
+    def _add_request(self, value: bytes, timestamp: float) -> None:
+        with suppress(InvalidMessage):
+            if request := decode_request(value):
+                self.requests[request.request_id] = request.outcome
+                self._sent[request.request_id] = timestamp
 
     def add_control_message(self, message: ControlMessage) -> None:
         """Take in a message of retrain_topic."""

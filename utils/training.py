@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from train.retrain import ERROR_FILE
@@ -46,10 +47,10 @@ class Training:
         """Return why the child made no model, or "" if it did; only after it has ended."""
         if self._child.returncode == 0:
             return ""
-        try:
-            return (self._folder / ERROR_FILE).read_text()
-        except OSError:
-            return f"the training process ended with exit code {self._child.returncode}"
+        with suppress(OSError):
+            if reason := (self._folder / ERROR_FILE).read_text():
+                return reason
+        return f"the training process ended with exit code {self._child.returncode}"
 
     def publish(self) -> None:
         """Move the model, then its card, to where predictors find them; may be repeated."""

@@ -31,6 +31,7 @@ from utils.console import warn
 from utils.kafka_client import (
     all_partitions,
     group_members,
+    is_reachable,
     make_admin,
     make_consumer,
     make_producer,
@@ -41,10 +42,14 @@ FLUSH_TIMEOUT = 4  # seconds; with the next one, below the transaction timeout
 COMMIT_TIMEOUT = 4  # seconds
 TRANSACTION_TIMEOUT_MS = 10_000  # an open transaction of a dead predictor blocks readers this long
 SESSION_TIMEOUT_MS = 6_000  # a dead predictor's partitions are given to others after this long
+CLOSE_TIMEOUT = 10  # seconds
 STALL_TIMEOUT = 45  # seconds without a bound in the client that the watchdog allows
-RECOVERY_TIMEOUT = 60  # seconds of failures in a row after which the process starts afresh
+RECOVERY_TIMEOUT = 60  # seconds of failures, with a broker there, until the process starts afresh
 COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only may wait
 REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between looks at who is the member
+# What the client raises; besides its own errors, for example ValueError for a partition that was
+# added a moment ago.
+CLIENT_ERRORS = (KafkaError, ValueError, OSError, RuntimeError)
 EXIT_FENCED = 3  # do not restart: another process does the work
 
 
@@ -121,7 +126,8 @@ class TransactionalStream:
         self._generation = -1
         self._committed_at = self._busy_at = time.monotonic()
         self._broken = False
-        self._failing_since: float | None = None
+        self._failing_since = 0.0  # the first of a row of failures
+        self._failed_at = float("-inf")  # the last one
         self._watchdog = Watchdog()
         with self._watchdog(STALL_TIMEOUT, "Kafka did not let the predictor begin"):
             # First of all: it aborts a transaction that an earlier process of this name left open.
@@ -167,7 +173,7 @@ class TransactionalStream:
                 if records and not self._owns(records, group):
                     self._rewind()
                     records = {}
-        except KafkaError as error:
+        except CLIENT_ERRORS as error:
             self._break_off(error)
             records = {}
         if records:
@@ -198,24 +204,26 @@ class TransactionalStream:
         A batch without answers opens no transaction: its offsets go with the next one, at the
         latest after a second.
         """
+        if self._broken:
+            return False
         for partition, records in batch.by_partition.items():
             self._positions[partition] = records[-1].offset + 1
         waited = time.monotonic() - self._committed_at
         if not self._positions or (not batch.outgoing and waited < COMMIT_REPLIES_AFTER):
             return True
         if batch.group is None or batch.group.generation_id != self._generation:
-            self._rewind()  # the offsets are of an earlier membership
-            return False
+            # Offsets of replies, read in an earlier membership: their new owner skips them again.
+            self._positions.clear()
+            return True
         try:
             with self._watchdog(STALL_TIMEOUT, "Kafka did not end a transaction"):
                 self._send(batch)
-        except KafkaError as error:
+        except CLIENT_ERRORS as error:
             self._break_off(error)
             return False
         self._counts = batch.counts
         self._positions.clear()
         self._committed_at = time.monotonic()
-        self._failing_since = None
         self._watchdog.all_is_well()
         return True
 
@@ -234,15 +242,19 @@ class TransactionalStream:
             self._producer.send_offsets_to_transaction(offsets, batch.group)
             self._producer.commit_transaction()
 
-    def _break_off(self, error: KafkaError) -> None:
-        """Take note of an error; the next poll begins anew, as often as it takes for a minute."""
+    def _break_off(self, error: Exception) -> None:
+        """Take note of an error; the next poll begins anew, for as long as the broker is away."""
         self._stop_if_replaced(fenced=isinstance(error, FencedInstanceIdError))
         self._broken = True
-        if self._failing_since is None:
-            self._failing_since = time.monotonic()
-            warn(f"Kafka: {error}. What was not committed is read and answered again.")
-        elif time.monotonic() - self._failing_since > RECOVERY_TIMEOUT:
+        self._positions.clear()
+        now = time.monotonic()
+        if now - self._failed_at > RECOVERY_TIMEOUT or not is_reachable():
+            if now - self._failed_at > RECOVERY_TIMEOUT:
+                warn(f"Kafka: {error}. What was not committed is read and answered again.")
+            self._failing_since = now
+        elif now - self._failing_since > RECOVERY_TIMEOUT:
             self._watchdog.start_afresh(f"No transaction works any more ({error})")
+        self._failed_at = now
         time.sleep(0.1)  # spares a broker that is just starting
 
     def _begin_anew(self) -> None:
@@ -279,15 +291,17 @@ class TransactionalStream:
 
     def close(self) -> None:
         """Leave the group at once, so that nobody waits for a timeout, and close the clients."""
-        with self._watchdog(STALL_TIMEOUT, "Kafka did not let the predictor leave"):
+        with self._watchdog(CLOSE_TIMEOUT, "Kafka did not let the predictor leave"):
+            member_id = self._consumer.group_metadata().member_id
             _discard(self._producer)
             self._consumer.close(autocommit=False, timeout_ms=2_000)
-            try:
-                with closing(make_admin()) as admin:
-                    member = MemberToRemove(group_instance_id=self.name)
-                    admin.remove_group_members(self._group_id, [member])
-            except KafkaError as error:
-                warn(f"Could not leave the group ({error}); its partitions wait for a timeout.")
+            if not member_id or not is_reachable():
+                return
+            with suppress(KafkaError), closing(make_admin()) as admin:
+                # A static member does not leave by itself. With its member_id, so that a successor
+                # that has taken the name already stays.
+                member = MemberToRemove(member_id=member_id, group_instance_id=self.name)
+                admin.remove_group_members(self._group_id, [member])
 
 
 def _metadata(count: int) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from utils.console import warn
+from utils.shutdown import stopping
 
 _RESTARTS = "WATCHDOG_RESTARTS"  # in the environment: exec leaves nothing else of the old program
 MAX_RESTARTS = 5
@@ -72,6 +73,8 @@ class Watchdog:
 
     def start_afresh(self, why: str) -> NoReturn:
         """Replace this process by a new one of its command; exit after too many in a row."""
+        if stopping():
+            os._exit(0)  # somebody wants it to end, and everything that matters is in Kafka
         restarts = int(os.environ.get(_RESTARTS, "0"))
         if restarts >= MAX_RESTARTS:
             warn(f"{why}; giving up after {restarts} fresh starts in a row.")
