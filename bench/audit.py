@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,13 @@ class Fault:
     """Something that was done to a process."""
 
     kind: str
-    over: float  # time.time() of the kill, or of the pause's end
+    began: float
+    over: float  # of a kill: the kill; of a pause: its end
+    repaired: float  # later than `over` where the broker had to start again
+
+    def overlaps(self, began: float, ended: float) -> bool:
+        """True if some of it fell between these two moments."""
+        return self.began < ended and began < self.repaired
 
 
 class Chronicle:
@@ -69,7 +75,11 @@ class Load:
         client = {"bootstrap_servers": pipeline.host, "reconnect_backoff_max_ms": 500}
         # More patient than any fault: what can't be delivered now is delivered later.
         self._producer = KafkaProducer(
-            **client, enable_idempotence=True, delivery_timeout_ms=600_000, max_block_ms=600_000
+            **client,
+            linger_ms=5,
+            enable_idempotence=True,
+            delivery_timeout_ms=600_000,
+            max_block_ms=600_000,
         )
         self._consumer = KafkaConsumer(
             **client, isolation_level="read_committed", auto_offset_reset="earliest"
@@ -125,7 +135,8 @@ class Load:
         self._observing.clear()
         for thread in self._threads:
             thread.join()
-        self._producer.close(timeout=5)
+        with suppress(KafkaError):  # what could not be sent until now stays unsent
+            self._producer.close(timeout=5)
         self._consumer.close()
 
     def longest_silence(self) -> float:
@@ -288,10 +299,10 @@ class Audit:
         table = Table("", "", show_header=False, title="Chaos")
         kinds = Counter(fault.kind for fault in faults)
         for kind, number in sorted(kinds.items()):
-            table.add_row(f"{kind}: times; resumed", f"{number}; {self._resumed(kind, faults)}")
-        requests = sum(map(len, self.requests.values()))
-        table.add_row("requests sent / acknowledged / in the log",
-                      f"{self._load.sent:,} / {len(self._load.acknowledged):,} / {requests:,}")  # fmt: skip
+            table.add_row(f"{kind}, {number} times", self._resumed(kind, faults))
+        in_log = sum(map(len, self.requests.values()))
+        requests = f"{self._load.sent:,}, {len(self._load.acknowledged):,}, {in_log:,}"
+        table.add_row("sent, acknowledged, in the log", requests)
         table.add_row("answered", f"{len(self._load.answered):,}")
         table.add_row("lost, doubled", f"{self.lost}, {self.doubled}")
         table.add_row("torn models", f"{self.torn}")
@@ -305,8 +316,14 @@ class Audit:
         return table
 
     def _resumed(self, kind: str, faults: list[Fault]) -> str:
-        over = [fault.over for fault in faults if fault.kind == kind]
-        times = [t for t in map(self._load.resumed_after, over) if t is not None]
+        """Say how soon answers came again; only faults that no other one ran into can tell."""
+        times = []
+        for fault in (fault for fault in faults if fault.kind == kind):
+            after = self._load.resumed_after(fault.over)
+            others = [f for f in faults if f is not fault and not f.kind.startswith("train")]
+            if after and not any(f.overlaps(fault.began, fault.over + after) for f in others):
+                times.append(after)
         if not times:
-            return "no answer was due"
-        return f"median {statistics.median(times):.1f} s, max {max(times):.1f} s"
+            return "always disturbed by another fault"
+        middle, longest = statistics.median(times), max(times)
+        return f"resumed after {middle:.1f} s, at most {longest:.1f} s ({len(times)} undisturbed)"

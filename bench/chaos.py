@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,8 @@ class Service:
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
         if number == signal.SIGTERM:
-            self._expected |= {0, -number}  # the latter where it is just starting
+            # It is just starting (-15), or has been asked twice (128 + 15).
+            self._expected |= {0, -number, 128 + number}
         elif number == signal.SIGKILL:
             self._expected |= {-number}
         self.process.send_signal(number)
@@ -152,8 +153,8 @@ class Chaos:
         for name in ("data", "models", "kafka"):
             (self.folder / name).mkdir()
         for name in ("adult.data", "adult.test"):  # no run waits for UCI's server
-            packed = lzma.open(ROOT / "data" / f"{name}.xz").read()
-            (self.folder / "data" / name).write_bytes(packed)
+            packed = (ROOT / "data" / f"{name}.xz").read_bytes()
+            (self.folder / "data" / name).write_bytes(lzma.decompress(packed))
         self._start_broker()
         self.pipeline = Pipeline(self.host, PREFIX, self.folder)
         self.pipeline.environment |= {
@@ -203,7 +204,7 @@ class Chaos:
         chance = random.Random(self.options.seed)
         deadline = time.monotonic() + self.options.minutes * 60
         weights = [weight for weight, _ in FAULTS.values()]
-        while len(self.faults) < (self.options.faults or float("inf")):
+        while len(self._inflicted) < (self.options.faults or float("inf")):
             pause = chance.uniform(*self.options.gap)
             if time.monotonic() + pause > deadline:
                 break
@@ -222,7 +223,9 @@ class Chaos:
     def _inflict(self, kind: str, target: str, whom: Service, seconds: float) -> None:
         """Do it; pauses and the broker's restart overlap with what is done to others meanwhile."""
         try:
-            self.chronicle.write("CHAOS", f"{kind} ({target}, {seconds:.1f} s)")
+            text = f"{kind} ({target}" + (f", {seconds:.1f} s)" if seconds else ")")
+            self.chronicle.write("CHAOS", text)
+            began = time.time()
             who, how = kind.split(maxsplit=1)
             if who == "broker":
                 over = self._injure_broker(how, seconds)
@@ -231,7 +234,10 @@ class Chaos:
             else:
                 over = self._injure_service(whom, how, seconds)
             if over:
-                self.faults.append(Fault(kind, over))
+                self.faults.append(Fault(kind, began, over, time.time()))
+        except Exception as error:
+            self.chronicle.write("CHAOS", repr(error))
+            raise
         finally:
             self._busy.discard(target)
 
@@ -255,6 +261,7 @@ class Chaos:
             return time.time()
         os.kill(pid, signal.SIGKILL)
         over = time.time()
+        local_kafka.stop(self.folder / "kafka")  # returns when it is really gone
         self._start_broker()
         return over
 
@@ -272,10 +279,10 @@ class Chaos:
 
     def settle(self) -> Audit:
         """End the load, let the pipeline do all that is due, stop it, and audit what it did."""
-        self.load.stop_sending()
         self._pool.shutdown()
         for inflicted in self._inflicted:
             inflicted.result()
+        self.load.stop_sending()
         self.chronicle.write("CHAOS", "No more faults, no more requests.")
         audit = Audit(self.pipeline, self.load, RETRAIN_EVERY)
         audit.wait_for("answers to all requests", audit.all_is_answered, ANSWERS_TIMEOUT)
@@ -300,15 +307,17 @@ class Chaos:
 
     def close(self) -> None:
         """End everything that still runs, whatever has happened."""
-        self._stop.set()
-        if self._supervisor.is_alive():
-            self._supervisor.join()
-        if hasattr(self, "load"):
-            self.load.close()
-        if hasattr(self, "pipeline"):
-            self.pipeline.stop_all()
-        local_kafka.stop(self.folder / "kafka")
-        self.chronicle.close()
+        with ExitStack() as ends:
+            ends.callback(self.chronicle.close)
+            ends.callback(local_kafka.stop, self.folder / "kafka")
+            if hasattr(self, "pipeline"):
+                ends.callback(self.pipeline.stop_all)
+            if hasattr(self, "load"):
+                ends.callback(self.load.close)
+            self._pool.shutdown(cancel_futures=True)
+            self._stop.set()
+            if self._supervisor.is_alive():
+                self._supervisor.join()
 
 
 def run(options: Options) -> Audit:
@@ -371,7 +380,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     options = parse_arguments()
     say(f"Chaos: seed {options.seed}, {options.minutes:g} minutes, {options.rate:g} requests/s.")
-    return 1 if run(options).violations else 0
+    try:
+        return 1 if run(options).violations else 0
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from bench.chaos import Options, run
 
 
 def test_a_few_random_faults():
-    audit = run(Options(faults=6, minutes=0.5, seed=3, gap=(0.2, 2)))
+    audit = run(Options(faults=5, seed=3, rate=100, gap=(0.2, 2)))
     assert (audit.lost, audit.doubled) == (0, 0)
     assert not audit.violations
 
