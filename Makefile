@@ -10,14 +10,15 @@ help: ## this list
 env: $(VENV)/.installed ## a virtual environment with the exact versions of requirements.lock
 
 $(VENV)/.installed: requirements.lock requirements-java.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@echo "Installing the packages of requirements.lock, a minute or two ..."
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(RUN) -m utils.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
 	touch $@
 
-demo: env ## the whole pipeline, from an empty folder to a summary (MESSAGES, INTERVAL, PREDICTORS)
-	$(RUN) -m utils.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
+demo: env ## run the whole pipeline, sum it up (MESSAGES=200, INTERVAL=0.4, PREDICTORS=1)
+	@$(RUN) -m utils.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
 		$(if $(INTERVAL),--interval $(INTERVAL)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
 
 kafka: env ## start a local Kafka
@@ -35,6 +36,9 @@ test: env lint ## the tests, against a broker that they start themselves (under 
 test-all: env lint ## the slow tests too
 	$(RUN) -m pytest
 
+chaos: env ## kill and freeze everything for minutes, then audit the log (MINUTES=5, SEED=7)
+	$(RUN) -m bench.chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
+
 lint: env ## ruff: format and rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -49,7 +53,8 @@ lock: env ## write requirements.lock anew from requirements*.txt
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		requirements-dev.txt -o requirements.lock
 
-clean: stop ## remove models, the trainer's store, downloaded data and Kafka's data; code stays
+clean: ## stop Kafka; remove models, the trainer's store, downloaded data and Kafka's data; code stays
+	[ ! -f $(VENV)/.installed ] || $(RUN) -m utils.local_kafka stop
 	rm -rf models/* models/.attempt-* .kafka/data data/adult.data data/adult.test data/observations.*
 
-.PHONY: help env demo kafka stop init test test-all lint format lock clean
+.PHONY: help env demo kafka stop init test test-all chaos lint format lock clean

@@ -17,7 +17,7 @@ from train.fit import evaluate, fit_model, score
 from utils import dataset, model_store
 from utils.console import say, warn
 from utils.settings import settings
-from utils.shutdown import run
+from utils.watchdog import run
 
 FIRST_MODEL_ID = 0
 

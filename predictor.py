@@ -25,8 +25,9 @@ from utils.messages import ControlMessage, ErrorReply, Prediction, decode_reques
 from utils.model_store import Model
 from utils.reload import Champion
 from utils.settings import settings
-from utils.shutdown import run, stop_on_signals
+from utils.shutdown import stop_on_signals
 from utils.transactions import Batch, TransactionalStream
+from utils.watchdog import run
 
 
 def answer(batch: Batch, model: Model) -> int:
@@ -87,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, restart=True)

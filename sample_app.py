@@ -23,7 +23,8 @@ from utils.kafka_client import (
 )
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.settings import settings
-from utils.shutdown import run, stop_on_signals
+from utils.shutdown import stop_on_signals
+from utils.watchdog import run
 
 ANSWER_TIMEOUT = 60  # seconds without any answer after which the last ones are given up
 
@@ -37,6 +38,7 @@ class Company:
         self.stop = stop  # Ctrl-C, or a thread that failed
         self.listening = Event()
         self.all_sent = Event()
+        self.sent = 0
         self.unanswered: set[str] = set()
         self.offers: set[str] = set()
         self.failure = ""
@@ -56,7 +58,8 @@ def start_producing(company: Company) -> None:
         company.unanswered.add(request_id)
         request = encode({"request_id": request_id, "data": rows[number % len(rows)]})
         producer.send(APP_MESSAGES, request).get(timeout=30)
-        say(f" -> request {request_id}", "red")
+        company.sent += 1
+        say(f" -> request {request_id}", "blue")
     producer.close(timeout=10)
     company.all_sent.set()
 
@@ -133,7 +136,8 @@ def main() -> None:
         raise SystemExit(company.failure)
     if company.unanswered and company.all_sent.is_set():
         raise SystemExit(f"{len(company.unanswered)} requests were not answered.")
-    say(f"{len(company.offers)} offers went out.", "bold")
+    answered = company.sent - len(company.unanswered)
+    say(f"{company.sent} requests, {answered} answers, {len(company.offers)} offers.", "bold")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,9 @@ from utils.kafka_client import (
 from utils.messages import ControlMessage, decode_control, decode_outcome, decode_requests, encode
 from utils.observations import Observations, only_trainer
 from utils.settings import settings
-from utils.shutdown import run, stop_on_signals
+from utils.shutdown import stop_on_signals
 from utils.training import Training, remove_leftovers
+from utils.watchdog import all_is_well, run
 
 STORE = settings.data_dir / "observations.db"
 
@@ -49,8 +50,10 @@ def ingest(store: Observations, consumer: KafkaConsumer) -> None:
             requests, _ = decode_requests(records)
             observed += [(r.request_id, encode(r.data), r.outcome) for _, r in requests]
         elif partition.topic == OUTCOMES_TOPIC:
-            outcomes = (decode_outcome(record.value) for record in records)
+            outcomes = [decode_outcome(record.value) for record in records]
             observed += [(outcome[0], None, outcome[1]) for outcome in outcomes if outcome]
+            if outcomes.count(None):
+                warn(f"{outcomes.count(None)} reported outcomes could not be understood.")
         else:
             messages = (decode_control(record.value) for record in records)
             retrain_requests += sum(1 for message in messages if message and message.retrain)
@@ -120,6 +123,7 @@ def main() -> None:
         producer = make_producer()
         training = None
         end_interrupted_training(store, producer)
+        all_is_well()
         say("The trainer waits for retrain requests.", "bold")
         while not stop.is_set():
             try:
@@ -142,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, restart=True)

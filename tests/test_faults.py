@@ -68,6 +68,7 @@ def test_a_clean_stop_gives_the_partitions_to_the_others_at_once(pipeline):
     assert time.monotonic() - stopped < 5.5  # a session would take 6 s to time out
 
 
+@pytest.mark.slow
 def test_a_predictor_that_is_killed_for_good_is_replaced_by_the_others(pipeline):
     pipeline.create_topic("app_messages", partitions=2)
     first = pipeline.predictor(PREDICTOR_ID="a")
@@ -162,6 +163,7 @@ def test_a_trainer_killed_in_training_leaves_nothing_and_ends_its_work_later(pip
     assert sum("training_completed" in m for m in messages) == 1
 
 
+@pytest.mark.slow
 def test_a_training_child_that_is_killed_is_a_failed_training(pipeline):
     pipeline.predictor()
     trainer = pipeline.trainer("--max-evals", "100")
@@ -284,6 +286,7 @@ def test_a_disk_that_is_full_is_reported_and_nothing_is_half_written(pipeline):
     ]
 
 
+@pytest.mark.slow
 def test_requests_deleted_before_the_trainer_saw_them_are_counted(pipeline):
     pipeline.predictor(RETRAIN_EVERY="40")
     trainer = pipeline.trainer(RETRAIN_EVERY="40")

@@ -131,7 +131,7 @@ def a_batch_that_will_time_out(stream, pipeline) -> tuple[Batch, str]:
     request_id = pipeline.request(partition=0)
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
-    stream._producer._accumulator.config["delivery_timeout_ms"] = 0
+    stream._producer._accumulator.config["delivery_timeout_ms"] = -1_000
     return batch, request_id
 
 

@@ -107,7 +107,9 @@ def _verified(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{path} can't be read ({error.strerror})") from None
+        raise DatasetError(
+            f"{path} can't be read ({error.strerror}): run python initialize.py"
+        ) from None
     return _check(path.name, content, path)
 
 

@@ -65,11 +65,14 @@ class Demo:
             running = processes.enter_context(Honcho("-c", count, *services))
             self._wait_for_predictors(running)
             sample_app = processes.enter_context(Honcho("sample_app"))
-            self._watch(running, until=lambda: sample_app.ended() and not self.summary.unanswered)
+            self._watch(running, until=lambda: sample_app.ended() and self._complete(sample_app))
             if sample_app.failed():
                 raise SystemExit("The sample app did not get its answers; see above.")
             say("All requests are answered; waiting for the trainings that are due.", "bold")
             self._watch(running, until=lambda: self.covered >= self.training_requests)
+
+    def _complete(self, sample_app: "Honcho") -> bool:
+        return sample_app.failed() or not self.summary.unanswered
 
     def _wait_for_predictors(self, running: "Honcho") -> None:
         deadline, members = time.monotonic() + READY_TIMEOUT, 0
@@ -163,6 +166,8 @@ def main() -> None:
     parser.add_argument("--interval", type=float, default=0.4, help="seconds between (0.4)")
     parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
     arguments = parser.parse_args()
+    if arguments.predictors < 1:
+        parser.error("--predictors: expected a number above 0")
     for number in (signal.SIGTERM, signal.SIGHUP):  # whatever ends it, it cleans up after itself
         signal.signal(number, signal.default_int_handler)
     ours = not local_kafka.is_kafka(settings.kafka_host, timeout=2)

@@ -65,8 +65,10 @@ def start(
             return f"Kafka is already running at {host} ({_origin(host, folder)})"
         if pid and _served(folder) != host:
             raise BrokerError(f"{folder} has a broker at {_served(folder)} (pid {pid}): stop it")
-        if pid:  # it is still starting, and whoever started it is gone
-            return _wait_for_kafka("Kafka", host, folder, timeout)
+        if pid:  # it is still starting, and whoever started it is gone; or it is just ending
+            _until(lambda: is_kafka(host, 1) or not _running(folder), timeout)
+            if _running(folder):
+                return _wait_for_kafka("Kafka", host, folder, timeout)
         _refuse(host)
         kafka, cluster = usable_kafka(folder)
         (folder / "server.properties").write_text(_properties(host, folder, properties or {}))

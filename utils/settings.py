@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def _check_hosts(hosts: str) -> str:
     for host in hosts.split(","):
         if not re.fullmatch(r"[^\s:]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", host.strip()):
-            raise ValueError(f"expected host:port[,host:port ...], got {hosts!r}")
+            raise ValueError("expected host:port[,host:port ...]")
     return hosts
 
 
@@ -62,6 +62,14 @@ class Settings(BaseSettings):
     )
 
 
+# pydantic's kinds of errors, in words for people who do not know pydantic.
+_PLAIN = {
+    "string_pattern_mismatch": "expected letters, digits, '.', '_' and '-' only",
+    "int_parsing": "expected a whole number",
+    "float_parsing": "expected a number",
+}
+
+
 def load() -> Settings:
     """Read the settings from the environment; SystemExit with one sentence on a wrong value."""
     try:
@@ -69,7 +77,7 @@ def load() -> Settings:
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0]).upper() if problem["loc"] else "settings"
-        text = problem["msg"].removeprefix("Value error, ")
+        text = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         sys.exit(f"{name}: {text[0].lower()}{text[1:]} (it is {str(problem['input'])[:80]!r})")
 
 

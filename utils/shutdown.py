@@ -3,9 +3,6 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
-
-from kafka.errors import KafkaError
 
 _stop = threading.Event()
 
@@ -29,13 +26,3 @@ def stop_on_signals() -> threading.Event:
 def stopping() -> bool:
     """True when a signal has asked this script to stop."""
     return _stop.is_set()
-
-
-def run(main: Callable[[], None]) -> None:
-    """Run a script's main(); what Kafka or the disk refuses becomes one sentence, exit code 1."""
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (KafkaError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None

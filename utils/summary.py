@@ -79,7 +79,7 @@ class Summary:
         trainings = ", ".join(f"{n} {kind}" for kind, n in self.trainings.items() if n)
         table.add_row("retrain requests", f"{self.retrain_requests}")
         table.add_row("trainings", trainings or "0")
-        table.add_row("reloads", f"{self.reloads}")
+        table.add_row("reloads seen in the answers", f"{self.reloads}")
         if len(self._arrivals) > 1:
             p50, p99 = np.percentile(self._latencies, (50, 99)) * 1000
             table.add_row("latency p50 / p99", f"{p50:.0f} ms / {p99:.0f} ms")

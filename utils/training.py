@@ -73,6 +73,8 @@ def remove_leftovers(models: Path) -> None:
     """Remove what a killed trainer left: the folders of attempts, and models without a card."""
     for folder in models.glob(f"{ATTEMPT}*"):
         shutil.rmtree(folder, ignore_errors=True)
+    for temporary in (*models.glob(".champion.json.*"), *models.glob(".model_*")):
+        temporary.unlink()
     for model in models.glob("model_*.p"):
         if not model.with_suffix(".json").exists():
             model.unlink()

@@ -36,7 +36,7 @@ from utils.kafka_client import (
     make_consumer,
     make_producer,
 )
-from utils.watchdog import Watchdog, time_limit
+from utils.watchdog import Watchdog, all_is_well, start_afresh, time_limit
 
 FLUSH_TIMEOUT = 4  # seconds; with the next one, below the transaction timeout
 COMMIT_TIMEOUT = 4  # seconds
@@ -224,7 +224,7 @@ class TransactionalStream:
         self._counts = batch.counts
         self._positions.clear()
         self._committed_at = time.monotonic()
-        self._watchdog.all_is_well()
+        all_is_well()
         return True
 
     def _send(self, batch: Batch) -> None:
@@ -253,7 +253,7 @@ class TransactionalStream:
                 warn(f"Kafka: {error}. What was not committed is read and answered again.")
             self._failing_since = now
         elif now - self._failing_since > RECOVERY_TIMEOUT:
-            self._watchdog.start_afresh(f"No transaction works any more ({error})")
+            start_afresh(f"No transaction works any more ({error})")
         self._failed_at = now
         time.sleep(0.1)  # spares a broker that is just starting
 

@@ -8,9 +8,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+from kafka.errors import KafkaError, RetriableError
 
 from utils.console import warn
 from utils.shutdown import stopping
@@ -56,10 +58,6 @@ class Watchdog:
         finally:
             self._seconds_left = None
 
-    def all_is_well(self) -> None:
-        """Forget the restarts so far: the program works again."""
-        os.environ.pop(_RESTARTS, None)
-
     def _watch(self) -> None:
         # Counts its own ticks instead of reading a clock: a laptop that wakes up after an hour of
         # sleep has not waited for an hour.
@@ -69,17 +67,38 @@ class Watchdog:
             if left is not None:
                 self._seconds_left = left - 1
                 if left <= 1:
-                    self.start_afresh(f"{self._complaint} in time")
+                    start_afresh(f"{self._complaint} in time")
 
-    def start_afresh(self, why: str) -> NoReturn:
-        """Replace this process by a new one of its command; exit after too many in a row."""
-        if stopping():
-            os._exit(0)  # somebody wants it to end, and everything that matters is in Kafka
-        restarts = int(os.environ.get(_RESTARTS, "0"))
-        if restarts >= MAX_RESTARTS:
-            warn(f"{why}; giving up after {restarts} fresh starts in a row.")
-            os._exit(1)
-        warn(f"{why}; starting afresh.")
-        sys.stdout.flush()
-        os.environ[_RESTARTS] = str(restarts + 1)
-        os.execv(sys.executable, sys.orig_argv)
+
+def start_afresh(why: str) -> NoReturn:
+    """Replace this process by a new one of its command; exit after too many in a row."""
+    if stopping():
+        os._exit(0)  # somebody wants it to end, and everything that matters is in Kafka
+    restarts = int(os.environ.get(_RESTARTS, "0"))
+    if restarts >= MAX_RESTARTS:
+        warn(f"{why}; giving up after {restarts} fresh starts in a row.")
+        os._exit(1)
+    warn(f"{why}; starting afresh.")
+    sys.stdout.flush()
+    os.environ[_RESTARTS] = str(restarts + 1)
+    os.execv(sys.executable, sys.orig_argv)
+
+
+def all_is_well() -> None:
+    """Forget the fresh starts so far: the program works again."""
+    os.environ.pop(_RESTARTS, None)
+
+
+def run(main: Callable[[], None], restart: bool = False) -> None:
+    """Run a script's main(); what Kafka or the disk refuses becomes one sentence, exit code 1.
+
+    With `restart`, the script starts afresh where it lost the broker while it was starting.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (KafkaError, OSError) as error:
+        if restart and isinstance(error, RetriableError):
+            start_afresh(f"Kafka: {error}")
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
