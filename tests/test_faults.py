@@ -54,6 +54,7 @@ def test_the_older_one_stops_also_when_nothing_is_to_be_answered(pipeline):
     assert older.wait(timeout=30) == 3, older.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_clean_stop_gives_the_partitions_to_the_others_at_once(pipeline):
     pipeline.create_topic("app_messages", partitions=2)
     first = pipeline.predictor(PREDICTOR_ID="a")

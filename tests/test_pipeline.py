@@ -77,7 +77,7 @@ def test_the_count_survives_a_kill(pipeline):
 
 def test_kill_in_the_middle_of_a_stream(pipeline):
     predictor, request_ids = pipeline.predictor(), []
-    for kill in range(4):
+    for kill in range(3):
         answered = len(pipeline.replies())
         request_ids += pipeline.requests(400)
         # In the middle: some of these are answered, by transactions that end at any moment.
@@ -189,10 +189,3 @@ def test_scripts_without_a_broker_wait_and_give_up(pipeline):
         wait_until(lambda process=process: process.poll() is not None)
         assert process.returncode == 1
         assert "No Kafka answers at localhost:1 (KAFKA_HOST)" in process.log.read_text()
-
-
-def test_every_script_has_help(pipeline):
-    for script in ("initialize.py", "predictor.py", "trainer.py", "sample_app.py"):
-        process = pipeline.start(script, "--help")
-        assert process.wait(timeout=30) == 0
-        assert f"python {script}" in process.log.read_text()
