@@ -32,6 +32,7 @@ def signal_broker(folder, number):
     os.kill(int((folder / "broker.pid").read_text()), number)
 
 
+@pytest.mark.slow
 def test_the_older_of_two_with_one_name_stops_with_code_3(pipeline):
     older = pipeline.predictor()
     first = pipeline.requests(50)
@@ -148,6 +149,7 @@ def exists(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_trainer_killed_in_training_leaves_nothing_and_ends_its_work_later(pipeline):
     pipeline.predictor()
     trainer = pipeline.trainer("--max-evals", "100")
