@@ -13,6 +13,7 @@ import gc
 
 from kafka.consumer.fetcher import ConsumerRecord
 
+from utils.batch import Batch
 from utils.console import say
 from utils.kafka_client import (
     APP_MESSAGES,
@@ -26,7 +27,7 @@ from utils.model_store import Model
 from utils.reload import Champion
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
-from utils.transactions import Batch, TransactionalStream
+from utils.transactions import TransactionalStream
 from utils.watchdog import run
 
 

@@ -4,6 +4,7 @@ A test named *_without_our_cover fails on the day the client is mended; then the
 """
 
 import json
+from collections.abc import Callable
 from types import MethodType
 
 import pytest
@@ -12,7 +13,8 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from tests.pipeline import wait_until
 from utils import transactions
-from utils.transactions import Batch, TransactionalStream
+from utils.batch import Batch
+from utils.transactions import TransactionalStream
 
 
 @pytest.fixture
@@ -50,17 +52,25 @@ def committed(stream, partition: TopicPartition) -> int | None:
     return stream._consumer.committed(partition, timeout_ms=10_000)
 
 
-def commit_without_a_look_at_the_futures(self, batch) -> None:
+def commit_without_a_look_at_the_futures(self, batch, after: Callable = lambda futures: None):
     """What the documentation of any Kafka client shows."""
     self._producer.begin_transaction()
-    for record in batch.outgoing:
-        self._producer.send(**record)
+    after([self._producer.send(**record) for record in batch.outgoing])
     offsets = {
         partition: OffsetAndMetadata(offset, "", -1)
         for partition, offset in self._positions.items()
     }
     self._producer.send_offsets_to_transaction(offsets, batch.group)
     self._producer.commit_transaction()
+
+
+def commit_after_a_stall(self, batch) -> None:
+    """Commit as above, when the producer has given the records up."""
+
+    def stall(futures: list) -> None:
+        wait_until(lambda: all(future.is_done for future in futures), what="the timeout")
+
+    commit_without_a_look_at_the_futures(self, batch, after=stall)
 
 
 def abort_and_go_on_with_the_same_producer(self) -> None:
@@ -131,13 +141,14 @@ def a_batch_that_will_time_out(stream, pipeline) -> tuple[Batch, str]:
     request_id = pipeline.request(partition=0)
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
-    stream._producer._accumulator.config["delivery_timeout_ms"] = -1_000
+    # Lingering, so that it is given up before it is sent: given up later, it may be there or not.
+    stream._producer._accumulator.config |= {"delivery_timeout_ms": -1_000, "linger_ms": 60_000}
     return batch, request_id
 
 
 def test_c_a_batch_that_timed_out_is_ignored_without_our_cover(stream, pipeline):
     batch, _ = a_batch_that_will_time_out(stream, pipeline)
-    stream._send = MethodType(commit_without_a_look_at_the_futures, stream)
+    stream._send = MethodType(commit_after_a_stall, stream)
     assert stream.commit(batch)
     assert committed(stream, TopicPartition(f"{pipeline.prefix}app_messages", 0)) == 1
     assert pipeline.replies() == []  # lost: nobody will read that request again
