@@ -1,3 +1,4 @@
+import lzma
 import os
 import shutil
 import subprocess
@@ -40,7 +41,7 @@ def first_model(tmp_path_factory) -> Path:
     # What initialize.py finds it keeps: no test waits for UCI's server.
     for name in ("adult.data", "adult.test"):
         local = ROOT / "data" / f"{name}.xz"
-        (folder / "data" / name).write_bytes(__import__("lzma").open(local).read())
+        (folder / "data" / name).write_bytes(lzma.decompress(local.read_bytes()))
     subprocess.run(
         [sys.executable, "initialize.py", "--max-evals", "1"],
         cwd=ROOT,

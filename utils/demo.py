@@ -54,7 +54,8 @@ class Demo:
         self.consumer.assign(messages + control)
         self.consumer.seek_to_beginning(*control)
         self.consumer.seek_to_end(*messages)
-        self.began = {p: self.consumer.position(p) for p in messages}
+        for partition in messages:  # where to begin is known before the first request is sent
+            self.consumer.position(partition)
         self.control_end = self.consumer.end_offsets(control)[control[0]]
 
     def run(self) -> None:
