@@ -13,6 +13,7 @@ import gc
 
 from kafka.consumer.fetcher import ConsumerRecord
 
+import utils.quick_start  # noqa: F401 - before anything else imports LightGBM
 from utils.batch import Batch
 from utils.console import say
 from utils.kafka_client import (

@@ -18,6 +18,7 @@ from contextlib import closing
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
+import utils.quick_start  # noqa: F401 - before anything else imports LightGBM
 from train import parse_arguments
 from utils import model_store
 from utils.console import say, warn

@@ -63,7 +63,7 @@ def edit_card(**changes):
 
 
 def other_pickle(path):
-    path.write_bytes(pickle.dumps({"feature_tools": None, "booster": "tree"}))
+    path.write_bytes(pickle.dumps({"features": None, "booster": "tree"}))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     edit_card(digest=digest)(path)
 

@@ -11,11 +11,16 @@ OPTIMIZERS = {"hyperopt": "train.train_hyperopt"}
 def optimizer_class(name: str) -> type:
     """Return the `LGBOptimizer` class that `--hyper name` stands for.
 
-    Raises ValueError, in one sentence that lists the known names, for any other name.
+    ValueError for any other name.
     """
+    check_name(name)
+    return import_module(OPTIMIZERS[name]).LGBOptimizer
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, in one sentence that lists the known names, if `--hyper name` is none."""
     if name not in OPTIMIZERS:
         raise ValueError(f"--hyper {name!r} is not known; there is: {', '.join(OPTIMIZERS)}")
-    return import_module(OPTIMIZERS[name]).LGBOptimizer
 
 
 def parse_arguments(description: str, max_evals: int) -> argparse.Namespace:
@@ -30,7 +35,7 @@ def parse_arguments(description: str, max_evals: int) -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     try:
-        optimizer_class(arguments.hyper)
+        check_name(arguments.hyper)
     except ValueError as error:
         parser.error(str(error))
     if arguments.max_evals < 1:

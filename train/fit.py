@@ -51,7 +51,7 @@ def fit_model(
         "parameters": optimizer.best,
         "cv_logloss": optimizer.best_loss,
     }
-    return Model(tools, booster, card)
+    return Model(tools.encoder_, booster, card)
 
 
 def evaluate(model: Model, frame: "pd.DataFrame", outcomes: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The models on disk: one file and one card each, and the name of the champion.
 
-`models/model_<id>.p` is one pickle: the fitted FeatureTools and the booster in LightGBM's own text
-format. `models/model_<id>.json` is its card; it is written after the model: no card, no model.
+`models/model_<id>.p` is one pickle: what FeatureTools has learned and the booster in LightGBM's own
+text format. `models/model_<id>.json` is its card; it is written after the model: no card, no model.
 `models/champion.json` names the model that answers. Every file is written beside its place, synced
 and renamed, so that a reader sees all of it or none.
 
@@ -22,7 +22,7 @@ import lightgbm as lgb
 import numpy as np
 
 from utils import dataset
-from utils.feature_tools import FeatureTools
+from utils.feature_encoder import FeatureEncoder
 from utils.files import write_atomically
 
 CHAMPION = "champion.json"
@@ -37,7 +37,7 @@ class ModelError(Exception):
 class Model:
     """A fitted preprocessor and its booster: one thing, saved, loaded and swapped together."""
 
-    feature_tools: FeatureTools
+    features: FeatureEncoder
     booster: lgb.Booster
     card: dict = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Model:
         """
         if not len(rows):
             return np.empty(0)
-        return self.booster.predict(self.feature_tools.transform(rows), num_threads=1)
+        return self.booster.predict(self.features.transform(rows), num_threads=1)
 
 
 def model_path(folder: Path, model_id: int) -> Path:
@@ -63,12 +63,10 @@ def model_path(folder: Path, model_id: int) -> Path:
 
 def save(model: Model, folder: Path) -> None:
     """Write the model, then its card with digest and library versions added."""
-    content = pickle.dumps(
-        {"feature_tools": model.feature_tools, "booster": model.booster.model_to_string()}
-    )
+    content = pickle.dumps({"features": model.features, "booster": model.booster.model_to_string()})
     model.card |= {
         "digest": hashlib.sha256(content).hexdigest(),
-        "features": list(model.feature_tools.feature_names_in_),
+        "features": model.features.columns,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
     path = model_path(folder, model.model_id)
@@ -88,7 +86,7 @@ def load(folder: Path, model_id: int) -> Model:
         content = path.read_bytes()
         _check(card, content, model_id)
         parts = pickle.loads(content)  # noqa: S301 - see the module's docstring
-        model = Model(parts["feature_tools"], lgb.Booster(model_str=parts["booster"]), card)
+        model = Model(parts["features"], lgb.Booster(model_str=parts["booster"]), card)
         _warm_up(model)
     except ModelError:
         raise
