@@ -34,7 +34,7 @@ class Fault:
 
     kind: str
     began: float
-    over: float  # of a kill: the kill; of a pause: its end
+    over: float  # of a kill: the kill; of a pause: its end; of a broker: it accepts connections
     repaired: float  # later than `over` where the broker had to start again
 
     def overlaps(self, began: float, ended: float) -> bool:

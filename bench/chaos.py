@@ -260,10 +260,20 @@ class Chaos:
             self.chronicle.write("CHAOS", "the broker goes on")
             return time.time()
         os.kill(pid, signal.SIGKILL)
-        over = time.time()
         local_kafka.stop(self.folder / "kafka")  # returns when it is really gone
+        accepted = self._pool.submit(self._accepts_connections)
         self._start_broker()
-        return over
+        return accepted.result()
+
+    def _accepts_connections(self) -> float:
+        """Return the moment from which on a client of the broker is let in again."""
+        name, _, port = self.host.partition(":")
+        deadline = time.time() + 90
+        while time.time() < deadline:
+            with suppress(OSError), socket.create_connection((name, int(port)), timeout=1):
+                return time.time()
+            time.sleep(0.02)
+        raise TimeoutError(f"nothing listens at {self.host}")
 
     def _kill_training(self) -> float | None:
         for pid in self.children():
