@@ -16,6 +16,7 @@ for name in ("RETRAIN_EVERY", "PARTITIONS", "PREDICTOR_ID", "TOPIC_PREFIX", "DAT
 
 from tests.pipeline import Pipeline  # noqa: E402
 from utils.settings import ROOT, settings  # noqa: E402
+from utils.transactions import TransactionalStream  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +59,13 @@ def pipeline(broker, first_model, tmp_path, request):
     pipeline = Pipeline(settings.kafka_host, prefix=f"t{os.urandom(4).hex()}-", folder=tmp_path)
     yield pipeline
     pipeline.stop_all()
+
+
+@pytest.fixture
+def stream(pipeline):
+    """The member "p" of the predictors' group, alone on a topic of two partitions."""
+    pipeline.create_topic("app_messages", partitions=2)
+    topic = f"{pipeline.prefix}app_messages"
+    stream = TransactionalStream(topic, f"{pipeline.prefix}predictors", "p")
+    yield stream
+    stream.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
 from utils import dataset
+from utils.batch import Batch
 from utils.settings import ROOT
 
 
@@ -24,6 +25,29 @@ def wait_until(condition: Callable, timeout: float = 60, what: str = ""):
         assert time.monotonic() < deadline, f"did not happen within {timeout} s: {what}"
         time.sleep(0.05)
     return value
+
+
+def next_batch(stream) -> Batch:
+    """Return the next batch that has requests; replies go by."""
+
+    def requests() -> Batch | None:
+        batch = stream.poll()
+        if any(b'"data"' in record.value for record in batch.records):
+            return batch
+        stream.commit(batch)
+        return None
+
+    return wait_until(requests, what="a batch of requests")
+
+
+def answer(batch: Batch) -> Batch:
+    """Put a prediction for each request into the batch."""
+    for record in batch.records:
+        message = json.loads(record.value)
+        if "data" in message:
+            reply = {"request_id": message["request_id"], "prediction": 0.0}
+            batch.reply(record, json.dumps(reply).encode())
+    return batch
 
 
 class Pipeline:

@@ -3,49 +3,15 @@
 A test named *_without_our_cover fails on the day the client is mended; then the cover may go.
 """
 
-import json
 from collections.abc import Callable
 from types import MethodType
 
-import pytest
 from kafka import TopicPartition
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from tests.pipeline import wait_until
+from tests.pipeline import answer, next_batch, wait_until
 from utils import transactions
 from utils.batch import Batch
-from utils.transactions import TransactionalStream
-
-
-@pytest.fixture
-def stream(pipeline):
-    pipeline.create_topic("app_messages", partitions=2)
-    topic = f"{pipeline.prefix}app_messages"
-    stream = TransactionalStream(topic, f"{pipeline.prefix}predictors", "p")
-    yield stream
-    stream.close()
-
-
-def next_batch(stream) -> Batch:
-    """Return the next batch that has requests; replies go by."""
-
-    def requests() -> Batch | None:
-        batch = stream.poll()
-        if any(b'"data"' in record.value for record in batch.records):
-            return batch
-        stream.commit(batch)
-        return None
-
-    return wait_until(requests, what="a batch of requests")
-
-
-def answer(batch: Batch) -> Batch:
-    for record in batch.records:
-        message = json.loads(record.value)
-        if "data" in message:
-            reply = {"request_id": message["request_id"], "prediction": 0.0}
-            batch.reply(record, json.dumps(reply).encode())
-    return batch
 
 
 def committed(stream, partition: TopicPartition) -> int | None:

@@ -1,0 +1,42 @@
+"""The watchdog: no wait without a bound, and no endless row of fresh starts."""
+
+import os
+import subprocess
+import sys
+
+from utils.settings import ROOT
+from utils.watchdog import MAX_RESTARTS
+
+WAITS_FOR_EVER = """
+import threading
+from utils.watchdog import Watchdog, all_is_well
+{before}
+with Watchdog()(1, "Kafka did not answer"):
+    threading.Event().wait()
+"""
+
+
+def run(restarts: int, before: str = "") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", WAITS_FOR_EVER.format(before=before)],
+        cwd=ROOT,
+        env=os.environ | {"WATCHDOG_RESTARTS": str(restarts)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_it_starts_afresh_and_gives_up_after_several_times_in_a_row():
+    result = run(restarts=MAX_RESTARTS - 1)
+    assert result.returncode == 1
+    assert result.stdout.splitlines() == [
+        "Kafka did not answer in time; starting afresh.",
+        f"Kafka did not answer in time; giving up after {MAX_RESTARTS} fresh starts in a row.",
+    ]
+
+
+def test_a_success_in_between_makes_it_patient_again():
+    # The second start would be the last one, were it not for all_is_well(); the third ends it all.
+    stop = 'import os\nos.environ.get("WATCHDOG_RESTARTS") == "1" and os._exit(7)\nall_is_well()'
+    assert run(restarts=MAX_RESTARTS, before=stop).returncode == 7
