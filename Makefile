@@ -39,6 +39,9 @@ test-all: env lint ## the slow tests too
 chaos: env ## kill and freeze everything for minutes, then audit the log (MINUTES=5, SEED=7)
 	$(RUN) -m bench.chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
 
+soak: env ## ten minutes of 500 requests/s while retraining: memory, then the audit (MINUTES=10)
+	$(RUN) -m bench.soak --minutes $(or $(MINUTES),10)
+
 lint: env ## ruff: format and rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -57,4 +60,4 @@ clean: ## stop Kafka; remove models, the trainer's store, downloaded data and Ka
 	[ ! -f $(VENV)/.installed ] || $(RUN) -m utils.local_kafka stop
 	rm -rf models/* models/.attempt-* .kafka/data data/adult.data data/adult.test data/observations.*
 
-.PHONY: help env demo kafka stop init test test-all chaos lint format lock clean
+.PHONY: help env demo kafka stop init test test-all chaos soak lint format lock clean

@@ -333,7 +333,7 @@ class Chaos:
 def run(options: Options) -> Audit:
     """Do one run and print its table; the audit returned has the violations."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    chaos, audit = Chaos(options, folder, f"localhost:{_free_port()}"), None
+    chaos, audit = Chaos(options, folder, f"localhost:{free_port()}"), None
     try:
         chaos.prepare()
         chaos.start()
@@ -352,7 +352,7 @@ def run(options: Options) -> Audit:
     return audit
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a free port below the ephemeral ones.
 
     While the broker is away, a client that calls an ephemeral port may be given the same one for
