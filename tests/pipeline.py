@@ -11,10 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from utils import dataset
 from utils.batch import Batch
+from utils.consumer import Consumer
 from utils.settings import ROOT
 
 
@@ -103,10 +104,10 @@ class Pipeline:
 
         wait_until(printed, timeout, f"{text!r} in {process.log.name}")
 
-    def create_topic(self, topic: str, partitions: int = 1) -> None:
+    def create_topic(self, topic: str, partitions: int = 1, **options) -> None:
         """Create a topic before any script does."""
         admin = KafkaAdminClient(bootstrap_servers=self.host)
-        options = {"num_partitions": partitions, "replication_factor": 1}
+        options |= {"num_partitions": partitions, "replication_factor": 1}
         admin.create_topics({self.prefix + topic: options}, wait_for_metadata=True)
         admin.close()
 
@@ -139,7 +140,7 @@ class Pipeline:
 
     def records(self, topic: str) -> list:
         """Return all committed records of a topic, in each partition's order."""
-        consumer = KafkaConsumer(
+        consumer = Consumer(
             bootstrap_servers=self.host,
             isolation_level="read_committed",
             auto_offset_reset="earliest",
@@ -165,8 +166,9 @@ class Pipeline:
         """Return all committed messages of a topic that are JSON objects."""
         messages = []
         for record in self.records(topic):
-            with suppress(ValueError):
-                messages.append(json.loads(record.value.decode()))
+            with suppress(ValueError, RecursionError):
+                if isinstance(record.value, bytes):
+                    messages.append(json.loads(record.value.decode()))
         return [message for message in messages if isinstance(message, dict)]
 
     def replies(self) -> list[dict]:

@@ -1,10 +1,37 @@
 """A batch: what one poll brought, what is to be sent for it, and how many requests that answers."""
 
+import hashlib
 from collections import defaultdict
 
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.structs import ConsumerGroupMetadata
+
+from utils.consumer import Unreadable
+
+
+class SizeLimits:
+    """How large records of a topic may be: learned from refusals, as asking takes rights."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, int] = {}
+
+    def learn(self, record: dict) -> None:
+        """Note that this record was too large for its topic."""
+        self._refused[record["topic"]] = min(
+            _size(record), self._refused.get(record["topic"], 2**63)
+        )
+
+    def allow(self, record: dict) -> bool:
+        """True if no record of this size, or a smaller one, was refused."""
+        return (
+            record["topic"] not in self._refused or _size(record) < self._refused[record["topic"]]
+        )
+
+
+def _size(record: dict) -> int:
+    headers = sum(len(name) + len(value) for name, value in record.get("headers", ()))
+    return len(record["key"] or b"") + len(record["value"] or b"") + headers
 
 
 class Batch:
@@ -15,8 +42,10 @@ class Batch:
         records: dict[TopicPartition, list[ConsumerRecord]],
         group: ConsumerGroupMetadata | None,
         counts: dict[TopicPartition, int],
+        limits: SizeLimits,
     ) -> None:
         self.by_partition = records
+        self._limits = limits
         self.group = group
         self.counts = dict(counts)  # requests answered up to the end of this batch
         self.outgoing: list[dict] = []
@@ -31,11 +60,21 @@ class Batch:
         self.outgoing.append({"topic": topic, "value": value, **options})
 
     def reply(self, record: ConsumerRecord, value: bytes) -> None:
-        """Answer a record where it came from: on its topic and partition, with its key."""
-        self.send(record.topic, value, key=record.key, partition=record.partition)
+        """Answer a record where it came from: on its topic and partition, with its key.
+
+        Without the key, where both together are too large for the topic.
+        """
+        reply = {"topic": record.topic, "value": value, "key": record.key}
+        if not self._limits.allow(reply):
+            reply["key"] = None
+        self.send(**reply, partition=record.partition)
 
     def dead_letter(self, record: ConsumerRecord, topic: str, reason: str) -> None:
-        """Put a record aside, byte for byte, with where it came from and why in the headers."""
+        """Put a record aside, byte for byte, with where it came from and why in the headers.
+
+        Where that is too large for the topic, or the record can't be read, the letter is empty and
+        says where the record is; the headers of one too large have its value's size and digest.
+        """
         facts = {
             "topic": record.topic,
             "partition": record.partition,
@@ -43,10 +82,14 @@ class Batch:
             "timestamp": record.timestamp,
             "reason": reason,
         }
-        headers = [(name, str(fact).encode()) for name, fact in facts.items()]
+        value = None if isinstance(record.value, Unreadable) else record.value
         # A record needs a key or a value; a tombstone without a key gets an empty key.
-        key = b"" if record.key is None and record.value is None else record.key
-        self.send(topic, record.value, key=key, headers=headers, partition=0)
+        key = b"" if record.key is None and value is None else record.key
+        letter = {"topic": topic, "value": value, "key": key, "headers": _headers(facts)}
+        if not self._limits.allow(letter):
+            facts |= {"size": len(value or b""), "sha256": hashlib.sha256(value or b"").hexdigest()}
+            letter |= {"value": None, "key": b"", "headers": _headers(facts)}
+        self.send(**letter, partition=0)
 
     def count(self, answered: list[ConsumerRecord], every: int) -> list[tuple[int, ConsumerRecord]]:
         """Count answered requests; return (k, record) for each k-th `every` requests complete.
@@ -62,3 +105,7 @@ class Batch:
             for k in range(before // every + 1, self.counts[partition] // every + 1):
                 borders.append((k, records[k * every - before - 1]))
         return borders
+
+
+def _headers(facts: dict) -> list[tuple[str, bytes]]:
+    return [(name, str(fact).encode()) for name, fact in facts.items()]

@@ -13,6 +13,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError
 
 from utils.console import say, warn
+from utils.consumer import Consumer
 from utils.settings import settings
 from utils.shutdown import stopping
 
@@ -61,7 +62,7 @@ def make_consumer(**options) -> KafkaConsumer:
         "allow_auto_create_topics": False,
         "metrics_enabled": False,
     }
-    return KafkaConsumer(**connection() | defaults | options)
+    return Consumer(**connection() | defaults | options)
 
 
 def make_producer(**options) -> KafkaProducer:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from utils import dataset
+from utils.consumer import Unreadable
 
 MAX_ECHO = 80  # characters of a sender's value that an error reply repeats
 
@@ -99,7 +100,7 @@ _decode_outcome = msgspec.json.Decoder(Outcome).decode
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
-def decode_request(value: bytes | None) -> Request | None:
+def decode_request(value: bytes | Unreadable | None) -> Request | None:
     """Return the request in a record's value, or None for a reply; InvalidMessage for all else."""
     try:
         request = _decode_request(value)
@@ -168,6 +169,8 @@ def _explain(value: bytes | None, error: Exception) -> None:
     """Raise InvalidMessage with a reason for people; return None if it is a reply after all."""
     if value is None:
         raise InvalidMessage("the message is empty (a tombstone)")
+    if isinstance(value, Unreadable):
+        raise InvalidMessage(value.reason)
     try:
         # The standard library also reads NaN and 1e999, so that their sender gets an error reply.
         content = json.loads(bytes(value).decode())

@@ -22,10 +22,16 @@ from contextlib import closing, suppress
 
 from kafka import KafkaProducer, TopicPartition
 from kafka.admin import MemberToRemove
-from kafka.errors import FencedInstanceIdError, KafkaError, KafkaTimeoutError
+from kafka.errors import (
+    FencedInstanceIdError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+)
+from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from utils.batch import Batch
+from utils.batch import Batch, SizeLimits
 from utils.console import warn
 from utils.kafka_client import (
     all_partitions,
@@ -66,6 +72,7 @@ class TransactionalStream:
         self._counts: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}  # read, not yet committed
         self._generation = -1
+        self._limits = SizeLimits()
         self._committed_at = self._busy_at = time.monotonic()
         self._broken = False
         self._failing_since = 0.0  # the first of a row of failures
@@ -123,7 +130,7 @@ class TransactionalStream:
         elif time.monotonic() - self._busy_at > REPLACED_CHECK_INTERVAL:
             self._stop_if_replaced()  # no transaction would tell: the client ignores it when idle
             self._busy_at = time.monotonic()
-        return Batch(records, group, self._counts)
+        return Batch(records, group, self._counts, self._limits)
 
     def _owns(self, records: dict, group: ConsumerGroupMetadata) -> bool:
         """True if this process is a member of the group and the records continue its offsets."""
@@ -171,9 +178,11 @@ class TransactionalStream:
 
     def _send(self, batch: Batch) -> None:
         self._producer.begin_transaction()
-        futures = [self._producer.send(**record) for record in batch.outgoing]
+        futures = [self._put(record) for record in batch.outgoing]
         self._producer.flush(FLUSH_TIMEOUT)
-        for future in futures:
+        for record, future in zip(batch.outgoing, futures, strict=True):
+            if isinstance(future.exception, MessageSizeTooLargeError):
+                self._limits.learn(record)
             if not future.succeeded():
                 raise future.exception or KafkaTimeoutError("a record was not acknowledged")
         offsets = {
@@ -183,6 +192,18 @@ class TransactionalStream:
         with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
             self._producer.send_offsets_to_transaction(offsets, batch.group)
             self._producer.commit_transaction()
+
+    def _put(self, record: dict) -> FutureRecordMetadata:
+        try:
+            return self._producer.send(**record)
+        except MessageSizeTooLargeError:  # larger than max_request_size
+            self._limits.learn(record)
+            raise
+
+    def has_committed(self, partition: TopicPartition, offset: int) -> bool:
+        """True if this group has committed everything up to this offset; True for offset -1."""
+        committed = self._consumer.committed(partition, timeout_ms=10_000) or 0
+        return committed > offset
 
     def _break_off(self, error: Exception) -> None:
         """Take note of an error; the next poll begins anew, for as long as the broker is away."""

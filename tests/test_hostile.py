@@ -1,0 +1,162 @@
+"""Messages from attackers and from broken programs, against the real scripts."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from kafka import KafkaProducer
+from kafka.errors import MessageSizeTooLargeError
+
+from tests.hostile import HOSTILE, UnreadableName, mutations
+from tests.pipeline import wait_until
+from utils.settings import ROOT
+
+# Kafka's default for a batch as it is sent, 1,048,588 bytes, less the 72 of its frame and of that
+# of a single record without a key.
+LARGEST = 1_048_516
+
+
+def letters(pipeline) -> list:
+    return pipeline.records("dead_letter_topic")
+
+
+def header(letter, name: str) -> str:
+    return dict(letter.headers)[name].decode()
+
+
+def wait_for_letters(pipeline, number: int) -> list:
+    def enough():
+        found = letters(pipeline)
+        return found if len(found) >= number else None
+
+    return wait_until(enough, what=f"{number} dead letters")
+
+
+def test_every_hostile_message_is_put_aside_and_every_request_answered(pipeline):
+    predictor, trainer = pipeline.predictor(), pipeline.trainer()
+    chance = random.Random(1)
+    bad = [*HOSTILE, *mutations(chance, pipeline.rows[0], 1_000)]
+    good = []
+    for number, value in enumerate(bad):
+        pipeline.producer.send(f"{pipeline.prefix}app_messages", value, key=b"%d" % number)
+        if number % 20 == 0:
+            good.append(pipeline.request(number))
+    pipeline.producer.flush()
+    put_aside = wait_for_letters(pipeline, len(bad))
+    assert [(letter.key, letter.value) for letter in put_aside] == [
+        (b"%d" % number, value) for number, value in enumerate(bad)
+    ]
+    replies = pipeline.wait_for_replies(len(good))
+    assert [r["request_id"] for r in replies if "prediction" in r] == good
+    assert predictor.poll() is None
+    assert trainer.poll() is None
+
+
+def test_a_record_that_the_client_can_not_unpack_stops_nobody(pipeline):
+    predictor, trainer = pipeline.predictor(), pipeline.trainer()
+    for topic in ("app_messages", "retrain_topic", "outcomes_topic"):
+        for _ in range(2):
+            headers = [(UnreadableName("x"), b"1")]
+            pipeline.send(b"{}", topic, headers=headers, partition=0)
+    request_ids = pipeline.requests(25)
+    replies = pipeline.wait_for_replies(25)
+    assert [reply["request_id"] for reply in replies] == request_ids
+    pipeline.wait_for_output(predictor, "Model 1 answers")
+    assert trainer.poll() is None
+    found = wait_for_letters(pipeline, 2)
+    assert [header(letter, "offset") for letter in found] == ["0", "1"]
+    assert "can't be unpacked" in header(found[0], "reason")
+    assert found[0].value is None
+
+
+def produce(pipeline, values: list[bytes], key: bytes | None = None, **options) -> None:
+    """Send them one by one, each in a batch of its own."""
+    producer = KafkaProducer(bootstrap_servers=pipeline.host, max_request_size=2**25, **options)
+    for value in values:
+        producer.send(f"{pipeline.prefix}app_messages", value, key=key).get(30)
+    producer.close()
+
+
+def blank(size: int) -> bytes:
+    return b" " * size
+
+
+@pytest.mark.parametrize(("limit", "whole"), [(2**23, 5), (1_048_588, 0)], ids=["8 MiB", "1 MiB"])
+def test_messages_at_the_limits(pipeline, limit, whole):
+    pipeline.create_topic("dead_letter_topic", configs={"max.message.bytes": str(limit)})
+    predictor = pipeline.predictor()
+    plain = [blank(LARGEST - 1), blank(LARGEST)]
+    packed = [blank(LARGEST - 1), blank(LARGEST), blank(LARGEST + 1), blank(20_000_000)]
+    produce(pipeline, plain)
+    with pytest.raises(MessageSizeTooLargeError):  # plain[1] was the largest there is
+        produce(pipeline, [blank(LARGEST + 1)])
+    produce(pipeline, packed, compression_type="gzip")
+    found = wait_for_letters(pipeline, 6)
+    sent = plain + packed
+    assert [letter.value for letter in found[:whole]] == sent[:whole]
+    for letter, value in zip(found[whole:], sent[whole:], strict=True):
+        assert letter.value is None
+        assert header(letter, "size") == str(len(value))
+        assert header(letter, "sha256") == hashlib.sha256(value).hexdigest()
+        assert header(letter, "topic") == f"{pipeline.prefix}app_messages"
+    assert predictor.poll() is None
+
+
+def test_a_reply_that_is_too_large_with_its_key_goes_without(pipeline):
+    pipeline.predictor()
+    value = b'{"request_id": "x"}'
+    produce(pipeline, [value], key=blank(LARGEST - len(value)))
+    request_id = pipeline.request(key=b"small")
+    pipeline.producer.flush()
+    pipeline.wait_for_replies(2)
+    records = [r for r in pipeline.records("app_messages") if b'"data"' not in r.value]
+    replies = {json.loads(r.value)["request_id"]: r.key for r in records if r.value != value}
+    assert replies == {"x": None, request_id: b"small"}
+
+
+def dead_letters(pipeline, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "utils.dead_letters", *command],
+        cwd=ROOT,
+        env=os.environ | pipeline.environment,
+        capture_output=True,
+        check=True,
+    )
+
+
+def test_dead_letters_are_listed_shown_and_replayed_once(pipeline):
+    pipeline.predictor()
+    assert dead_letters(pipeline, "replay").stdout.endswith(b"Replayed 0 letters.\n")
+    bad = [b'{"request_id": "x", "data": [red]}', b"\xff\x00"]
+    for value in bad:
+        pipeline.send(value, key=b"k")
+    pipeline.producer.flush()
+    first, second = (letter.offset for letter in wait_for_letters(pipeline, 2))
+    listed = dead_letters(pipeline, "list").stdout.decode()
+    assert "not valid JSON" in listed
+    assert dead_letters(pipeline, "show", str(second)).stdout == bad[1]
+    assert dead_letters(pipeline, "replay").stdout.endswith(b"Replayed 2 letters.\n")
+    again = wait_for_letters(pipeline, 4)  # nothing was mended
+    assert [(letter.key, letter.value) for letter in again] == [(b"k", value) for value in bad * 2]
+    assert header(again[2], "offset") != header(again[0], "offset")
+    dead_letters(pipeline, "replay")
+    dead_letters(pipeline, "replay")
+    assert first == 0
+
+
+def test_a_repeated_request_is_answered_each_time_and_learned_once(pipeline):
+    pipeline.predictor(RETRAIN_EVERY="2")
+    trainer = pipeline.trainer(RETRAIN_EVERY="2")
+    for row in (0, 1, 0):
+        pipeline.request(row, request_id="same")
+    other = pipeline.request(3)
+    pipeline.producer.flush()
+    replies = pipeline.wait_for_replies(4)
+    assert [reply["request_id"] for reply in replies] == ["same"] * 3 + [other]
+    done = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])[-1]
+    assert done["observations"] == 2
+    assert trainer.poll() is None

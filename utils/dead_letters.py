@@ -1,0 +1,131 @@
+"""Looks at the messages that could not be understood, and sends them again after a fix.
+
+    python -m utils.dead_letters list
+    python -m utils.dead_letters show 7       # the letter at offset 7, its bytes as they are
+    python -m utils.dead_letters replay       # every letter that was not replayed yet, once
+
+A replayed message goes to the partition it came from, with its key, in one transaction with the
+note that it was replayed: killed in between, each letter is still replayed exactly once. What is
+wrong still comes back as a new letter.
+"""
+
+import argparse
+import sys
+from contextlib import closing
+
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from utils.console import say, warn
+from utils.kafka_client import (
+    APP_MESSAGES,
+    DEAD_LETTER_TOPIC,
+    all_partitions,
+    make_consumer,
+    prepare_topics,
+)
+from utils.settings import settings
+from utils.shutdown import stop_on_signals
+from utils.transactions import TransactionalStream
+from utils.watchdog import run
+
+REPLAY_GROUP = settings.topic_prefix + "dead-letter-replay"
+
+
+def letters() -> list[ConsumerRecord]:
+    """Return all dead letters up to now, oldest first."""
+    found = []
+    with closing(make_consumer()) as consumer:
+        partitions = all_partitions(consumer, DEAD_LETTER_TOPIC)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            for records in consumer.poll(timeout_ms=200).values():
+                found += records
+    return found
+
+
+def facts(letter: ConsumerRecord) -> dict[str, str]:
+    """Return a letter's headers: where it came from and why, size and digest of one too large."""
+    return {name: (value or b"").decode(errors="replace") for name, value in letter.headers}
+
+
+def is_whole(letter: ConsumerRecord) -> bool:
+    """True if the letter holds the message itself, and not only where it is."""
+    about = facts(letter)
+    return "sha256" not in about and not about.get("reason", "").startswith("the record can't be")
+
+
+def show_list() -> None:
+    """Print one line for each letter."""
+    table = Table("offset", "from", "bytes", "reason")
+    for letter in letters():
+        about = facts(letter)
+        origin = f"{about.get('topic')}-{about.get('partition')} at {about.get('offset')}"
+        size = about.get("size") or str(len(letter.value or b""))
+        table.add_row(str(letter.offset), origin, size, escape(ascii(about.get("reason"))[1:-1]))
+    Console().print(table)
+
+
+def show(offset: int) -> None:
+    """Print a letter's headers to stderr and its bytes, unchanged, to stdout."""
+    for letter in letters():
+        if letter.offset == offset:
+            for name, value in facts(letter).items():
+                print(f"{name}: {ascii(value)[1:-1]}", file=sys.stderr)
+            sys.stdout.buffer.write(letter.value or b"")
+            return
+    raise SystemExit(f"There is no letter at offset {offset}: see list")
+
+
+def replay() -> None:
+    """Send again what was not replayed yet, up to the last letter there is now."""
+    stop, partition = stop_on_signals(), TopicPartition(DEAD_LETTER_TOPIC, 0)
+    last, replayed = max((letter.offset for letter in letters()), default=-1), 0
+    with closing(TransactionalStream(DEAD_LETTER_TOPIC, REPLAY_GROUP, "replay")) as stream:
+        while not stop.is_set() and not stream.has_committed(partition, last):
+            batch = stream.poll()
+            sent = sum(send_again(letter, batch) for letter in batch.records)
+            replayed += sent if stream.commit(batch) else 0
+    say(f"Replayed {replayed} letters.", "bold")
+
+
+def send_again(letter: ConsumerRecord, batch) -> bool:
+    """Put a letter's message into the batch, as it was; False, and said why, if that can't be."""
+    about = facts(letter)
+    if about.get("topic") != APP_MESSAGES or not about.get("partition", "").isdecimal():
+        warn(f"The letter at offset {letter.offset} did not come from {APP_MESSAGES}: left alone.")
+        return False
+    if not is_whole(letter):
+        origin = f"{about['topic']}-{about['partition']} at offset {about['offset']}"
+        warn(f"The letter at offset {letter.offset} is empty; the message is in {origin}.")
+        return False
+    batch.send(APP_MESSAGES, letter.value, key=letter.key, partition=int(about["partition"]))
+    return True
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.dead_letters",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="one line for each letter")
+    commands.add_parser("show", help="one letter").add_argument("offset", type=int)
+    commands.add_parser("replay", help="send again what was not replayed yet")
+    arguments = parser.parse_args()
+    prepare_topics(DEAD_LETTER_TOPIC, APP_MESSAGES)
+    if arguments.command == "show":
+        show(arguments.offset)
+    else:
+        {"list": show_list, "replay": replay}[arguments.command]()
+
+
+if __name__ == "__main__":
+    run(main)
