@@ -139,10 +139,10 @@ class Load:
             self._producer.close(timeout=5)
         self._consumer.close()
 
-    def longest_silence(self) -> float:
-        """Return the longest time between two answers, in seconds."""
+    def longest_silence(self) -> tuple[float, float]:
+        """Return the moments of the two answers that lie furthest apart."""
         times = [received for received, _ in self.arrivals]
-        return max((b - a for a, b in zip(times, times[1:], strict=False)), default=0.0)
+        return max(zip(times, times[1:], strict=False), key=lambda pair: pair[1] - pair[0])
 
     def resumed_after(self, moment: float) -> float | None:
         """Return the seconds from a moment to the first answer that was written after it."""
@@ -306,7 +306,7 @@ class Audit:
         table.add_row("answered", f"{len(self._load.answered):,}")
         table.add_row("lost, doubled", f"{self.lost}, {self.doubled}")
         table.add_row("torn models", f"{self.torn}")
-        table.add_row("longest silence", f"{self._load.longest_silence():.1f} s")
+        table.add_row("longest silence", self._silence(faults))
         restarted = ", ".join(f"{name} {number}" for name, number in restarts.items())
         table.add_row("restarts", restarted)
         done = {m["model_id"] for m in self.control if "training_completed" in m}
@@ -314,6 +314,16 @@ class Audit:
         table.add_row("trainings", f"{len(done)} completed, {failed} failed")
         table.add_row("violations", f"{len(self.violations)}")
         return table
+
+    def _silence(self, faults: list[Fault]) -> str:
+        """Say how long no answer came, and how soon after the last fault in that time one did."""
+        began, ended = self._load.longest_silence()
+        inside = [f for f in faults if f.overlaps(began, ended) and not f.kind.startswith("train")]
+        text = f"{ended - began:.1f} s"
+        if inside:
+            last = max(fault.over for fault in inside)
+            text += f", with {len(inside)} faults in it; {ended - last:.1f} s after the last one"
+        return text
 
     def _resumed(self, kind: str, faults: list[Fault]) -> str:
         """Say how soon answers came again; only faults that no other one ran into can tell."""
