@@ -76,8 +76,8 @@ def main() -> None:
     champion = Champion(settings.models_dir)
     stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
     say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
-    # What lives from here on lives long: collecting it again and again costs 50 ms pauses. What does
-    # not is collected every 20,000 objects: each prediction of LightGBM leaves two in a cycle.
+    # What is here now lives long: collecting it again and again would cost pauses of 50 ms. What
+    # comes is collected every 20,000 objects: LightGBM leaves two in a cycle for each batch.
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
 
