@@ -46,7 +46,7 @@ def send(pipeline: Pipeline, hostile: int, valid: int, seed: int) -> tuple[Count
     topic, each = f"{pipeline.prefix}app_messages", hostile // valid
     shown = tqdm(messages(chance, pipeline.rows[0], hostile), total=hostile, desc="sending")
     for number, value in enumerate(shown):
-        producer.send(topic, value, partition=0)
+        producer.send(topic, value, key=b"k", partition=0)  # a tombstone needs a key
         sent[value] += 1
         readable += has_readable_id(value)
         if number % each == 0 and number // each < valid:
