@@ -14,6 +14,7 @@ from rich.table import Table
 
 from train import parse_arguments
 from train.fit import evaluate, fit_model, score
+from train.rows import original_rows
 from utils import dataset, model_store
 from utils.console import say, warn
 from utils.settings import settings
@@ -43,17 +44,19 @@ def first_model_id() -> int:
 
 def make_first_model(hyper: str, max_evals: int) -> model_store.Model:
     """Tune, fit and save a model on adult.data, and make it the champion."""
-    frame, outcomes = dataset.read_training(settings.data_dir)
-    say(f"Tuning LightGBM with {hyper} on {len(frame):,} rows: {max_evals} evaluations.")
+    rows, held_out = original_rows(settings.data_dir)
+    rows = rows[~held_out]  # those judge whether a later model is better
+    say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {max_evals} evaluations.")
     model = fit_model(
-        frame,
-        outcomes,
+        rows.frame,
+        rows.outcomes,
         model_id=first_model_id(),
         hyper=hyper,
         max_evals=max_evals,
         progress=True,
     )
-    model.card |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "observations": 0}
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    model.card |= {"created": created, "observations": 0, "held_out": int(held_out.sum())}
     model_store.save(model, settings.models_dir)
     model_store.promote(settings.models_dir, model.model_id)
     say(f"Saved model {model.model_id}, the champion, in {settings.models_dir.name}/.", "green")

@@ -2,20 +2,24 @@
 
     python sample_app.py                                # 200 messages, two seconds apart
     python sample_app.py --messages 1000 --interval 0.02
+    python sample_app.py --outcome-delay 30             # what really happened is known later
+    python sample_app.py --outcome-delay 2 --drift --messages 60000 --interval 0
 
-Two threads, as two services of a company would be: start_producing() sends rows of adult.test as
-requests, start_consuming() receives the predictions. Ends when every request is answered.
+Three threads, as three services of a company would be: start_producing() sends rows of adult.test
+as requests, start_consuming() receives the predictions, and start_reporting_outcomes() tells what
+really happened. Ends when every request is answered and every outcome is reported.
 """
 
 import argparse
 import time
 import uuid
-from threading import Event, Thread
 
 from utils import dataset
+from utils.company import Company
 from utils.console import say
 from utils.kafka_client import (
     APP_MESSAGES,
+    OUTCOMES_TOPIC,
     all_partitions,
     make_consumer,
     make_producer,
@@ -29,23 +33,11 @@ from utils.watchdog import run
 ANSWER_TIMEOUT = 60  # seconds without any answer after which the last ones are given up
 
 
-class Company:
-    """What the two threads share: the requests on their way and the people acted on."""
-
-    def __init__(self, messages: int, interval: float, stop: Event) -> None:
-        self.messages = messages
-        self.interval = interval
-        self.stop = stop  # Ctrl-C, or a thread that failed
-        self.listening = Event()
-        self.all_sent = Event()
-        self.sent = 0
-        self.unanswered: set[str] = set()
-        self.offers: set[str] = set()
-        self.failure = ""
-
-
 def start_producing(company: Company) -> None:
-    """Send the rows of adult.test as requests, each with a request_id of its own: 1a."""
+    """Send the rows of adult.test as requests, each with a request_id of its own: 1a.
+
+    A row brings its outcome along, unless outcomes are known later.
+    """
     rows = dataset.read_test_requests(settings.data_dir)
     producer = make_producer()
     while not company.listening.wait(0.2):
@@ -54,9 +46,13 @@ def start_producing(company: Company) -> None:
     for number in range(company.messages):
         if company.stop.wait(company.interval if number else 0):
             break
-        request_id = str(uuid.uuid4())
+        request_id, data = str(uuid.uuid4()), dict(rows[number % len(rows)])
+        if company.drift and number >= company.messages // 2:
+            data = dataset.turned_upside_down(data)
+        if company.delay:
+            company.expect_outcome(request_id, data.pop(dataset.TARGET))
         company.unanswered.add(request_id)
-        request = encode({"request_id": request_id, "data": rows[number % len(rows)]})
+        request = encode({"request_id": request_id, "data": data})
         producer.send(APP_MESSAGES, request).get(timeout=30)
         company.sent += 1
         say(f" -> request {request_id}", "blue")
@@ -84,6 +80,15 @@ def start_consuming(company: Company) -> None:
     consumer.close()
 
 
+def start_reporting_outcomes(company: Company) -> None:
+    """Tell what really happened: later, out of order, some twice, some never: 6."""
+    producer = make_producer()
+    for request_id, outcome in company.outcomes():
+        report = encode({"request_id": request_id, "outcome": outcome})
+        producer.send(OUTCOMES_TOPIC, report).get(timeout=30)
+    producer.close(timeout=10)
+
+
 def receive(company: Company, value: bytes) -> None:
     """Take note of a reply to one of our requests; other messages are none of our business."""
     reply = decode_reply(value)
@@ -106,15 +111,6 @@ def act_on(company: Company, reply: Prediction) -> None:
         say(text, "green")
 
 
-def guard(work, company: Company) -> None:
-    """Run one thread's work; a failure of one thread ends both."""
-    try:
-        work(company)
-    except Exception as error:  # whatever it is, the other thread must not wait for ever
-        company.failure = f"{type(error).__name__}: {error}"
-        company.stop.set()
-
-
 def main() -> None:
     """Send all requests and wait for all answers; exit 1 when one does not come."""
     parser = argparse.ArgumentParser(
@@ -122,16 +118,15 @@ def main() -> None:
     )
     parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
     parser.add_argument("--interval", type=float, default=2, help="seconds between them (2)")
+    parser.add_argument("--outcome-delay", type=float, default=0, help="seconds (0: none)")
+    parser.add_argument("--drift", action="store_true", help="half-way the opposite becomes true")
     chosen = parser.parse_args()
-    if chosen.messages < 1 or chosen.interval < 0:
-        parser.error("--messages takes a number above 0, --interval one that is not negative")
-    company = Company(chosen.messages, chosen.interval, stop_on_signals())
-    prepare_topics(APP_MESSAGES)
-    threads = [Thread(target=guard, args=(w, company)) for w in (start_producing, start_consuming)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    if chosen.messages < 1 or min(chosen.interval, chosen.outcome_delay) < 0:
+        parser.error("--messages takes a number above 0, the others one that is not negative")
+    delay, stop = chosen.outcome_delay, stop_on_signals()
+    company = Company(chosen.messages, chosen.interval, delay, chosen.drift, stop)
+    prepare_topics(APP_MESSAGES, OUTCOMES_TOPIC)
+    company.run(start_producing, start_consuming, start_reporting_outcomes)
     if company.failure:
         raise SystemExit(company.failure)
     if company.unanswered and company.all_sent.is_set():

@@ -1,13 +1,14 @@
-"""Retrains the model when enough has been learned, and announces the new one.
+"""Retrains the model when enough has been learned, and announces it if it is good enough.
 
     python trainer.py
     python trainer.py --max-evals 50     # tune more thoroughly
+    python trainer.py --now              # ask for a training by hand, whatever the counts say
 
 It keeps every request and every outcome in a store of its own (data/observations.db). When
 RETRAIN_EVERY requests have been answered, and the outcomes of as many are known, it retrains on the
-original data plus all observations in a child process, makes the new model the champion and
-announces it on retrain_topic. Killed anywhere, it ends its work after it starts again. A second
-trainer waits until the first is gone.
+original data plus all observations in a child process. The new model becomes the champion, unless
+it is worse than the one that answers now, and is announced on retrain_topic. Killed anywhere, it
+ends its work after it starts again. A second trainer waits until the first is gone.
 """
 
 import os
@@ -15,13 +16,15 @@ import sqlite3
 from argparse import Namespace
 from contextlib import closing
 
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaError, OffsetOutOfRangeError
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 import utils.quick_start  # noqa: F401 - before anything else imports LightGBM
 from train import parse_arguments
 from utils import model_store
+from utils.announcements import announce, announce_the_champion
 from utils.console import say, warn
+from utils.ingest import ingest
 from utils.kafka_client import (
     APP_MESSAGES,
     OUTCOMES_TOPIC,
@@ -30,9 +33,7 @@ from utils.kafka_client import (
     make_producer,
     prepare_topics,
     read_from,
-    skip_deleted,
 )
-from utils.messages import ControlMessage, decode_control, decode_outcome, decode_requests, encode
 from utils.observations import Observations, only_trainer
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
@@ -42,40 +43,19 @@ from utils.watchdog import all_is_well, run
 STORE = settings.data_dir / "observations.db"
 
 
-def ingest(store: Observations, consumer: KafkaConsumer) -> None:
-    """Put what has arrived since the last time into the store: 1b, 3."""
-    observed, retrain_requests, offsets = [], 0, {}
-    for partition, records in consumer.poll(timeout_ms=500).items():
-        offsets[partition] = records[-1].offset + 1
-        if partition.topic == APP_MESSAGES:
-            requests, _ = decode_requests(records)
-            observed += [(r.request_id, encode(r.data), r.outcome) for _, r in requests]
-        elif partition.topic == OUTCOMES_TOPIC:
-            outcomes = [decode_outcome(record.value) for record in records]
-            observed += [(outcome[0], None, outcome[1]) for outcome in outcomes if outcome]
-            if outcomes.count(None):
-                warn(f"{outcomes.count(None)} reported outcomes could not be understood.")
-        else:
-            messages = (decode_control(record.value) for record in records)
-            retrain_requests += sum(1 for message in messages if message and message.retrain)
-    if offsets:
-        store.add(observed, retrain_requests, offsets)
-
-
 def begin_training(store: Observations, covers: int, arguments: Namespace) -> Training:
-    """Start a child that trains on everything the store has now: 4."""
+    """Start a child that trains on everything the store has now, and judges the result: 4."""
+    store.expire(settings.outcome_days * 86_400)
     newest = max(model_store.model_ids(settings.models_dir), default=-1)
     model_id = store.begin_training(covers, at_least=newest + 1)
     say(f"Retraining: model {model_id}, on the original data and {store.count()} observations.")
     return Training(
-        model_id, covers, store=STORE, data=settings.data_dir, models=settings.models_dir,
-        hyper=arguments.hyper, max_evals=arguments.max_evals,
-        threads=max((os.cpu_count() or 1) - 1, 1),
-    )  # fmt: skip
+        model_id, covers, store=STORE, hyper=arguments.hyper, max_evals=arguments.max_evals
+    )
 
 
 def finish_training(training: Training, store: Observations, producer: KafkaProducer) -> None:
-    """Publish the model that the child made, or say why there is none; KafkaError to try again."""
+    """Crown the model that the child made, or say why not; KafkaError to try again."""
     model_id, covers = training.model_id, training.covers
     if failure := training.failure():
         warn(f"Training failed: {failure}")
@@ -83,24 +63,29 @@ def finish_training(training: Training, store: Observations, producer: KafkaProd
         store.end_training(covers)
     else:
         training.publish()
-        crown(model_id, covers, store, producer)
+        conclude(model_id, covers, store, producer)
     training.close()
 
 
-def crown(model_id: int, covers: int, store: Observations, producer: KafkaProducer) -> None:
-    """Make a model that is on disk the champion and announce it: 5."""
+def conclude(model_id: int, covers: int, store: Observations, producer: KafkaProducer) -> None:
+    """Make a model that is on disk the champion, or reject it, and announce that: 5."""
     card = model_store.read_card(settings.models_dir, model_id)
-    model_store.promote(settings.models_dir, model_id)
-    announce(producer, model_id, covers, training_completed=True, observations=card["observations"])
+    champion = model_store.champion_id(settings.models_dir)
+    if champion not in (card["parent"], model_id):  # somebody has chosen another one meanwhile
+        why = f"model {champion} was promoted during the training"
+        card |= {"decision": "rejected", "why": why}
+        model_store.write_card(settings.models_dir, card)
+    facts = {"observations": card["observations"], "judge": card["judge"]}
+    if card["decision"] == "promoted":
+        model_store.promote(settings.models_dir, model_id)
+        announce(producer, model_id, covers, training_completed=True, **facts)
+        store.note_announced(model_id)
+        say(f"Model {model_id} is the champion: {card['why']}.", "bold green")
+    else:
+        announce(producer, model_id, covers, training_rejected=card["why"], **facts)
+        warn(f"Model {model_id} is rejected: {card['why']}.")
     store.end_training(covers)
     model_store.prune(settings.models_dir, settings.extra_models_to_keep)
-    say(f"Model {model_id} is the champion: CV logloss {card['cv_logloss']:.4f}.", "bold green")
-
-
-def announce(producer: KafkaProducer, model_id: int, covers: int, **fields) -> None:
-    """Tell every predictor, and wait until Kafka has it; KafkaError if it hasn't."""
-    message = ControlMessage(model_id=model_id, retrain_requests_covered=covers, **fields)
-    producer.send(RETRAIN_TOPIC, encode(message), partition=0).get(timeout=30)
 
 
 def end_interrupted_training(store: Observations, producer: KafkaProducer) -> None:
@@ -108,16 +93,20 @@ def end_interrupted_training(store: Observations, producer: KafkaProducer) -> No
     remove_leftovers(settings.models_dir)
     unfinished = store.unfinished_training()
     if unfinished and unfinished[0] in model_store.model_ids(settings.models_dir):
-        crown(*unfinished, store, producer)
+        conclude(*unfinished, store, producer)
 
 
 def main() -> None:
     """Ingest, retrain and announce until Ctrl-C or SIGTERM."""
-    arguments = parse_arguments(__doc__, max_evals=10)
+    arguments = parse_arguments(__doc__, max_evals=10, now="ask for a training, and end")
     os.nice(10)  # predicting comes first
     stop = stop_on_signals()
     if not model_store.model_ids(settings.models_dir):
         raise SystemExit("There is no model to improve on: run python initialize.py")
+    if arguments.now:
+        with closing(Observations(STORE)) as store:
+            store.ask_by_hand()
+        return say("Asked for a training: the trainer that runs, or the next one, begins it.")
     prepare_topics(APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
     with only_trainer(STORE, stop), closing(Observations(STORE)) as store:
         consumer = read_from(store.offsets(), APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
@@ -128,14 +117,14 @@ def main() -> None:
         say("The trainer waits for retrain requests.", "bold")
         while not stop.is_set():
             try:
-                ingest(store, consumer)
-                if training is None and (covers := store.requests_due(settings.retrain_every)):
-                    training = begin_training(store, covers, arguments)
-                elif training and training.has_ended():
+                ingest(store, consumer)  # 1b, 3, 6
+                if training is None:
+                    announce_the_champion(store, producer)
+                    if (covers := store.training_due(settings.retrain_every)) is not None:
+                        training = begin_training(store, covers, arguments)
+                elif training.has_ended():
                     finish_training(training, store, producer)
                     training = None
-            except OffsetOutOfRangeError:
-                store.add_missed(skip_deleted(consumer, store.offsets()))
             except (KafkaError, OSError, sqlite3.Error) as error:
                 warn(f"{type(error).__name__}: {error}. Trying again.")
                 stop.wait(1)

@@ -149,7 +149,7 @@ class Audit:
             self.check(card.get("digest") == digest, f"{model.name} does not fit its card")
             observations = card.get("observations", 0)
             self.check(observations <= total, f"{card_path.name}: {observations} observations")
-            rows = card.get("rows")
+            rows = card.get("rows", 0) + card.get("held_out", 0)
             self.check(rows == TRAINING_ROWS + observations, f"{card_path.name}: {rows} rows")
         for folder in (self._models, self._models.parent / "data"):
             hidden = [path.name for path in folder.glob(".*")]

@@ -223,3 +223,10 @@ def test_numbers_out_of_any_sane_range_are_refused():
         InvalidMessage, match="^data.age: expected a number <= 1000000000000000.0, got 1e\\+40$"
     ):
         decode_request(data(age=1e40))
+
+
+def test_bytes_that_are_not_utf_8_are_invalid_also_in_a_field_that_is_ignored():
+    text = json.dumps({"request_id": "id", "data": DATA, "comment": "@"})
+    value = text.encode().replace(b"@", b"\xff")
+    with pytest.raises(InvalidMessage, match="utf-8"):
+        decode_request(value)

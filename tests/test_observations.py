@@ -58,27 +58,28 @@ def test_a_poll_that_can_not_be_stored_moves_no_offset(store):
 def test_request_and_outcome_are_joined_in_any_order(store, path, rows, observed):
     for row in rows:
         store.add([row], 0, {REQUESTS: 1})
-    assert read_snapshot(path)[0] == observed
+    found = read_snapshot(path)
+    assert list(zip(found.data, found.outcomes, strict=True)) == observed
 
 
 @pytest.mark.parametrize(
     ("requests", "observations", "covered", "due"),
     [
-        (0, 100, 0, 0),
-        (1, 9, 0, 0),  # waits for outcomes
+        (0, 100, 0, None),
+        (1, 9, 0, None),  # waits for outcomes
         (1, 10, 0, 1),
         (3, 25, 0, 2),
-        (3, 100, 3, 0),
-        (4, 30, 3, 0),
+        (3, 100, 3, None),
+        (4, 30, 3, None),
         (4, 100, 3, 4),
-        (2, 100, 3, 0),
+        (2, 100, 3, None),
     ],
 )
 def test_retraining_waits_for_requests_and_outcomes(store, requests, observations, covered, due):
     rows = [(str(i), b"{}", 0.0) for i in range(observations)]
     store.add(rows, requests, {REQUESTS: 1})
     store.end_training(covered)
-    assert store.requests_due(retrain_every=10) == due
+    assert store.training_due(retrain_every=10) == due
 
 
 def test_model_ids_ascend_and_an_unfinished_training_is_remembered(store):
@@ -105,10 +106,43 @@ def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     thread = threading.Thread(target=write)
     thread.start()
     while not stop.is_set():
-        observed, origin = read_snapshot(path)
-        seen.append((len(observed), origin["offsets"]["app_messages-0"]))
+        snapshot = read_snapshot(path)
+        seen.append((len(snapshot.data), snapshot.origin["offsets"]["app_messages-0"]))
     thread.join()
     assert all(rows == offset for rows, offset in seen)
+
+
+def test_who_asks_by_hand_does_not_wait(store):
+    store.ask_by_hand()
+    assert store.training_due(retrain_every=10) == 0
+    store.begin_training(0, at_least=1)
+    store.ask_by_hand()  # once more, while it is trained
+    store.end_training(0)
+    assert store.training_due(retrain_every=10) == 0
+    store.begin_training(0, at_least=1)
+    store.end_training(0)
+    assert store.training_due(retrain_every=10) is None
+
+
+def test_what_never_finds_its_other_half_expires(store):
+    store.add([("a", b"1", None), ("b", None, 1.0), ("c", b"1", 1.0)], 0, {REQUESTS: 3})
+    assert store.expire(seconds=60) == 0
+    assert store.expire(seconds=-1) == 2
+    assert store.counter("expired_records") == 2
+    store.add([("a", None, 1.0), ("b", b"1", None)], 0, {REQUESTS: 5})
+    assert store.count() == 1  # neither half waited any more
+
+
+def test_an_observation_belongs_to_the_first_training_that_had_it(store, path):
+    for request_id in ("a", "b"):
+        store.add([(request_id, b"1", 1.0)], 0, {REQUESTS: 1})
+        store.begin_training(1, at_least=1)
+        store.add([(f"late-{request_id}", b"1", 1.0)], 0, {REQUESTS: 1})
+        assert read_snapshot(path).training == {"a": 1, "b": 2}[request_id]
+        store.end_training(1)
+    snapshot = read_snapshot(path)
+    first = dict(zip(snapshot.request_ids, snapshot.first_trained, strict=True))
+    assert first == {"a": 1, "late-a": 2, "b": 2, "late-b": 3}
 
 
 def test_the_second_trainer_waits_for_the_first(path):

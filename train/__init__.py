@@ -23,8 +23,8 @@ def check_name(name: str) -> None:
         raise ValueError(f"--hyper {name!r} is not known; there is: {', '.join(OPTIMIZERS)}")
 
 
-def parse_arguments(description: str, max_evals: int) -> argparse.Namespace:
-    """Read `--hyper` and `--max-evals` from the command line; a wrong value ends the program."""
+def parse_arguments(description: str, max_evals: int, **flags: str) -> argparse.Namespace:
+    """Read `--hyper`, `--max-evals` and flags (name: help); a wrong value ends the program."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,6 +33,8 @@ def parse_arguments(description: str, max_evals: int) -> argparse.Namespace:
     parser.add_argument(
         "--max-evals", type=int, default=max_evals, help=f"evaluations (default: {max_evals})"
     )
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     arguments = parser.parse_args()
     try:
         check_name(arguments.hyper)

@@ -60,9 +60,21 @@ def evaluate(model: Model, frame: "pd.DataFrame", outcomes: np.ndarray) -> dict[
 
 
 def score(outcomes: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return logloss, AUC and accuracy; both arrays of shape (n,), outcomes 0.0 or 1.0."""
+    """Return logloss, AUC, accuracy, calibration error; arrays of shape (n,), outcomes 0 or 1."""
     return {
         "logloss": float(log_loss(outcomes, probabilities, labels=[0, 1])),
         "auc": float(roc_auc_score(outcomes, probabilities)),
         "accuracy": float(accuracy_score(outcomes, probabilities > 0.5)),
+        "calibration_error": calibration_error(outcomes, probabilities),
     }
+
+
+def calibration_error(outcomes: np.ndarray, probabilities: np.ndarray, bins: int = 10) -> float:
+    """Return how far probabilities are from the rates that came true, on average.
+
+    The expected calibration error: rows in bins of equal width by their probability, each bin's
+    |mean probability - rate of outcomes| weighted by its rows (Naeini et al., AAAI 2015).
+    """
+    bin_of = np.minimum((probabilities * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights=probabilities - outcomes, minlength=bins)
+    return float(np.abs(gaps).sum() / len(outcomes))

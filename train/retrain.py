@@ -38,40 +38,36 @@ def take_lowest_priority() -> None:
 
 
 def retrain(arguments: argparse.Namespace) -> None:
-    """Fit a model on the original data and all observations, and save it in the folder."""
-    import numpy as np
-    import pandas as pd
-
+    """Fit a model on the rows it may see, judge it against the champion, save it in the folder."""
     from train.fit import fit_model
-    from utils import dataset, model_store
+    from train.judge import judge
+    from train.rows import split
+    from utils import model_store
     from utils.observations import read_snapshot
 
-    frame, outcomes = dataset.read_training(arguments.data)
-    observed, origin = read_snapshot(arguments.store)
-    if observed:
-        rows = pd.DataFrame([json_data for json_data in _decode(observed)])[list(frame.columns)]
-        frame = pd.concat([frame, rows], ignore_index=True)
-        outcomes = np.concatenate([outcomes, [outcome for _, outcome in observed]])
+    snapshot = read_snapshot(arguments.store)
+    rows = split(arguments.data, snapshot, arguments.window)
     model = fit_model(
-        frame,
-        outcomes,
+        rows.training.frame,
+        rows.training.outcomes,
         model_id=arguments.model_id,
         hyper=arguments.hyper,
         max_evals=arguments.max_evals,
         num_threads=arguments.threads,
     )
+    champion, _ = model_store.load_champion(arguments.models)
     model.card |= {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "observations": len(observed),
-        **origin,
+        "parent": champion.model_id,
+        "observations": len(snapshot.outcomes),
+        "held_out": rows.held_out,
+        "digest_of_rows": rows.training.digest(),
+        **snapshot.origin,
+        **judge(champion, model, rows.judge, rows.judge_observed),
     }
+    if arguments.promote == "always":
+        model.card |= {"decision": "promoted", "why": f"PROMOTE=always; {model.card['why']}"}
     model_store.save(model, arguments.folder)
-
-
-def _decode(observed: list[tuple[bytes, float]]) -> list[dict]:
-    import msgspec
-
-    return [msgspec.json.decode(data) for data, _ in observed]
 
 
 def main() -> None:
@@ -84,6 +80,9 @@ def main() -> None:
     parser.add_argument("--hyper", required=True)
     parser.add_argument("--max-evals", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--window", type=int, required=True)
+    parser.add_argument("--promote", required=True)
     arguments = parser.parse_args()
     end_with_parent(arguments.folder)
     take_lowest_priority()

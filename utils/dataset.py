@@ -63,6 +63,12 @@ def outcome_of(label: str) -> float:
         raise ValueError(f"{TARGET}: {expected}, got {repr(label)[:80]}") from None
 
 
+def turned_upside_down(row: dict) -> dict:
+    """Return a row whose outcome is the opposite: the world after a drift, for sample_app.py."""
+    high = outcome_of(row[TARGET]) == LABELS[POSITIVE_LABEL]
+    return row | {TARGET: NEGATIVE_LABEL if high else POSITIVE_LABEL}
+
+
 def read_training(folder: Path) -> tuple["pd.DataFrame", np.ndarray]:
     """Return the features of adult.data, numeric columns first, and the outcomes, 0.0 or 1.0."""
     return _read_frame(folder, TRAINING_FILE)

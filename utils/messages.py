@@ -82,6 +82,7 @@ class ControlMessage(Struct, omit_defaults=True):
     retrain_every: Count | None = None
     retrain_requests_covered: Count | None = None
     observations: Count | None = None
+    judge: Any = None  # the figures that decided, see train/judge.py
 
 
 class InvalidMessage(ValueError):
@@ -103,7 +104,7 @@ _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeE
 def decode_request(value: bytes | Unreadable | None) -> Request | None:
     """Return the request in a record's value, or None for a reply; InvalidMessage for all else."""
     try:
-        request = _decode_request(value)
+        request = _decode_request(str(value, "utf-8"))  # msgspec does not look at what it skips
     except _DECODE_ERRORS as error:
         return _explain(value, error)
     if request.data is not UNSET and request.request_id is not UNSET:

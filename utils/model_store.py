@@ -5,15 +5,21 @@ text format. `models/model_<id>.json` is its card; it is written after the model
 `models/champion.json` names the model that answers. Every file is written beside its place, synced
 and renamed, so that a reader sees all of it or none.
 
+    python -m utils.model_store list          # every model, the champion marked
+    python -m utils.model_store show 3        # its card: data, parameters, figures, decision
+    python -m utils.model_store promote 3     # every predictor answers with it in a moment
+
 The digest in the card detects damage, not attack: a pickle runs code when it is loaded. Whoever can
 write to the models' folder can run code in every predictor.
 """
 
+import argparse
 import hashlib
 import json
 import pickle
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +28,10 @@ import lightgbm as lgb
 import numpy as np
 
 from utils import dataset
+from utils.console import say
 from utils.feature_encoder import FeatureEncoder
 from utils.files import write_atomically
+from utils.settings import settings
 
 CHAMPION = "champion.json"
 LIBRARIES = ("lightgbm", "scikit-learn", "numpy")
@@ -69,9 +77,8 @@ def save(model: Model, folder: Path) -> None:
         "features": model.features.columns,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-    path = model_path(folder, model.model_id)
-    write_atomically(path, content)
-    write_atomically(path.with_suffix(".json"), json.dumps(model.card, indent=2).encode())
+    write_atomically(model_path(folder, model.model_id), content)
+    write_card(folder, model.card)
 
 
 def load(folder: Path, model_id: int) -> Model:
@@ -101,6 +108,12 @@ def load(folder: Path, model_id: int) -> Model:
 def read_card(folder: Path, model_id: int) -> dict:
     """Return what is known about a model; FileNotFoundError if there is no such model."""
     return json.loads(model_path(folder, model_id).with_suffix(".json").read_bytes())
+
+
+def write_card(folder: Path, card: dict) -> None:
+    """Write what is known about a model beside it; from then on the model exists."""
+    path = model_path(folder, card["model_id"]).with_suffix(".json")
+    write_atomically(path, json.dumps(card, indent=2).encode())
 
 
 def _check(card: dict, content: bytes, model_id: int) -> None:
@@ -145,6 +158,7 @@ def load_champion(folder: Path) -> tuple[Model, list[str]]:
     """
     champion, warnings = champion_id(folder), []
     others = [model_id for model_id in reversed(model_ids(folder)) if model_id != champion]
+    others.sort(key=lambda model_id: is_rejected(folder, model_id))  # those last of all
     if champion is None and others:
         warnings.append(f"{CHAMPION} is missing or damaged")
     for model_id in ([] if champion is None else [champion]) + others:
@@ -153,6 +167,14 @@ def load_champion(folder: Path) -> tuple[Model, list[str]]:
         except ModelError as error:
             warnings.append(str(error))
     raise ModelError("; ".join(warnings) or f"there is no model in {folder.name}/")
+
+
+def is_rejected(folder: Path, model_id: int) -> bool:
+    """True if a model was trained, but found worse than the champion of its time."""
+    try:
+        return read_card(folder, model_id).get("decision") == "rejected"
+    except (OSError, ValueError):
+        return True  # a card that can't be read speaks for nothing
 
 
 def promote(folder: Path, model_id: int) -> None:
@@ -172,3 +194,68 @@ def prune(folder: Path, keep: int) -> list[int]:
         for file in (path.with_suffix(".json"), path):
             file.unlink(missing_ok=True)
     return deleted
+
+
+def show_list() -> None:
+    """Print one line for each model."""
+    from rich.console import Console  # here, as it would slow down each start of a predictor
+    from rich.table import Table
+
+    table = Table("model", "created", "rows", "CV logloss", "held-out logloss", "decision")
+    champion = champion_id(settings.models_dir)
+    for model_id in model_ids(settings.models_dir):
+        card = read_card(settings.models_dir, model_id)
+        judged = card.get("judge", {}).get("challenger", {}).get("logloss")
+        table.add_row(
+            f"{model_id}{' (champion)' if model_id == champion else ''}",
+            card["created"],
+            f"{card['rows']:,}",
+            f"{card['cv_logloss']:.4f}",
+            f"{judged:.4f}" if judged else "",
+            card.get("decision", ""),
+        )
+    Console().print(table)
+
+
+def promote_by_hand(model_id: int) -> None:
+    """Make a model the champion and tell every predictor; SystemExit if it can't be used."""
+    from utils.announcements import announce
+    from utils.kafka_client import RETRAIN_TOPIC, make_producer, prepare_topics
+
+    try:
+        load(settings.models_dir, model_id)
+    except ModelError as error:
+        raise SystemExit(f"Not promoted: {error}") from None
+    prepare_topics(RETRAIN_TOPIC)
+    promote(settings.models_dir, model_id)
+    with closing(make_producer()) as producer:
+        announce(producer, model_id, training_completed=True)
+    say(f"Model {model_id} is the champion; the predictors were told.", "bold green")
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.model_store",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="every model, the champion marked")
+    commands.add_parser("show", help="a model's card").add_argument("model_id", type=int)
+    promotion = commands.add_parser("promote", help="make it the champion, now")
+    promotion.add_argument("model_id", type=int)
+    arguments = parser.parse_args()
+    if arguments.command == "list":
+        return show_list()
+    if arguments.model_id not in model_ids(settings.models_dir):
+        raise SystemExit(f"There is no model {arguments.model_id}: see list")
+    if arguments.command == "promote":
+        return promote_by_hand(arguments.model_id)
+    print(json.dumps(read_card(settings.models_dir, arguments.model_id), indent=2))
+
+
+if __name__ == "__main__":
+    from utils.watchdog import run
+
+    run(main)

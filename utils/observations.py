@@ -7,8 +7,10 @@ reads one consistent state while the trainer goes on writing.
 
 import fcntl
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import IO
@@ -20,23 +22,30 @@ from utils.console import say
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS observations (
     request_id TEXT PRIMARY KEY,
-    data BLOB,      -- JSON of the request's data, NULL until the request has come
-    outcome REAL    -- 0.0 or 1.0, NULL until the outcome has come
+    data BLOB,          -- JSON of the request's data, NULL until the request has come
+    outcome REAL,       -- 0.0 or 1.0, NULL until the outcome has come
+    seen REAL,          -- when the trainer saw the first of the two, seconds since the epoch
+    first_trained INTEGER  -- the training, counted from 1, that was the first to have it
 );
-CREATE INDEX IF NOT EXISTS complete ON observations (request_id)
+CREATE INDEX IF NOT EXISTS complete ON observations (first_trained)
     WHERE data IS NOT NULL AND outcome IS NOT NULL;
+CREATE INDEX IF NOT EXISTS incomplete ON observations (seen)
+    WHERE data IS NULL OR outcome IS NULL;
 CREATE TABLE IF NOT EXISTS offsets (
     topic TEXT, partition INTEGER, next_offset INTEGER, PRIMARY KEY (topic, partition)
 );
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counters VALUES
-    ('retrain_requests', 0), ('retrain_requests_covered', 0), ('last_model_id', 0),
-    ('training_model_id', 0), ('training_covers', 0), ('missed_records', 0);
+    ('retrain_requests', 0), ('retrain_requests_covered', 0),
+    ('asked_by_hand', 0), ('asked_by_hand_covered', 0),
+    ('last_model_id', 0), ('announced_model_id', 0), ('trainings', 0),
+    ('training_model_id', 0), ('training_covers', 0), ('training_asked', 0),
+    ('missed_records', 0), ('expired_records', 0);
 """
 
 # The first request of an id wins, the last outcome does.
 _UPSERT = """
-INSERT INTO observations VALUES (?, ?, ?) ON CONFLICT (request_id) DO UPDATE SET
+INSERT INTO observations VALUES (?, ?, ?, ?, NULL) ON CONFLICT (request_id) DO UPDATE SET
     data = coalesce(observations.data, excluded.data),
     outcome = coalesce(excluded.outcome, observations.outcome)
 """
@@ -56,6 +65,12 @@ class Observations:
         """Close the file."""
         self._db.close()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+
     def offsets(self) -> dict[TopicPartition, int]:
         """Return the offset to read next, of every partition read so far."""
         rows = self._db.execute("SELECT topic, partition, next_offset FROM offsets")
@@ -68,59 +83,86 @@ class Observations:
         offsets: dict[TopicPartition, int],
     ) -> None:
         """Take in what one poll brought: (request_id, data, outcome) rows, offsets, one commit."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(_UPSERT, observed)
-            self._db.execute(
-                "UPDATE counters SET value = value + ? WHERE name = 'retrain_requests'",
-                (retrain_requests,),
-            )
-            self._db.executemany(
+        now = time.time()
+        with self._transaction() as db:
+            db.executemany(_UPSERT, ((*row, now) for row in observed))
+            db.executemany(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)",
                 [(*partition, offset) for partition, offset in offsets.items()],
             )
+            self._increase(retrain_requests=retrain_requests)
+
+    def expire(self, seconds: float) -> int:
+        """Forget requests without an outcome, and outcomes without a request, after so long.
+
+        What counts is when the trainer saw them: a record's own timestamp is the sender's word.
+        Returns how many there were.
+        """
+        with self._transaction() as db:
+            old = "(data IS NULL OR outcome IS NULL) AND seen < ?"
+            where = (time.time() - seconds,)
+            expired = db.execute(f"DELETE FROM observations WHERE {old}", where).rowcount
+            self._increase(expired_records=expired)
+        return expired
 
     def add_missed(self, records: int) -> None:
         """Count records that were deleted before this trainer saw them."""
-        self._set_counters(missed_records=self.counter("missed_records") + records)
+        with self._transaction():
+            self._increase(missed_records=records)
+
+    def ask_by_hand(self) -> None:
+        """Ask for a training, whatever the counts say; safe while a trainer is at work."""
+        with self._transaction():
+            self._increase(asked_by_hand=1)
 
     def counter(self, name: str) -> int:
         """Return one of the counters of the schema above."""
         return self._db.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()[0]
 
-    def _set_counters(self, **values: int) -> None:
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "UPDATE counters SET value = ? WHERE name = ?",
-                [(value, name) for name, value in values.items()],
-            )
+    def _increase(self, **steps: int) -> None:
+        self._db.executemany(
+            "UPDATE counters SET value = value + ? WHERE name = ?",
+            [(step, name) for name, step in steps.items() if step],
+        )
 
-    def requests_due(self, retrain_every: int) -> int:
-        """Return how many retrain requests a training that starts now would cover; 0 if none.
+    def _set(self, **values: int) -> None:
+        self._db.executemany(
+            "UPDATE counters SET value = ? WHERE name = ?",
+            [(value, name) for name, value in values.items()],
+        )
+
+    def training_due(self, retrain_every: int) -> int | None:
+        """Return how many retrain requests a training that is due now covers; None if none is due.
 
         Retraining waits for outcomes: R retrain requests and O observations make
-        min(R, O // retrain_every) requests due.
+        min(R, O // retrain_every) requests due. Somebody who asked by hand does not wait.
         """
         requests = self.counter("retrain_requests")
         covered = self.counter("retrain_requests_covered")
-        if requests <= covered:  # spares the count of a large table
-            return 0
+        by_hand = self.counter("asked_by_hand") > self.counter("asked_by_hand_covered")
+        if requests <= covered and not by_hand:  # spares the count of a large table
+            return None
         due = min(requests, self.count() // retrain_every)
-        return due if due > covered else 0
+        return max(due, covered) if due > covered or by_hand else None
 
     def count(self) -> int:
         """Return the number of complete observations: requests whose outcome is known."""
-        return self._db.execute(f"SELECT count(*) FROM observations WHERE {_COMPLETE}").fetchone()[
-            0
-        ]
+        query = f"SELECT count(*) FROM observations WHERE {_COMPLETE}"
+        return self._db.execute(query).fetchone()[0]
 
     def begin_training(self, covers: int, at_least: int) -> int:
         """Note that a training begins and return the id of its model, never given out before."""
-        model_id = max(self.counter("last_model_id") + 1, at_least)
-        self._set_counters(
-            last_model_id=model_id, training_model_id=model_id, training_covers=covers
-        )
+        with self._transaction() as db:
+            model_id = max(self.counter("last_model_id") + 1, at_least)
+            self._set(
+                last_model_id=model_id,
+                training_model_id=model_id,
+                training_covers=covers,
+                training_asked=self.counter("asked_by_hand"),
+            )
+            # Those that come between now and the child's snapshot are the next training's new ones.
+            new = f"UPDATE observations SET first_trained = ? WHERE {_COMPLETE}"
+            db.execute(f"{new} AND first_trained IS NULL", (self.counter("trainings") + 1,))
         return model_id
 
     def unfinished_training(self) -> tuple[int, int] | None:
@@ -130,24 +172,46 @@ class Observations:
 
     def end_training(self, covered: int) -> None:
         """Note that the training has ended, whatever came of it, and covers its requests."""
-        self._set_counters(retrain_requests_covered=covered, training_model_id=0)
+        with self._transaction():
+            self._set(
+                retrain_requests_covered=covered,
+                asked_by_hand_covered=self.counter("training_asked"),
+                training_model_id=0,
+            )
+            self._increase(trainings=1)
+
+    def note_announced(self, model_id: int) -> None:
+        """Remember which champion the predictors were told of last."""
+        with self._transaction():
+            self._set(announced_model_id=model_id)
 
 
-def read_snapshot(path: Path) -> tuple[list[tuple[bytes, float]], dict]:
-    """Return all complete observations as (data, outcome), and what a card says of their origin.
+@dataclass(frozen=True)
+class Snapshot:
+    """All complete observations at one moment, oldest first, and where they came from."""
 
-    Both are of one moment, whatever the trainer writes meanwhile. The origin: `offsets`, up to
-    which the topics were read, and `missed_records`, deleted before they could be read.
-    """
+    request_ids: list[str]
+    data: list[bytes]
+    outcomes: list[float]
+    first_trained: list[int]  # the training that was the first to have it, counted from 1
+    training: int  # the number of the training that reads this
+    origin: dict  # for the card: `offsets` up to which topics were read, `missed_records`, ...
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """Return what the store knows at one moment, whatever the trainer writes meanwhile."""
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
         db.execute("BEGIN")
+        counters = dict(db.execute("SELECT name, value FROM counters"))
         offsets = db.execute("SELECT topic || '-' || partition, next_offset FROM offsets")
         origin = {"offsets": dict(offsets.fetchall())}
-        missed = db.execute("SELECT value FROM counters WHERE name = 'missed_records'")
-        origin["missed_records"] = missed.fetchone()[0]
-        query = f"SELECT data, outcome FROM observations WHERE {_COMPLETE} ORDER BY rowid"
-        return db.execute(query).fetchall(), origin
+        origin |= {name: counters[name] for name in ("missed_records", "expired_records")}
+        training = counters["trainings"] + 1
+        query = "SELECT request_id, data, outcome, coalesce(first_trained, ?) FROM observations"
+        rows = db.execute(f"{query} WHERE {_COMPLETE} ORDER BY rowid", (training,)).fetchall()
+        columns = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [])
+        return Snapshot(*columns, training, origin)
     finally:
         db.close()
 

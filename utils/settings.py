@@ -8,7 +8,7 @@ A wrong value stops the program at once with one sentence that names the variabl
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -45,6 +45,17 @@ class Settings(BaseSettings):
     )
     extra_models_to_keep: int = Field(
         1, ge=0, description="older models kept in MODELS_DIR beside the champion"
+    )
+    train_window: int = Field(
+        0, ge=0, description="train on the newest rows only, so many; 0 means all"
+    )
+    promote: Literal["unless-worse", "always"] = Field(
+        "unless-worse", description="when a new model replaces the champion: unless-worse or always"
+    )
+    outcome_days: float = Field(
+        90,
+        gt=0,
+        description="days that a request waits for its outcome, and an outcome for its request",
     )
     partitions: int = Field(
         1, gt=0, description="partitions of app_messages, when the topic has to be created"

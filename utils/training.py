@@ -1,5 +1,6 @@
 """The trainer's side of one training: start the child, look after it, publish what it made."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 from train.retrain import ERROR_FILE
 from utils import model_store
 from utils.files import sync_folder
-from utils.settings import ROOT
+from utils.settings import ROOT, settings
 
 ATTEMPT = ".attempt-"  # folders below models/ in which children write
 
@@ -18,17 +19,18 @@ class Training:
     """A running training child; it writes into a folder named by its attempt."""
 
     def __init__(
-        self, model_id: int, covers: int, *, store: Path, data: Path, models: Path,
-        hyper: str, max_evals: int, threads: int,
-    ) -> None:  # fmt: skip
+        self, model_id: int, covers: int, *, store: Path, hyper: str, max_evals: int
+    ) -> None:
         self.model_id = model_id
         self.covers = covers
-        self._models = models
-        self._folder = models / f"{ATTEMPT}{model_id}"
+        self._models = settings.models_dir
+        self._folder = self._models / f"{ATTEMPT}{model_id}"
         self._folder.mkdir(mode=0o700)
         arguments = {
-            "store": store, "data": data, "folder": self._folder, "model-id": model_id,
-            "hyper": hyper, "max-evals": max_evals, "threads": threads,
+            "store": store, "data": settings.data_dir, "models": self._models,
+            "folder": self._folder, "model-id": model_id, "hyper": hyper, "max-evals": max_evals,
+            "threads": max((os.cpu_count() or 1) - 1, 1),  # predicting needs one
+            "window": settings.train_window, "promote": settings.promote,
         }  # fmt: skip
         command = [sys.executable, "-m", "train.retrain"]
         for name, value in arguments.items():

@@ -1,0 +1,47 @@
+"""From the topics into the trainer's store."""
+
+from kafka import KafkaConsumer
+from kafka.errors import OffsetOutOfRangeError
+
+from utils.console import warn
+from utils.kafka_client import APP_MESSAGES, OUTCOMES_TOPIC, skip_deleted
+from utils.messages import decode_control, decode_outcome, decode_requests, encode
+from utils.observations import Observations
+
+Observed = tuple[str, bytes | None, float | None]  # request_id, data, outcome
+
+
+def ingest(store: Observations, consumer: KafkaConsumer) -> None:
+    """Put what has arrived since the last time into the store, with its offsets, in one commit.
+
+    Requests that retention has deleted before they could be read are counted and skipped.
+    """
+    try:
+        polled = consumer.poll(timeout_ms=500)
+    except OffsetOutOfRangeError:
+        store.add_missed(skip_deleted(consumer, store.offsets()))
+        return
+    observed, retrain_requests = [], 0
+    for partition, records in polled.items():
+        if partition.topic == APP_MESSAGES:
+            observed += _requests(records)
+        elif partition.topic == OUTCOMES_TOPIC:
+            observed += _outcomes(records)
+        else:
+            messages = (decode_control(record.value) for record in records)
+            retrain_requests += sum(1 for message in messages if message and message.retrain)
+    if polled:
+        offsets = {partition: records[-1].offset + 1 for partition, records in polled.items()}
+        store.add(observed, retrain_requests, offsets)
+
+
+def _requests(records: list) -> list[Observed]:
+    requests, _ = decode_requests(records)  # the predictor sees to the invalid ones
+    return [(request.request_id, encode(request.data), request.outcome) for _, request in requests]
+
+
+def _outcomes(records: list) -> list[Observed]:
+    outcomes = [decode_outcome(record.value) for record in records]
+    if outcomes.count(None):
+        warn(f"{outcomes.count(None)} reported outcomes could not be understood.")
+    return [(request_id, None, outcome) for request_id, outcome in filter(None, outcomes)]
