@@ -17,9 +17,10 @@ $(VENV)/.installed: requirements.lock requirements-java.txt
 	$(RUN) -m utils.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
 	touch $@
 
-demo: env ## run the whole pipeline, sum it up (MESSAGES=200, INTERVAL=0.4, PREDICTORS=1)
+demo: env ## run the whole pipeline, sum it up (MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
 	@$(RUN) -m utils.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
-		$(if $(INTERVAL),--interval $(INTERVAL)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
+		$(if $(INTERVAL),--interval $(INTERVAL)) \
+		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
 
 kafka: env ## start a local Kafka
 	$(RUN) -m utils.local_kafka start

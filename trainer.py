@@ -34,13 +34,11 @@ from utils.kafka_client import (
     prepare_topics,
     read_from,
 )
-from utils.observations import Observations, only_trainer
+from utils.observations import STORE, Observations, only_trainer
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
 from utils.training import Training, remove_leftovers
 from utils.watchdog import all_is_well, run
-
-STORE = settings.data_dir / "observations.db"
 
 
 def begin_training(store: Observations, covers: int, arguments: Namespace) -> Training:

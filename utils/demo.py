@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 from rich.console import Console
 
@@ -32,7 +34,8 @@ from utils.kafka_client import (
     make_consumer,
     prepare_topics,
 )
-from utils.messages import decode_control
+from utils.messages import decode_control, decode_outcome
+from utils.observations import STORE, Observations
 from utils.settings import ROOT, settings
 from utils.summary import Summary
 
@@ -46,17 +49,14 @@ class Demo:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.summary = Summary()
-        self.training_requests = 0  # on retrain_topic, ever
-        self.covered = 0  # of these, by trainings that have ended
+        self.read: dict[TopicPartition, int] = {}  # up to which offset
         self.consumer = make_consumer()
-        messages = all_partitions(self.consumer, APP_MESSAGES)
-        control = all_partitions(self.consumer, RETRAIN_TOPIC)
-        self.consumer.assign(messages + control)
-        self.consumer.seek_to_beginning(*control)
-        self.consumer.seek_to_end(*messages)
-        for partition in messages:  # where to begin is known before the first request is sent
+        topics = (APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC)
+        partitions = [each for topic in topics for each in all_partitions(self.consumer, topic)]
+        self.consumer.assign(partitions)
+        self.consumer.seek_to_end(*partitions)
+        for partition in partitions:  # where to begin is known before the first request is sent
             self.consumer.position(partition)
-        self.control_end = self.consumer.end_offsets(control)[control[0]]
 
     def run(self) -> None:
         """Start everything, watch until all is done; SystemExit with a sentence if it can't be."""
@@ -70,7 +70,16 @@ class Demo:
             if sample_app.failed():
                 raise SystemExit("The sample app did not get its answers; see above.")
             say("All requests are answered; waiting for the trainings that are due.", "bold")
-            self._watch(running, until=lambda: self.covered >= self.training_requests)
+            with closing(Observations(STORE)) as store:
+                self._watch(running, until=lambda: self._all_is_learned(store))
+
+    def _all_is_learned(self, store: Observations) -> bool:
+        stored = store.offsets()
+        return (
+            all(stored.get(partition, 0) >= offset for partition, offset in self.read.items())
+            and store.training_due(settings.retrain_every) is None
+            and store.unfinished_training() is None
+        )
 
     def _complete(self, sample_app: "Honcho") -> bool:
         return sample_app.failed() or not self.summary.unanswered
@@ -89,6 +98,7 @@ class Demo:
             time.monotonic()
             + TRAINING_TIMEOUT
             + (self.arguments.messages * self.arguments.interval)
+            + 2 * self.arguments.outcome_delay
         )
         while not until():
             for records in self.consumer.poll(timeout_ms=100).values():
@@ -97,14 +107,14 @@ class Demo:
             if running.ended() or time.monotonic() > deadline:
                 raise SystemExit("The pipeline did not do its work; see above.")
 
-    def _take(self, record) -> None:
+    def _take(self, record: ConsumerRecord) -> None:
+        self.read[TopicPartition(record.topic, record.partition)] = record.offset + 1
         if record.topic == APP_MESSAGES:
             self.summary.add_app_message(record.value, record.timestamp / 1000, time.time())
+        elif record.topic == OUTCOMES_TOPIC:
+            self.summary.add_outcome(decode_outcome(record.value))
         elif message := decode_control(record.value):
-            self.training_requests += message.retrain
-            self.covered = max(self.covered, message.retrain_requests_covered or 0)
-            if record.offset >= self.control_end:
-                self.summary.add_control_message(message)
+            self.summary.add_control_message(message)
 
 
 class Honcho:
@@ -145,7 +155,8 @@ def demo(arguments: argparse.Namespace) -> int:
     prepare_topics(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC)
     # The Procfile says "python": the one that runs this.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    os.environ |= {"MESSAGES": str(arguments.messages), "INTERVAL": str(arguments.interval)}
+    for name in ("messages", "interval", "outcome_delay"):
+        os.environ[name.upper()] = str(getattr(arguments, name))
     run = Demo(arguments)
     try:
         run.run()
@@ -165,6 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
     parser.add_argument("--interval", type=float, default=0.4, help="seconds between (0.4)")
+    parser.add_argument("--outcome-delay", type=float, default=0, help="seconds (0: none)")
     parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
     arguments = parser.parse_args()
     if arguments.predictors < 1:

@@ -18,6 +18,9 @@ from typing import IO
 from kafka import TopicPartition
 
 from utils.console import say
+from utils.settings import settings
+
+STORE = settings.data_dir / "observations.db"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS observations (

@@ -31,7 +31,7 @@ class Summary:
         self._sent: dict[str, float] = {}
         self._latencies: list[float] = []
         self._arrivals: list[float] = []
-        self._predictions: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        self._predictions: dict[int, list[tuple[str, float]]] = defaultdict(list)
 
     def add_app_message(self, value: bytes, timestamp: float, now: float) -> None:
         """Take in a request or a reply; timestamp and now in seconds since the epoch."""
@@ -42,15 +42,19 @@ class Summary:
             self.answers[reply.request_id] += 1
             self._latencies.append(now - self._sent[reply.request_id])
             self._arrivals.append(now)
-            outcome = self.requests[reply.request_id]
-            if isinstance(reply, Prediction) and outcome is not None:
-                self._predictions[reply.model_id].append((outcome, reply.probability))
+            if isinstance(reply, Prediction):
+                self._predictions[reply.model_id].append((reply.request_id, reply.probability))
 
     def _add_request(self, value: bytes, timestamp: float) -> None:
         with suppress(InvalidMessage):
             if request := decode_request(value):
                 self.requests[request.request_id] = request.outcome
                 self._sent[request.request_id] = timestamp
+
+    def add_outcome(self, reported: tuple[str, float] | None) -> None:
+        """Take in (request_id, outcome) of a request that did not bring its outcome along."""
+        if reported and reported[0] in self.requests:
+            self.requests[reported[0]] = reported[1]
 
     def add_control_message(self, message: ControlMessage) -> None:
         """Take in a message of retrain_topic."""
@@ -86,7 +90,9 @@ class Summary:
             gap = np.diff(np.sort(self._arrivals)).max() * 1000
             table.add_row("longest gap between answers", f"{gap:.0f} ms")
         for model_id, pairs in sorted(self._predictions.items()):
-            table.add_row(f"model {model_id}", _quality(np.array(pairs)))
+            known = [(self.requests[r], p) for r, p in pairs if self.requests[r] is not None]
+            text = _quality(np.array(known)) if known else "no outcome is known"
+            table.add_row(f"model {model_id}", f"{len(pairs)} answers, {text}")
         return table
 
 
@@ -96,4 +102,4 @@ def _quality(pairs: np.ndarray) -> str:
     accuracy = np.mean((probabilities > 0.5) == outcomes)
     of_truth = np.where(outcomes == 1, probabilities, 1 - probabilities)
     logloss = -np.mean(np.log(of_truth))
-    return f"{len(pairs)} answers, accuracy {accuracy:.3f}, logloss {logloss:.3f}"
+    return f"accuracy {accuracy:.3f}, logloss {logloss:.3f}"
