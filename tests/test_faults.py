@@ -177,6 +177,14 @@ def test_a_training_child_that_is_killed_is_a_failed_training(pipeline):
     assert trainer.poll() is None
 
 
+def set_counters(pipeline, **values):
+    store = sqlite3.connect(pipeline.folder / "data" / "observations.db")
+    for name, value in values.items():
+        store.execute("UPDATE counters SET value = ? WHERE name = ?", (value, name))
+    store.commit()
+    store.close()
+
+
 @pytest.mark.slow
 def test_killed_between_saving_and_announcing(pipeline):
     """Only what is on disk counts: here, a champion that nobody has been told of."""
@@ -186,13 +194,7 @@ def test_killed_between_saving_and_announcing(pipeline):
     wait_until(lambda: "is the champion" in trainer.log.read_text())
     trainer.kill()
     trainer.wait()
-    store = sqlite3.connect(pipeline.folder / "data" / "observations.db")
-    store.execute(
-        "UPDATE counters SET value = 1 WHERE name IN ('training_model_id', 'training_covers')"
-    )
-    store.execute("UPDATE counters SET value = 0 WHERE name = 'retrain_requests_covered'")
-    store.commit()
-    store.close()
+    set_counters(pipeline, training_model_id=1, training_covers=1, retrain_requests_covered=0)
     pipeline.trainer()
     messages = pipeline.wait_for_control(lambda ms: sum("training_completed" in m for m in ms) == 2)
     assert {m["model_id"] for m in messages if "training_completed" in m} == {1}

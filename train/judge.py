@@ -1,8 +1,12 @@
 """Champion or challenger: does the new model deserve to replace the running one?
 
-Both predict rows that neither was trained on. The difference of their log losses, row by row, is
-resampled (the paired bootstrap; Efron and Tibshirani, An Introduction to the Bootstrap, 1993): the
-challenger is promoted unless it is worse beyond noise.
+Both predict rows that neither was trained on: those that each of the last W trainings brought, and
+original rows where these are too few. The challenger is promoted unless it is worse beyond noise,
+by the difference of the log losses. The mean of all rows would be a bad judge: of one batch with
+wrong labels, a model that has learned them is so much better that four good batches can't make up
+for it. Hence the median over the groups of their means (the median of means; Lugosi and Mendelson,
+"Mean estimation and regression under heavy-tailed distributions", 2019), and the paired bootstrap
+for its noise (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993).
 """
 
 import numpy as np
@@ -15,27 +19,29 @@ RESAMPLES = 1_000
 INTERVAL = (2.5, 97.5)  # percentiles: worse beyond noise means that all between them is worse
 
 
-def judge(champion: Model, challenger: Model, rows: Rows, observed: int, seed: int = 1) -> dict:
+def judge(
+    champion: Model, challenger: Model, rows: Rows, groups: np.ndarray, seed: int = 1
+) -> dict:
     """Return the decision, in words too, and the figures; a part of the challenger's card.
 
-    rows : at least two, of both outcomes; observed : how many of them are not original ones.
+    rows : at least two, of both outcomes; groups : for each of them the training that was the first
+    to have it, 0 for an original row.
     """
     probabilities = [model.predict(rows.frame) for model in (champion, challenger)]
     before, after = (log_losses(rows.outcomes, each) for each in probabilities)
-    low, high = interval(after - before, seed)
-    worse = low > 0
+    low, high = interval(after - before, groups, seed)
     figures = [score(rows.outcomes, each) for each in probabilities]
+    verdict = "worse beyond noise" if low > 0 else "not worse beyond noise"
     return {
-        "decision": "rejected" if worse else "promoted",
+        "decision": "rejected" if low > 0 else "promoted",
         "why": (
-            f"logloss {figures[1]['logloss']:.4f} against the champion's "
-            f"{figures[0]['logloss']:.4f} on {len(rows)} held-out rows: "
-            f"{'worse beyond noise' if worse else 'not worse beyond noise'} "
-            f"(difference {low:+.4f} to {high:+.4f})"
+            f"{verdict}, {low:+.4f} to {high:+.4f} in the median group of {len(rows)} held-out "
+            f"rows (logloss of all {figures[1]['logloss']:.4f}, of the champion "
+            f"{figures[0]['logloss']:.4f})"
         ),
         "judge": {
             "rows": len(rows),
-            "observed": observed,
+            "observed": int((groups > 0).sum()),
             "champion": figures[0],
             "challenger": figures[1],
             "difference": [low, high],
@@ -49,8 +55,22 @@ def log_losses(outcomes: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(of_truth, 1e-15, 1))
 
 
-def interval(differences: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the bootstrap's 95 % interval of the mean of these differences, shape (n,)."""
-    chance, n = np.random.default_rng(seed), len(differences)
-    means = [differences[chance.integers(0, n, n)].mean() for _ in range(RESAMPLES)]
-    return tuple(float(value) for value in np.percentile(means, INTERVAL))
+def interval(differences: np.ndarray, groups: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the bootstrap's 95 % interval of the median over the groups of their means.
+
+    Both of shape (n,). A group counts as much as it has rows.
+    """
+    chance, (names, sizes) = np.random.default_rng(seed), np.unique(groups, return_counts=True)
+    means = np.empty((len(names), RESAMPLES))
+    for name, size, row in zip(names, sizes, means, strict=True):
+        group = differences[groups == name]
+        row[:] = [group[chance.integers(0, size, size)].mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(weighted_medians(means, sizes), INTERVAL)
+    return float(low), float(high)
+
+
+def weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the lower weighted median of each column; values (n, m), weights (n,)."""
+    order = np.argsort(values, axis=0)
+    half = np.cumsum(weights[order], axis=0) >= weights.sum() / 2
+    return np.take_along_axis(values, order, axis=0)[half.argmax(axis=0), range(values.shape[1])]

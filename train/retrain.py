@@ -63,7 +63,7 @@ def retrain(arguments: argparse.Namespace) -> None:
         "held_out": rows.held_out,
         "digest_of_rows": rows.training.digest(),
         **snapshot.origin,
-        **judge(champion, model, rows.judge, rows.judge_observed),
+        **judge(champion, model, rows.judge, rows.groups),
     }
     if arguments.promote == "always":
         model.card |= {"decision": "promoted", "why": f"PROMOTE=always; {model.card['why']}"}

@@ -83,7 +83,7 @@ class Split:
     training: Rows
     held_out: int  # rows that the training would have, were they not held out
     judge: Rows
-    judge_observed: int  # of the judge's rows
+    groups: np.ndarray  # of the judge's rows: the first training that had it, 0 for original ones
 
 
 def split(folder: Path, snapshot: Snapshot, window: int) -> Split:
@@ -97,7 +97,9 @@ def split(folder: Path, snapshot: Snapshot, window: int) -> Split:
     observed.frame = observed.frame[list(original.frame.columns)]
     rows, out = original + observed, np.concatenate([original_out, observed_out])
     newest = np.arange(len(rows)) >= (len(rows) - window if window else 0)
-    recent = np.array(snapshot.first_trained, dtype=int) > snapshot.training - JUDGED_TRAININGS
-    judge = observed[observed_out & recent]
-    fill = original[original_out][: max(JUDGE_ROWS - len(judge), 0)]
-    return Split(rows[~out & newest], int((out & newest).sum()), fill + judge, len(judge))
+    first = np.array(snapshot.first_trained, dtype=int)
+    judging = observed_out & (first > snapshot.training - JUDGED_TRAININGS)
+    fill = original[original_out][: max(JUDGE_ROWS - int(judging.sum()), 0)]
+    groups = np.concatenate([np.zeros(len(fill), dtype=int), first[judging]])
+    held_out = int((out & newest).sum())
+    return Split(rows[~out & newest], held_out, fill + observed[judging], groups)

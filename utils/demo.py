@@ -4,7 +4,7 @@
 
 Starts Kafka if none is running, makes the first model if there is none, and runs the Procfile's
 processes. When every request is answered and every training that is due has ended, it stops what it
-started. Exits with 1 when an answer is missing or no new model took over.
+started. Exits with 1 when an answer is missing or nothing was learned.
 """
 
 import argparse
@@ -163,8 +163,8 @@ def demo(arguments: argparse.Namespace) -> int:
     finally:
         if run.summary.requests:
             Console().print(run.summary.table())
-    if run.summary.unanswered or not run.summary.reloads:
-        say("Not as promised: an answer is missing, or no new model took over.", "bold red")
+    if run.summary.unanswered or not run.summary.trainings:
+        say("Not as promised: an answer is missing, or nothing was learned.", "bold red")
         return 1
     return 0
 

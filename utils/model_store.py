@@ -5,7 +5,7 @@ text format. `models/model_<id>.json` is its card; it is written after the model
 `models/champion.json` names the model that answers. Every file is written beside its place, synced
 and renamed, so that a reader sees all of it or none.
 
-    python -m utils.model_store list          # every model, the champion marked
+    python -m utils.model_store list          # every model, the champion with an asterisk
     python -m utils.model_store show 3        # its card: data, parameters, figures, decision
     python -m utils.model_store promote 3     # every predictor answers with it in a moment
 
@@ -197,18 +197,18 @@ def prune(folder: Path, keep: int) -> list[int]:
 
 
 def show_list() -> None:
-    """Print one line for each model."""
+    """Print one line for each model; the champion has an asterisk."""
     from rich.console import Console  # here, as it would slow down each start of a predictor
     from rich.table import Table
 
-    table = Table("model", "created", "rows", "CV logloss", "held-out logloss", "decision")
+    table = Table("model", "created (UTC)", "rows", "CV", "held out", "decision", title="logloss")
     champion = champion_id(settings.models_dir)
     for model_id in model_ids(settings.models_dir):
         card = read_card(settings.models_dir, model_id)
         judged = card.get("judge", {}).get("challenger", {}).get("logloss")
         table.add_row(
-            f"{model_id}{' (champion)' if model_id == champion else ''}",
-            card["created"],
+            f"{model_id}{' *' if model_id == champion else ''}",
+            card["created"][:19],
             f"{card['rows']:,}",
             f"{card['cv_logloss']:.4f}",
             f"{judged:.4f}" if judged else "",

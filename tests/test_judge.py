@@ -1,0 +1,119 @@
+"""Champion and challenger: what is held out, who is promoted, and what one bad batch can do."""
+
+import json
+import lzma
+
+import numpy as np
+import pytest
+
+from train.fit import fit_model
+from train.judge import interval, judge, weighted_medians
+from train.rows import HELD_OUT, is_held_out, split
+from utils import dataset
+from utils.observations import Snapshot
+
+EVERY, WINDOW = 4_000, 6_000  # observations of a training; rows to train on
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("adult.data", "adult.test"):
+        packed = dataset.BUNDLED / f"{name}.xz"
+        (folder / name).write_bytes(lzma.decompress(packed.read_bytes()))
+    return folder
+
+
+def snapshot(folder, batches: str, every: int = EVERY) -> Snapshot:
+    """Observations as the trainer has them after these batches: "." as it was, "x" upside down."""
+    rows = dataset.read_test_requests(folder)
+    ids, data, outcomes = [], [], []
+    for number in range(len(batches) * every):
+        row = dict(rows[number % len(rows)])
+        outcome = dataset.outcome_of(row.pop(dataset.TARGET))
+        ids.append(f"request-{number}")
+        data.append(json.dumps(row).encode())
+        outcomes.append(1 - outcome if batches[number // every] == "x" else outcome)
+    first = [1 + number // every for number in range(len(ids))]
+    return Snapshot(ids, data, outcomes, first, len(batches), {})
+
+
+def train(folder, batches: str, model_id: int = 1, window: int = WINDOW):
+    rows = split(folder, snapshot(folder, batches), window)
+    rest = {"model_id": model_id, "hyper": "hyperopt", "max_evals": 1, "num_threads": 1}
+    return fit_model(rows.training.frame, rows.training.outcomes, **rest), rows
+
+
+@pytest.fixture(scope="module")
+def champion(folder):
+    return train(folder, "....")[0]
+
+
+def decision(champion, challenger, rows) -> str:
+    return judge(champion, challenger, rows.judge, rows.groups)["decision"]
+
+
+@pytest.mark.parametrize("window", [WINDOW, 0], ids=["newest rows", "all rows"])
+def test_one_poisoned_batch_is_rejected(folder, champion, window):
+    if not window:
+        champion, _ = train(folder, "....", window=0)
+    challenger, rows = train(folder, "....x", window=window)
+    assert decision(champion, challenger, rows) == "rejected"
+
+
+def test_a_change_that_lasts_is_accepted_within_five_trainings(folder, champion):
+    for last in range(1, 6):
+        challenger, rows = train(folder, "...." + "x" * last)
+        if decision(champion, challenger, rows) == "promoted":
+            break
+    assert last == 3  # when most of what the judge sees is of the new world
+
+
+def test_more_of_the_same_is_promoted(folder, champion):
+    challenger, rows = train(folder, ".....")
+    verdict = judge(champion, challenger, rows.judge, rows.groups)
+    assert verdict["decision"] == "promoted"
+    figures = verdict["judge"]["challenger"]
+    assert figures.keys() == {"logloss", "auc", "accuracy", "calibration_error"}
+    assert figures["calibration_error"] < 0.05
+    assert len(rows.judge) == 2_000
+    assert verdict["judge"]["observed"] > 1_900
+
+
+def test_who_is_held_out_is_never_trained_on_and_judges(folder):
+    few = snapshot(folder, "..", every=1_000)
+    rows = split(folder, few, window=0)
+    out = is_held_out(few.request_ids)
+    assert 0.08 < out.mean() < 0.12
+    assert len(rows.training) + rows.held_out == 32_561 + 2_000
+    assert abs(rows.held_out * HELD_OUT / (32_561 + 2_000) - 1) < 0.1
+    assert len(rows.judge) == 2_000  # filled up with original rows
+    assert (rows.groups > 0).sum() == out.sum()
+    judged = rows.judge.frame[rows.groups > 0].reset_index(drop=True)
+    sent = [json.loads(data) for data, held in zip(few.data, out, strict=True) if held]
+    assert judged.to_dict("records") == [{name: row[name] for name in judged} for row in sent]
+
+
+def test_the_window_takes_the_newest_rows(folder):
+    few = snapshot(folder, "..", every=100)
+    rows = split(folder, few, window=50)
+    newest = [json.loads(data) for data in few.data[-50:]]
+    out = is_held_out(few.request_ids[-50:])
+    kept = [row for row, held in zip(newest, out, strict=True) if not held]
+    found = rows.training.frame
+    assert found.to_dict("records") == [{name: row[name] for name in found} for row in kept]
+
+
+def test_only_what_the_last_five_trainings_brought_judges(folder):
+    many = snapshot(folder, "........", every=3_000)
+    rows = split(folder, many, window=0)
+    assert set(rows.groups) - {0} == {4, 5, 6, 7, 8}  # 0: original rows, where these are few
+
+
+def test_equal_models_and_a_median_by_weight():
+    groups = np.repeat([1, 2, 3], [10, 10, 10])
+    assert interval(np.zeros(30), groups, seed=1) == (0, 0)
+    assert interval(np.repeat([1.0, 1.0, -50.0], 10), groups, seed=1) == (1, 1)
+    values = np.array([[3.0, 1.0], [1.0, 1.0], [2.0, 9.0]])
+    assert weighted_medians(values, np.array([1, 1, 1])).tolist() == [2, 1]
+    assert weighted_medians(values, np.array([5, 1, 1])).tolist() == [3, 1]

@@ -1,0 +1,158 @@
+"""Late outcomes, champion and challenger, rollback: the real scripts on a real broker."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.pipeline import wait_until
+from tests.test_faults import copy_of_the_first_model, set_counters
+from tests.test_pipeline import answered_once
+from utils import dataset
+from utils.settings import ROOT
+
+
+def store(pipeline, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "utils.model_store", *command],
+        cwd=ROOT,
+        env=os.environ | pipeline.environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def card(pipeline, model_id: int) -> dict:
+    return json.loads((pipeline.folder / "models" / f"model_{model_id}.json").read_text())
+
+
+def request_without_outcome(pipeline, row: int) -> tuple[str, str]:
+    data = dict(pipeline.rows[row % len(pipeline.rows)])
+    outcome, request_id = data.pop(dataset.TARGET), f"late-{row}"
+    pipeline.send({"request_id": request_id, "data": data})
+    return request_id, outcome
+
+
+def report(pipeline, request_id: str, outcome: str) -> None:
+    pipeline.send({"request_id": request_id, "outcome": outcome}, topic="outcomes_topic")
+
+
+def test_retraining_waits_for_the_outcomes_across_a_kill(pipeline):
+    pipeline.predictor()
+    trainer = pipeline.trainer()
+    late = [request_without_outcome(pipeline, row) for row in range(50)]
+    pipeline.wait_for_replies(50)
+    for request_id, outcome in late[:10]:
+        report(pipeline, request_id, outcome)
+    trainer.kill()
+    for request_id, outcome in reversed(late[5:24]):  # some of them again
+        report(pipeline, request_id, outcome)
+    report(pipeline, "nobody", ">50K")
+    pipeline.send(b"{}", topic="outcomes_topic")
+    trainer = pipeline.trainer()
+    pipeline.wait_for_output(trainer, "outcomes could not be understood")
+    assert [m for m in pipeline.messages("retrain_topic") if "retrain" not in m] == []
+    report(pipeline, *late[24])
+    done = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])[-1]
+    assert (done["observations"], done["retrain_requests_covered"]) == (25, 1)
+    for request_id, outcome in late[25:]:
+        report(pipeline, request_id, outcome)
+    done = pipeline.wait_for_control(lambda ms: ms[-1].get("retrain_requests_covered") == 2)[-1]
+    assert done["observations"] == 50
+
+
+def test_somebody_asks_for_a_training_by_hand(pipeline):
+    asked = pipeline.start("trainer.py", "--now")
+    assert asked.wait(timeout=60) == 0
+    assert "Asked for a training" in asked.log.read_text()
+    pipeline.trainer()
+    done = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])[-1]
+    assert (done["observations"], done["retrain_requests_covered"]) == (0, 0)
+
+
+def test_a_model_is_promoted_by_hand_under_load(pipeline):
+    predictor, trainer = pipeline.predictor(), pipeline.trainer()
+    request_ids = pipeline.requests(25)
+    pipeline.wait_for_output(predictor, "Model 1 answers")
+    wait_until(lambda: "is the champion" in trainer.log.read_text())
+    trainer.kill()
+    request_ids += pipeline.requests(300)
+    promoted = store(pipeline, "promote", "0")
+    assert promoted.returncode == 0, promoted.stderr
+    pipeline.wait_for_output(predictor, "Model 0 answers")
+    request_ids += pipeline.requests(20)
+    replies = pipeline.wait_for_replies(len(request_ids))
+    assert answered_once(request_ids, replies)
+    assert replies[-1]["model_id"] == 0
+    listed = store(pipeline, "list").stdout
+    assert "0 * " in listed
+    assert json.loads(store(pipeline, "show", "1").stdout)["parent"] == 0
+    missing = store(pipeline, "promote", "7")
+    assert missing.returncode == 1
+    assert missing.stderr == "There is no model 7: see list\n"
+
+
+def test_a_promotion_that_was_killed_before_its_announcement_is_announced(pipeline):
+    predictor = pipeline.predictor()
+    pipeline.trainer()
+    pipeline.requests(25)
+    pipeline.wait_for_output(predictor, "Model 1 answers")
+    (pipeline.folder / "models" / "champion.json").write_text('{"model_id": 0}')
+    pipeline.wait_for_output(predictor, "Model 0 answers")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("promote", ["unless-worse", "always"])
+def test_a_poisoned_batch(pipeline, promote):
+    every = {"RETRAIN_EVERY": "500", "TRAIN_WINDOW": "1000", "PROMOTE": promote}
+    predictor = pipeline.predictor(**every)
+    pipeline.trainer(**every)
+    for batch in range(1, 6):
+        for number in range(500):
+            row = pipeline.rows[batch * 500 + number]
+            if batch == 5:
+                row = dataset.turned_upside_down(row)
+            pipeline.send({"request_id": f"{batch}-{number}", "data": row})
+        pipeline.producer.flush()
+
+        def covered(messages, batch=batch):
+            return messages[-1].get("retrain_requests_covered") == batch
+
+        last = pipeline.wait_for_control(covered)[-1]
+    models = pipeline.folder / "models"
+    champion = json.loads((models / "champion.json").read_text())["model_id"]
+    if promote == "always":
+        assert "training_completed" in last
+        assert champion == last["model_id"]
+        pipeline.wait_for_output(predictor, f"Model {champion} answers")
+        assert card(pipeline, champion)["why"].startswith("PROMOTE=always; worse beyond noise")
+    else:
+        assert "worse beyond noise" in last["training_rejected"]
+        assert last["judge"]["challenger"]["logloss"] > last["judge"]["champion"]["logloss"]
+        assert champion < last["model_id"]
+        assert card(pipeline, last["model_id"])["decision"] == "rejected"  # kept for inspection
+        pipeline.requests(1)
+        reply = pipeline.wait_for_replies(2_501)[-1]
+        assert reply["model_id"] == champion
+
+
+@pytest.mark.slow
+def test_a_promotion_by_hand_during_a_training_wins(pipeline):
+    """Only what is on disk counts: a complete model 1, and a champion that is not its parent."""
+    predictor, trainer = pipeline.predictor(), pipeline.trainer()
+    pipeline.requests(25)
+    pipeline.wait_for_output(predictor, "Model 1 answers")
+    wait_until(lambda: "is the champion" in trainer.log.read_text())
+    trainer.kill()
+    trainer.wait()
+    copy_of_the_first_model(pipeline, 5)
+    (pipeline.folder / "models" / "champion.json").write_text('{"model_id": 5}')
+    set_counters(pipeline, training_model_id=1, training_covers=1, retrain_requests_covered=0)
+    pipeline.trainer()
+    rejected = pipeline.wait_for_control(lambda ms: "training_rejected" in str(ms[-2:]))
+    reasons = [message.get("training_rejected", "") for message in rejected]
+    assert any("model 5 was promoted during the training" in reason for reason in reasons)
+    assert card(pipeline, 1)["decision"] == "rejected"
+    pipeline.wait_for_output(predictor, "Model 5 answers")
