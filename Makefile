@@ -43,6 +43,9 @@ chaos: env ## kill and freeze everything for minutes, then audit the log (MINUTE
 soak: env ## ten minutes of 500 requests/s while retraining: memory, then the audit (MINUTES=10)
 	$(RUN) -m bench.soak --minutes $(or $(MINUTES),10)
 
+drift: env ## turn the world upside down, and see the model recover: five minutes
+	$(RUN) -m bench.drift
+
 lint: env ## ruff: format and rules
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -61,4 +64,4 @@ clean: ## stop Kafka; remove models, the trainer's store, downloaded data and Ka
 	[ ! -f $(VENV)/.installed ] || $(RUN) -m utils.local_kafka stop
 	rm -rf models/* models/.attempt-* .kafka/data data/adult.data data/adult.test data/observations.*
 
-.PHONY: help env demo kafka stop init test test-all chaos soak lint format lock clean
+.PHONY: help env demo kafka stop init test test-all chaos soak drift lint format lock clean
