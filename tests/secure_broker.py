@@ -2,6 +2,7 @@
 
 Clients come in through SASL_SSL, or SSL with a certificate of their own. A plaintext listener, for
 the health check and for who sets up users and rights, is a super user's; so is the controller's.
+The certificates are made with the openssl command.
 """
 
 import os
