@@ -17,7 +17,8 @@ from train.fit import evaluate, fit_model, score
 from train.rows import original_rows
 from utils import dataset, model_store
 from utils.console import say, warn
-from utils.settings import settings
+from utils.files import make_private
+from utils.settings import ROOT, settings
 from utils.watchdog import run
 
 FIRST_MODEL_ID = 0
@@ -81,7 +82,7 @@ def main() -> None:
     """Prepare data/ and models/."""
     chosen = parse_arguments(__doc__, max_evals=50)
     for folder in (settings.data_dir, settings.models_dir):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(folder, ROOT)
     try:
         say(dataset.fetch(settings.data_dir))
         if not keep_champion():

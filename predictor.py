@@ -14,15 +14,10 @@ import gc
 from kafka.consumer.fetcher import ConsumerRecord
 
 import utils.quick_start  # noqa: F401 - before anything else imports LightGBM
+from utils.access import prepare_topics
 from utils.batch import Batch
 from utils.console import say
-from utils.kafka_client import (
-    APP_MESSAGES,
-    DEAD_LETTER_TOPIC,
-    PREDICTOR_GROUP,
-    RETRAIN_TOPIC,
-    prepare_topics,
-)
+from utils.kafka_client import APP_MESSAGES, DEAD_LETTER_TOPIC, PREDICTOR_GROUP, RETRAIN_TOPIC
 from utils.messages import ControlMessage, ErrorReply, Prediction, decode_requests, encode
 from utils.model_store import Model
 from utils.reload import Champion
@@ -72,7 +67,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     stop = stop_on_signals()
-    prepare_topics(APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
+    prepare_topics(
+        read=(APP_MESSAGES, RETRAIN_TOPIC), write=(APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
+    )
     champion = Champion(settings.models_dir)
     stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
     say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")

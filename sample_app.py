@@ -15,6 +15,7 @@ import time
 import uuid
 
 from utils import dataset
+from utils.access import prepare_topics
 from utils.company import Company
 from utils.console import say
 from utils.kafka_client import (
@@ -23,7 +24,6 @@ from utils.kafka_client import (
     all_partitions,
     make_consumer,
     make_producer,
-    prepare_topics,
 )
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.settings import settings
@@ -125,7 +125,7 @@ def main() -> None:
         parser.error("--messages takes a number above 0, the others one that is not negative")
     delay, stop = chosen.outcome_delay, stop_on_signals()
     company = Company(chosen.messages, chosen.interval, delay, chosen.drift, stop)
-    prepare_topics(APP_MESSAGES, OUTCOMES_TOPIC)
+    prepare_topics(read=(APP_MESSAGES,), write=(APP_MESSAGES, OUTCOMES_TOPIC))
     company.run(start_producing, start_consuming, start_reporting_outcomes)
     if company.failure:
         raise SystemExit(company.failure)

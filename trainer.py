@@ -22,6 +22,7 @@ from kafka.errors import KafkaError
 import utils.quick_start  # noqa: F401 - before anything else imports LightGBM
 from train import parse_arguments
 from utils import model_store
+from utils.access import prepare_topics, recover
 from utils.announcements import announce, announce_the_champion
 from utils.console import say, warn
 from utils.ingest import ingest
@@ -29,9 +30,7 @@ from utils.kafka_client import (
     APP_MESSAGES,
     OUTCOMES_TOPIC,
     RETRAIN_TOPIC,
-    go_to,
     make_producer,
-    prepare_topics,
     read_from,
 )
 from utils.observations import STORE, Observations, only_trainer
@@ -105,7 +104,7 @@ def main() -> None:
         with closing(Observations(STORE)) as store:
             store.ask_by_hand()
         return say("Asked for a training: the trainer that runs, or the next one, begins it.")
-    prepare_topics(APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
+    prepare_topics(read=(APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC), write=(RETRAIN_TOPIC,))
     with only_trainer(STORE, stop), closing(Observations(STORE)) as store:
         consumer = read_from(store.offsets(), APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
         producer = make_producer()
@@ -124,9 +123,8 @@ def main() -> None:
                     finish_training(training, store, producer)
                     training = None
             except (KafkaError, OSError, sqlite3.Error) as error:
-                warn(f"{type(error).__name__}: {error}. Trying again.")
                 stop.wait(1)
-                go_to(consumer, store.offsets())  # what was polled and not stored
+                recover(error, consumer, store.offsets())  # what was polled and not stored
         if training:
             training.close()
         producer.close(timeout=5)

@@ -1,5 +1,6 @@
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,11 @@ from utils import local_kafka
 
 # Before the first import of utils.settings: nothing here may ever touch a broker of the user's.
 os.environ |= {"KAFKA_HOST": f"localhost:{local_kafka.free_port()}", "BROKER_TIMEOUT": "30"}
-for name in ("RETRAIN_EVERY", "PARTITIONS", "PREDICTOR_ID", "TOPIC_PREFIX", "DATA_DIR"):
+SETTINGS = ["RETRAIN_EVERY", "PARTITIONS", "PREDICTOR_ID", "TOPIC_PREFIX", "DATA_DIR", "MODELS_DIR"]
+SETTINGS += [
+    name for name in os.environ if re.match("KAFKA_(SEC|SASL|USER|PASS|CA|CERT|KEY)", name)
+]
+for name in SETTINGS:
     os.environ.pop(name, None)
 
 from tests.pipeline import Pipeline  # noqa: E402

@@ -16,7 +16,7 @@ def test_the_settings_table_is_complete_and_has_the_right_defaults():
     rows = re.findall(r"^\| `([A-Z_]+)` \| `?([^|`]*)`? \|", README, re.MULTILINE)
     documented = {name: default.strip() for name, default in rows}
     settings = {
-        name.upper(): str(field.default) if field.default != "" else "(empty)"
+        name.upper(): str(field.default) or "(empty)"
         for name, field in Settings.model_fields.items()
     }
     assert documented == settings

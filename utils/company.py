@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Event, Thread
 
+from utils.access import refusal
+
 NEVER_KNOWN = 0.02  # share of the outcomes that nobody ever reports
 REPORTED_TWICE = 0.02
 
@@ -62,5 +64,5 @@ class Company:
         try:
             work(self)
         except Exception as error:  # whatever it is, the others must not wait for ever
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = str(refusal(error) or f"{type(error).__name__}: {error}")
             self.stop.set()

@@ -19,14 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from utils.access import prepare_topics
 from utils.console import say, warn
-from utils.kafka_client import (
-    APP_MESSAGES,
-    DEAD_LETTER_TOPIC,
-    all_partitions,
-    make_consumer,
-    prepare_topics,
-)
+from utils.kafka_client import APP_MESSAGES, DEAD_LETTER_TOPIC, all_partitions, make_consumer
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
 from utils.transactions import TransactionalStream
@@ -120,7 +115,8 @@ def main() -> None:
     commands.add_parser("show", help="one letter").add_argument("offset", type=int)
     commands.add_parser("replay", help="send again what was not replayed yet")
     arguments = parser.parse_args()
-    prepare_topics(DEAD_LETTER_TOPIC, APP_MESSAGES)
+    writes = (APP_MESSAGES,) if arguments.command == "replay" else ()
+    prepare_topics(read=(DEAD_LETTER_TOPIC,), write=writes)
     if arguments.command == "show":
         show(arguments.offset)
     else:

@@ -22,6 +22,7 @@ from kafka.errors import KafkaError
 from rich.console import Console
 
 from utils import local_kafka, model_store
+from utils.access import prepare_topics
 from utils.console import say
 from utils.kafka_client import (
     APP_MESSAGES,
@@ -32,10 +33,10 @@ from utils.kafka_client import (
     all_partitions,
     group_members,
     make_consumer,
-    prepare_topics,
 )
 from utils.messages import decode_control, decode_outcome
 from utils.observations import STORE, Observations
+from utils.security import Refused
 from utils.settings import ROOT, settings
 from utils.summary import Summary
 
@@ -152,7 +153,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """Run everything once and return the exit code."""
     if not model_store.model_ids(settings.models_dir):
         subprocess.run([sys.executable, "initialize.py"], cwd=ROOT, check=True)
-    prepare_topics(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC)
+    prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC))
     # The Procfile says "python": the one that runs this.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for name in ("messages", "interval", "outcome_delay"):
@@ -183,12 +184,13 @@ def main() -> None:
         parser.error("--predictors: expected a number above 0")
     for number in (signal.SIGTERM, signal.SIGHUP):  # whatever ends it, it cleans up after itself
         signal.signal(number, signal.default_int_handler)
-    ours = not local_kafka.is_kafka(settings.kafka_host, timeout=2)
+    local = settings.kafka_security_protocol == "PLAINTEXT"  # none that we start has any other
+    ours = local and not local_kafka.is_kafka(settings.kafka_host, timeout=2)
     try:
         if ours:
             say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
         code = demo(arguments)
-    except local_kafka.BrokerError as error:
+    except (local_kafka.BrokerError, Refused) as error:
         raise SystemExit(str(error)) from None
     except subprocess.CalledProcessError as error:
         raise SystemExit(error.returncode) from None

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Files that are whole or not there, whatever happens while they are written, and nobody else's."""
 
 import contextlib
 import os
@@ -19,6 +19,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def make_private(folder: Path, project: Path) -> None:
+    """Make a folder that only its owner can enter.
+
+    One that is there already is made so if it is the project's (git makes them for everyone);
+    elsewhere its mode is somebody's choice.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if project in folder.parents:
+        folder.chmod(0o700)
 
 
 def sync_folder(folder: Path) -> None:

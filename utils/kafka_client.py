@@ -1,4 +1,4 @@
-"""One place for everything that has to do with reaching Kafka: topics, connections, clients.
+"""One place for everything that has to do with reaching Kafka: names, connections, clients.
 
 Every client of the pipeline is made here, so that no script can differ from the others in how it
 connects. kafka-python's defaults that hurt are replaced; ../README.md says which and why.
@@ -7,15 +7,15 @@ connects. kafka-python's defaults that hurt are replaced; ../README.md says whic
 import logging
 import socket
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError
+from kafka.errors import KafkaConnectionError, KafkaError
 
-from utils.console import say, warn
+from utils.console import warn
 from utils.consumer import Consumer
+from utils.security import Refused, check_entry, security_options
 from utils.settings import settings
-from utils.shutdown import stopping
 
 APP_MESSAGES = settings.topic_prefix + "app_messages"
 RETRAIN_TOPIC = settings.topic_prefix + "retrain_topic"
@@ -23,16 +23,11 @@ OUTCOMES_TOPIC = settings.topic_prefix + "outcomes_topic"
 DEAD_LETTER_TOPIC = settings.topic_prefix + "dead_letter_topic"
 PREDICTOR_GROUP = settings.topic_prefix + "predictors"
 
-# Announcements need one order, hence one partition. The dead letter is the request plus headers,
-# so its topic takes records larger than the broker's default limit of 1 MiB.
-_TOPICS = {
-    APP_MESSAGES: {"num_partitions": settings.partitions},
-    RETRAIN_TOPIC: {"num_partitions": 1},
-    OUTCOMES_TOPIC: {"num_partitions": 1},
-    DEAD_LETTER_TOPIC: {"num_partitions": 1, "configs": {"max.message.bytes": str(2**23)}},
-}
+identity: dict[str, str] = {}  # this process' group and transactional id, as refusals name them
+OFFLINE = 5.0  # seconds without a connection, after which a consumer asks whether it is let in
 
-# The client retries whatever it logs, and the scripts report what they cannot get over.
+# The client retries whatever it logs, and the scripts report what they cannot get over. Nor may it
+# log more: at DEBUG that is its settings and every byte that it sends, passwords among them.
 logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
@@ -49,7 +44,27 @@ def connection() -> dict:
         "retry_backoff_ms": 10,
         "reconnect_backoff_ms": 50,
         "reconnect_backoff_max_ms": 500,
+        **security_options(),
     }
+
+
+class _Consumer(Consumer):
+    """Its poll() raises Refused when Kafka lets us in no more; else it would wait for ever.
+
+    Only once it has lost its connections: until then a changed password disturbs nobody.
+    """
+
+    _online = 0.0
+
+    def poll(self, *arguments, **options) -> dict:
+        records = super().poll(*arguments, **options)
+        connections = list(self._client._manager._conns.values())
+        if any(connection.connected for connection in connections):
+            self._online = time.monotonic()
+        elif time.monotonic() - self._online > OFFLINE:
+            self._online = time.monotonic()
+            is_reachable()
+        return records
 
 
 def make_consumer(**options) -> KafkaConsumer:
@@ -62,7 +77,9 @@ def make_consumer(**options) -> KafkaConsumer:
         "allow_auto_create_topics": False,
         "metrics_enabled": False,
     }
-    return Consumer(**connection() | defaults | options)
+    if "group_id" in options:
+        identity["group"] = options["group_id"]
+    return _Consumer(**connection() | defaults | options)
 
 
 def make_producer(**options) -> KafkaProducer:
@@ -75,6 +92,8 @@ def make_producer(**options) -> KafkaProducer:
         "max_request_size": 2**23,
         "metrics_enabled": False,
     }
+    if "transactional_id" in options:
+        identity["transactional id"] = options["transactional_id"]
     return KafkaProducer(**connection() | defaults | options)
 
 
@@ -84,11 +103,24 @@ def make_admin() -> KafkaAdminClient:
 
 
 def is_reachable() -> bool:
-    """True if something listens at KAFKA_HOST. A client that finds nobody leaks a thread."""
+    """True if something listens at KAFKA_HOST. A client that finds nobody leaks a thread.
+
+    Raises Refused if Kafka does not let us in and never will.
+    """
+    refused = None
     for host in settings.kafka_host.split(","):
         name, _, port = host.strip().rpartition(":")
-        with suppress(OSError), socket.create_connection((name.strip("[]"), int(port)), timeout=1):
+        address = name.strip("[]"), int(port)
+        try:
+            with socket.create_connection(address, timeout=1) as connection:
+                check_entry(connection, address[0])
             return True
+        except OSError:
+            continue
+        except Refused as error:
+            refused = error
+    if refused:
+        raise refused
     return False
 
 
@@ -152,59 +184,3 @@ def skip_deleted(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) ->
             consumer.seek(partition, first[partition])
             missed += gone
     return missed
-
-
-def prepare_topics(*topics: str) -> None:
-    """Wait until Kafka answers, then create those of the topics that aren't there.
-
-    Raises SystemExit with one sentence when Kafka stays away for BROKER_TIMEOUT seconds, or when a
-    topic is missing and may not be created.
-    """
-    admin = _wait_for_admin()
-    try:
-        existing = {topic["name"]: topic for topic in admin.describe_topics(list(topics))}
-        for name in topics:
-            partitions = len(existing.get(name, {}).get("partitions", ()))
-            if not partitions:
-                _create_topic(admin, name)
-            elif partitions != _TOPICS[name]["num_partitions"]:
-                _accept_partitions(name, partitions)
-    finally:
-        admin.close()
-
-
-def _wait_for_admin() -> KafkaAdminClient:
-    deadline = time.monotonic() + settings.broker_timeout
-    if not is_reachable():
-        warn(f"Waiting for Kafka at {settings.kafka_host} ...")
-    while time.monotonic() < deadline and not stopping():
-        if is_reachable():
-            with suppress(KafkaError):
-                return make_admin()
-        time.sleep(0.2)
-    if stopping():
-        raise SystemExit(0)
-    raise SystemExit(
-        f"No Kafka answers at {settings.kafka_host} (KAFKA_HOST) for "
-        f"{settings.broker_timeout:g} s (BROKER_TIMEOUT). Start one: make kafka"
-    )
-
-
-def _create_topic(admin: KafkaAdminClient, name: str) -> None:
-    try:
-        admin.create_topics({name: _TOPICS[name]}, wait_for_metadata=True)
-    except TopicAlreadyExistsError:  # another script of the pipeline was faster
-        admin.wait_for_topics([name])
-    except KafkaError as error:
-        raise SystemExit(f"Topic {name} is missing and can't be created: {error}") from error
-    else:
-        say(f"Created the topic {name}.")
-
-
-def _accept_partitions(name: str, partitions: int) -> None:
-    if name == RETRAIN_TOPIC:
-        raise SystemExit(f"Topic {name} has {partitions} partitions, but it must have one.")
-    if name == APP_MESSAGES:
-        say(
-            f"Topic {name} has {partitions} partitions (PARTITIONS asks for {settings.partitions})."
-        )

@@ -219,14 +219,15 @@ def show_list() -> None:
 
 def promote_by_hand(model_id: int) -> None:
     """Make a model the champion and tell every predictor; SystemExit if it can't be used."""
+    from utils.access import prepare_topics
     from utils.announcements import announce
-    from utils.kafka_client import RETRAIN_TOPIC, make_producer, prepare_topics
+    from utils.kafka_client import RETRAIN_TOPIC, make_producer
 
     try:
         load(settings.models_dir, model_id)
     except ModelError as error:
         raise SystemExit(f"Not promoted: {error}") from None
-    prepare_topics(RETRAIN_TOPIC)
+    prepare_topics(write=(RETRAIN_TOPIC,))
     promote(settings.models_dir, model_id)
     with closing(make_producer()) as producer:
         announce(producer, model_id, training_completed=True)

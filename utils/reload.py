@@ -11,6 +11,7 @@ from pathlib import Path
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from utils import model_store
+from utils.access import refusal
 from utils.console import say, warn
 from utils.kafka_client import RETRAIN_TOPIC, all_partitions, make_consumer
 from utils.messages import decode_control
@@ -46,11 +47,16 @@ class Champion:
         return model
 
     def _listen(self) -> None:
+        said = ""
         while not self._stop.is_set():
             try:
                 polled = self._consumer.poll(timeout_ms=200)
+                said = ""
             except KafkaError as error:
-                warn(f"Can't hear announcements at the moment ({error}).")
+                problem = str(refusal(error) or error)
+                if problem != said:
+                    warn(f"Can't hear announcements at the moment: {problem}")
+                said = problem
                 self._stop.wait(1)
                 continue
             for record in (record for records in polled.values() for record in records):

@@ -8,9 +8,9 @@ A wrong value stops the program at once with one sentence that names the variabl
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,15 +27,41 @@ def _from_root(folder: Path) -> Path:
     return ROOT / folder
 
 
+def _check_text(secret: SecretStr) -> SecretStr:
+    try:
+        secret.get_secret_value().encode()
+    except UnicodeError:
+        raise ValueError("expected UTF-8") from None
+    return secret
+
+
+def _find_file(name: str) -> str:
+    if name and not (ROOT / name).is_file():
+        raise ValueError("there is no such file")
+    return str(ROOT / name) if name else ""
+
+
 # What Kafka allows in the names that these settings become part of (topics, group members).
 KafkaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=200)]
 Folder = Annotated[Path, AfterValidator(_from_root)]
+File = Annotated[str, AfterValidator(_find_file)]
+Secret = Annotated[SecretStr, AfterValidator(_check_text)]
+
+_PROTOCOL = "KAFKA_SECURITY_PROTOCOL"
+
+# What has an effect only where KAFKA_SECURITY_PROTOCOL has this in its name.
+_ONLY_WITH = {
+    "SASL": ("kafka_username", "kafka_password"),
+    "SSL": ("kafka_ca_file", "kafka_certificate_file", "kafka_key_file", "kafka_key_password"),
+}
 
 
 class Settings(BaseSettings):
     """The settings, named as the environment variables in capitals; see the README's table."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, frozen=True, validate_default=True, hide_input_in_errors=True
+    )
 
     kafka_host: Annotated[str, AfterValidator(_check_hosts)] = Field(
         "localhost:9092", description="Kafka's bootstrap servers, host:port, separated by commas"
@@ -71,6 +97,38 @@ class Settings(BaseSettings):
     broker_timeout: float = Field(
         60, gt=0, description="seconds that a script waits for Kafka before it gives up"
     )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL (encrypted), SASL_PLAINTEXT or SASL_SSL (login)"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how to log in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    kafka_username: str = Field("", description="who logs in")
+    kafka_password: Secret = Field(SecretStr(""), description="the user's password")
+    kafka_ca_file: File = Field(
+        "", description="PEM file with whom to trust, instead of the system's authorities"
+    )
+    kafka_certificate_file: File = Field(
+        "", description="PEM file with our own certificate, where Kafka asks for one"
+    )
+    kafka_key_file: File = Field("", description="PEM file with its key, if that is not in it")
+    kafka_key_password: Secret = Field(SecretStr(""), description="the key's password")
+
+    @model_validator(mode="after")
+    def _check_security(self) -> Self:
+        """A setting without effect is an error: who set it believes to be protected by it."""
+        protocol = self.kafka_security_protocol
+        for part, names in _ONLY_WITH.items():
+            for name in names:
+                given = bool(str(getattr(self, name)))
+                if given and part not in protocol:
+                    raise ValueError(f"{name.upper()}: no effect with {_PROTOCOL}={protocol}")
+                if not given and part == "SASL" and part in protocol:
+                    raise ValueError(f"{name.upper()}: {_PROTOCOL}={protocol} needs it")
+        key = self.kafka_key_file or str(self.kafka_key_password)
+        if key and not self.kafka_certificate_file:
+            raise ValueError("KAFKA_CERTIFICATE_FILE: the key is given, the certificate is not")
+        return self
 
 
 # pydantic's kinds of errors, in words for people who do not know pydantic.
@@ -87,9 +145,13 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         problem = error.errors()[0]
-        name = str(problem["loc"][0]).upper() if problem["loc"] else "settings"
         text = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-        sys.exit(f"{name}: {text[0].lower()}{text[1:]} (it is {str(problem['input'])[:80]!r})")
+        if not problem["loc"]:  # about several settings; the input is all of them
+            sys.exit(text)
+        name = str(problem["loc"][0])
+        secret = Settings.model_fields[name].annotation is SecretStr
+        value = "" if secret else f" (it is {str(problem['input'])[:80]!r})"
+        sys.exit(f"{name.upper()}: {text[0].lower()}{text[1:]}{value}")
 
 
 settings = load()

@@ -31,6 +31,7 @@ from kafka.errors import (
 from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
+from utils.access import raise_if_refused
 from utils.batch import Batch, SizeLimits
 from utils.console import warn
 from utils.kafka_client import (
@@ -207,6 +208,7 @@ class TransactionalStream:
 
     def _break_off(self, error: Exception) -> None:
         """Take note of an error; the next poll begins anew, for as long as the broker is away."""
+        raise_if_refused(error)
         self._stop_if_replaced(fenced=isinstance(error, FencedInstanceIdError))
         self._broken = True
         self._positions.clear()
@@ -258,13 +260,16 @@ class TransactionalStream:
             member_id = self._consumer.group_metadata().member_id
             _discard(self._producer)
             self._consumer.close(autocommit=False, timeout_ms=2_000)
-            if not member_id or not is_reachable():
-                return
-            with suppress(KafkaError), closing(make_admin()) as admin:
-                # A static member does not leave by itself. With its member_id, so that a successor
-                # that has taken the name already stays.
-                member = MemberToRemove(member_id=member_id, group_instance_id=self.name)
-                admin.remove_group_members(self._group_id, [member])
+            with suppress(KafkaError):
+                if member_id and is_reachable():
+                    self._leave(member_id)
+
+    def _leave(self, member_id: str) -> None:
+        # A static member does not leave by itself. With its member_id, so that a successor that
+        # has taken the name already stays.
+        member = MemberToRemove(member_id=member_id, group_instance_id=self.name)
+        with closing(make_admin()) as admin:
+            admin.remove_group_members(self._group_id, [member])
 
 
 def _metadata(count: int) -> str:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from kafka.errors import KafkaError, RetriableError
 
+from utils.access import refusal
 from utils.console import warn
 from utils.shutdown import stopping
 
@@ -92,13 +93,16 @@ def all_is_well() -> None:
 def run(main: Callable[[], None], restart: bool = False) -> None:
     """Run a script's main(); what Kafka or the disk refuses becomes one sentence, exit code 1.
 
-    With `restart`, the script starts afresh where it lost the broker while it was starting.
+    With `restart`, the script starts afresh where it lost the broker while it was starting. What it
+    writes, personal data and models, is for its own user only.
     """
+    os.umask(0o077)
     try:
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (KafkaError, OSError) as error:
-        if restart and isinstance(error, RetriableError):
+        refused = refusal(error)
+        if restart and isinstance(error, RetriableError) and not refused:
             start_afresh(f"Kafka: {error}")
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        raise SystemExit(str(refused or f"{type(error).__name__}: {error}")) from None

@@ -1,0 +1,418 @@
+"""TLS, SASL and ACLs: the pipeline with the least rights, and what is said where one is missing."""
+
+import logging
+import os
+import pickle
+import re
+import shutil
+import signal
+import ssl
+import stat
+import subprocess
+import time
+
+import pytest
+from pydantic import SecretStr
+
+from tests.pipeline import Pipeline
+from tests.secure_broker import (
+    CERTIFICATE_USER,
+    MECHANISMS,
+    PASSWORD,
+    PLAIN_USER,
+    Right,
+    SecureBroker,
+    documented_rights,
+    make_certificate,
+)
+from tests.test_pipeline import answered_once
+from utils import kafka_client, kafka_install, security
+from utils.files import make_private
+from utils.settings import ROOT, Settings, load
+from utils.transactions import REPLACED_CHECK_INTERVAL
+
+SECRET = "sesame"
+RIGHTS = documented_rights()
+TOPICS = {right.name for right in RIGHTS if right.kind == "topic"}
+SCRIPTS = sorted({right.script for right in RIGHTS})
+COMMANDS = {
+    "utils/dead_letters.py": ("-m", "utils.dead_letters", "replay"),
+    "utils/model_store.py": ("-m", "utils.model_store", "promote", "0"),
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        (
+            {"SECURITY_PROTOCOL": "SASL", "PASSWORD": SECRET},
+            "KAFKA_SECURITY_PROTOCOL: input should be 'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or "
+            "'SASL_SSL' (it is 'SASL')",
+        ),
+        (
+            {"SECURITY_PROTOCOL": "SASL_SSL", "PASSWORD": SECRET},
+            "KAFKA_USERNAME: KAFKA_SECURITY_PROTOCOL=SASL_SSL needs it",
+        ),
+        (
+            {"SECURITY_PROTOCOL": "SASL_SSL", "USERNAME": "ann"},
+            "KAFKA_PASSWORD: KAFKA_SECURITY_PROTOCOL=SASL_SSL needs it",
+        ),
+        (
+            {"PASSWORD": SECRET},
+            "KAFKA_PASSWORD: no effect with KAFKA_SECURITY_PROTOCOL=PLAINTEXT",
+        ),
+        (
+            {"SECURITY_PROTOCOL": "SASL_PLAINTEXT", "USERNAME": "ann", "PASSWORD": SECRET}
+            | {"CA_FILE": "README.md"},
+            "KAFKA_CA_FILE: no effect with KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT",
+        ),
+        (
+            {"SECURITY_PROTOCOL": "SSL", "CA_FILE": "nowhere.pem"},
+            "KAFKA_CA_FILE: there is no such file (it is 'nowhere.pem')",
+        ),
+        (
+            {"SECURITY_PROTOCOL": "SSL", "KEY_PASSWORD": SECRET},
+            "KAFKA_CERTIFICATE_FILE: the key is given, the certificate is not",
+        ),
+        (
+            {"SECURITY_PROTOCOL": "SASL_SSL", "PASSWORD": os.fsdecode(SECRET.encode() + b"\xff")},
+            "KAFKA_PASSWORD: expected UTF-8",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named_and_secrets_are_not(
+    environment, sentence, monkeypatch
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(f"KAFKA_{name}", value)
+    with pytest.raises(SystemExit) as stopped:
+        load()
+    assert stopped.value.code == sentence
+
+
+def test_no_secret_in_what_settings_show():
+    options = {"kafka_security_protocol": "SASL_SSL", "kafka_username": "ann"}
+    shown = Settings(**options, kafka_password=SecretStr(SECRET))
+    assert SECRET not in f"{shown!r} {shown} {shown.model_dump()} {shown.model_dump_json()}"
+    with pytest.raises(ValueError, match="KAFKA_USERNAME") as error:
+        Settings(kafka_security_protocol="SASL_SSL", kafka_password=SecretStr(SECRET))
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_one_function_has_the_security_of_every_client(mechanism, monkeypatch):
+    chosen = Settings(
+        kafka_security_protocol="SASL_SSL",
+        kafka_sasl_mechanism=mechanism,
+        kafka_username="ann",
+        kafka_password=SecretStr(SECRET),
+    )
+    monkeypatch.setattr(security, "settings", chosen)
+    options = kafka_client.connection()
+    assert options["security_protocol"] == "SASL_SSL"
+    assert options["sasl_mechanism"] == mechanism
+    assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("ann", SECRET)
+    context = options["ssl_context"]
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+
+
+def test_the_client_logs_nothing_not_even_at_debug(caplog):
+    caplog.set_level(logging.DEBUG)
+    assert not logging.getLogger("kafka.net.connection").isEnabledFor(logging.ERROR)
+
+
+def test_without_settings_the_connection_is_plain():
+    options = kafka_client.connection()
+    assert options["security_protocol"] == "PLAINTEXT"
+    assert not any(name.startswith(("ssl_", "sasl_")) for name in options)
+
+
+class ClassesOf(pickle.Unpickler):
+    """Notes which modules a pickle takes its classes and functions from."""
+
+    def __init__(self, file) -> None:
+        super().__init__(file)
+        self.modules = set()
+        self.load()
+
+    def find_class(self, module, name):
+        self.modules.add(module.partition(".")[0])
+        return super().find_class(module, name)
+
+
+def test_a_model_holds_classes_of_utils_and_numpy_only(first_model):
+    """None of __main__, which is another module in each script."""
+    with (first_model / "models" / "model_0.p").open("rb") as file:
+        assert ClassesOf(file).modules == {"utils", "numpy"}
+
+
+def modes(folder) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+
+
+def test_what_initialize_writes_is_for_its_owner_only(first_model):
+    assert set(modes(first_model / "models").values()) == {0o700, 0o600}
+
+
+def test_the_projects_own_folders_become_private_and_others_keep_their_mode(tmp_path):
+    ours, others = tmp_path / "project" / "models", tmp_path / "elsewhere"
+    for folder in (ours, others):
+        folder.mkdir(parents=True, mode=0o755)
+        make_private(folder, tmp_path / "project")
+    make_private(tmp_path / "new", tmp_path / "project")
+    found = [stat.S_IMODE(path.stat().st_mode) for path in (ours, others, tmp_path / "new")]
+    assert found == [0o700, 0o755, 0o700]
+
+
+def test_kafkas_folder_is_private(tmp_path):
+    with kafka_install.lock(tmp_path / ".kafka" / "start.lock"):
+        assert stat.S_IMODE((tmp_path / ".kafka").stat().st_mode) == 0o700
+
+
+@pytest.fixture(scope="module")
+def secure_broker(tmp_path_factory):
+    """A Kafka with TLS, SASL and ACLs, and a user for each script, who has no rights yet."""
+    folder = tmp_path_factory.mktemp("secure-kafka")
+    (folder / "jars").symlink_to(ROOT / ".kafka" / "jars")
+    broker = SecureBroker(folder)
+    broker.start()
+    for script in SCRIPTS:
+        broker.add_user(script)
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def secure(secure_broker, first_model, tmp_path):
+    """A pipeline of its own topics, where every script has the README's rights and no other."""
+    shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
+    prefix = f"t{os.urandom(4).hex()}-"
+    pipeline = Pipeline(secure_broker.admin_host, prefix, tmp_path)
+    for topic in TOPICS:
+        pipeline.create_topic(topic)
+    secure_broker.grant(prefix, *RIGHTS)
+    pipeline.environment |= {
+        "KAFKA_HOST": secure_broker.host,
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_CA_FILE": str(secure_broker.certificate),
+        "KAFKA_PASSWORD": PASSWORD,
+        "PROMOTE": "always",
+    }
+    yield pipeline
+    pipeline.stop_all()
+
+
+def as_user(script: str, **environment: str) -> dict[str, str]:
+    return {"KAFKA_USERNAME": script} | environment
+
+
+def start(pipeline: Pipeline, script: str, **environment: str) -> subprocess.Popen:
+    return pipeline.start(*COMMANDS.get(script, [script]), **as_user(script, **environment))
+
+
+def what_it_says(process: subprocess.Popen, timeout: float = 30) -> list[str]:
+    """Return the lines of a script that ends by itself, with exit code 1 and without a secret."""
+    assert process.wait(timeout) == 1, process.log.read_text()
+    output = process.log.read_text()
+    assert "Traceback" not in output
+    assert PASSWORD not in output
+    return output.splitlines()
+
+
+@pytest.mark.slow
+def test_the_whole_pipeline_with_no_more_than_the_documented_rights(secure, secure_broker):
+    predictor = secure.predictor(**as_user("predictor.py"))
+    trainer = secure.trainer(**as_user("trainer.py"))
+    app = secure.start(
+        "sample_app.py", "--messages", "30", "--interval", "0", **as_user("sample_app.py")
+    )
+    assert app.wait(timeout=60) == 0, app.log.read_text()
+    secure.wait_for_output(predictor, "Model 1 answers from now on")
+    secure.send(b"not JSON")
+    request_ids = secure.requests(5)
+    secure.wait_for_replies(35)
+    assert {m["model_id"] for m in secure.replies() if m["request_id"] in request_ids} == {1}
+    assert [letter.value for letter in secure.records("dead_letter_topic")] == [b"not JSON"]
+    assert start(secure, "utils/dead_letters.py").wait(timeout=30) == 0
+    assert start(secure, "utils/model_store.py").wait(timeout=30) == 0
+    secure.wait_for_output(predictor, "Model 0 answers from now on")
+    for process in (predictor, trainer):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=15) == 0, process.log.read_text()
+    with secure_broker.admin() as admin:
+        group = f"{secure.prefix}predictors"
+        assert admin.describe_groups([group])[group]["members"] == []  # it could leave
+    written = modes(secure.folder / "data") | modes(secure.folder / "models")
+    ours = {name: mode for name, mode in written.items() if name.startswith(("observ", "model_"))}
+    assert {"observations.db", "observations.lock", "model_1.p", "model_1.json"} <= ours.keys()
+    assert set(ours.values()) == {0o600}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_wrong_password(secure, script):
+    wrong = PASSWORD + "!"
+    said = what_it_says(start(secure, script, KAFKA_PASSWORD=wrong))
+    assert len(said) == 1
+    assert said[0].startswith(
+        f"Kafka does not accept KAFKA_USERNAME={script} with this KAFKA_PASSWORD: "
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_untrusted_certificate(secure, secure_broker, script):
+    other = str(secure_broker.client_certificate)
+    (said,) = what_it_says(start(secure, script, KAFKA_CA_FILE=other))
+    assert re.fullmatch(r"Kafka's certificate is not trusted: .+ \(KAFKA_CA_FILE\)\.", said)
+
+
+@pytest.mark.slow
+def test_a_certificate_of_another_host(secure):
+    host = secure.environment["KAFKA_HOST"].replace("localhost", "127.0.0.1")
+    (said,) = what_it_says(start(secure, "trainer.py", KAFKA_HOST=host))
+    assert re.fullmatch(r"Kafka's certificate is not trusted: .+'127.0.0.1' \(KAFKA_HOST\)\.", said)
+
+
+def taken_away(pipeline: Pipeline, right: Right) -> str:
+    return (
+        f"KAFKA_USERNAME={right.script} has no right to {right.operation} on {right.kind} "
+        f"{pipeline.prefix}{right.name}; README.md lists the ACLs."
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("right", RIGHTS, ids=" ".join)
+def test_each_right_is_needed_and_named_when_it_is_missing(secure, secure_broker, right):
+    secure_broker.revoke(secure.prefix, right)
+    assert what_it_says(start(secure, right.script))[-1] == taken_away(secure, right)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "right", [right for right in RIGHTS if right.script == "predictor.py"], ids=" ".join
+)
+def test_a_right_that_is_taken_from_a_running_predictor(secure, secure_broker, right):
+    predictor = secure.predictor(**as_user("predictor.py"))
+    secure.requests(1)
+    secure.wait_for_replies(1)
+    secure_broker.revoke(secure.prefix, right)
+    secure.send(b"not JSON")
+    secure.requests(25)
+    if (right.name, right.operation) == ("retrain_topic", "READ"):  # it can do its work
+        secure.wait_for_output(predictor, taken_away(secure, right))
+        secure.wait_for_replies(26)
+        assert predictor.poll() is None
+    else:
+        assert what_it_says(predictor)[-1] == taken_away(secure, right)
+
+
+@pytest.mark.slow
+def test_rights_that_are_taken_from_the_other_scripts_while_they_run(secure, secure_broker):
+    secure.predictor(**as_user("predictor.py"))
+    trainer = secure.trainer(**as_user("trainer.py"))
+    command = ("sample_app.py", "--messages", "500", "--interval", "0.2")
+    app = secure.start_and_wait(*command, until="<- prediction", **as_user("sample_app.py"))
+    for script, process in (("trainer.py", trainer), ("sample_app.py", app)):
+        right = Right(script, "topic", "app_messages", "READ")
+        secure_broker.revoke(secure.prefix, right)
+        assert what_it_says(process)[-1] == taken_away(secure, right)
+
+
+@pytest.mark.slow
+def test_a_password_that_is_changed_while_the_scripts_run(secure, secure_broker):
+    processes = {
+        "predictor.py": secure.predictor(**as_user("predictor.py")),
+        "trainer.py": secure.trainer(**as_user("trainer.py")),
+    }
+    secure_broker.kill()
+    secure_broker.start()  # not yet changed: a broker that comes back refuses nobody
+    request_ids = secure.requests(30)
+    assert answered_once(request_ids, secure.wait_for_replies(30))
+    try:
+        for script in processes:
+            secure_broker.add_user(script, "another")
+        time.sleep(2 * REPLACED_CHECK_INTERVAL)  # nothing happens, also to who has nothing to do
+        request_ids += secure.requests(30)  # connections that are there go on
+        assert answered_once(request_ids, secure.wait_for_replies(60))
+        secure_broker.kill()
+        secure_broker.start()
+        for script, process in processes.items():
+            said = what_it_says(process, timeout=60)[-1]
+            assert said.startswith(f"Kafka does not accept KAFKA_USERNAME={script} with this")
+    finally:
+        for script in processes:
+            secure_broker.add_user(script)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mechanism", [*MECHANISMS, "a certificate"])
+def test_every_way_to_log_in(secure, secure_broker, mechanism):
+    if mechanism == "a certificate":
+        user = CERTIFICATE_USER
+        environment = {
+            "KAFKA_HOST": secure_broker.ssl_host,
+            "KAFKA_SECURITY_PROTOCOL": "SSL",
+            "KAFKA_PASSWORD": "",
+            "KAFKA_CERTIFICATE_FILE": str(secure_broker.client_certificate),
+            "KAFKA_KEY_FILE": str(secure_broker.client_certificate.with_suffix(".key")),
+            "KAFKA_KEY_PASSWORD": PASSWORD,
+        }
+    else:
+        user = PLAIN_USER if mechanism == "PLAIN" else "predictor.py"
+        environment = as_user(user, KAFKA_SASL_MECHANISM=mechanism)
+    ours = [right._replace(script=user) for right in RIGHTS if right.script == "predictor.py"]
+    secure_broker.grant(secure.prefix, *ours)
+    secure.predictor(**environment)
+    secure.requests(5)
+    secure.wait_for_replies(5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("password", ["", "wrong", PASSWORD])
+def test_a_certificate_that_kafka_or_its_key_does_not_accept(secure, secure_broker, password):
+    """With the right password Kafka is asked, and it does not know this certificate."""
+    options = ("-passout", f"pass:{PASSWORD}")
+    certificate = make_certificate(secure.folder, "stranger", *options)
+    environment = {
+        "KAFKA_HOST": secure_broker.ssl_host,
+        "KAFKA_SECURITY_PROTOCOL": "SSL",
+        "KAFKA_PASSWORD": "",
+        "KAFKA_CERTIFICATE_FILE": str(certificate),
+        "KAFKA_KEY_FILE": str(certificate.with_suffix(".key")),
+        "KAFKA_KEY_PASSWORD": password,
+    }
+    expected = (
+        "Kafka does not accept our certificate: "
+        if password == PASSWORD
+        else "KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE and KAFKA_KEY_PASSWORD don't go together: "
+    )
+    (said,) = what_it_says(secure.start("trainer.py", **environment))
+    assert said.startswith(expected)
+
+
+@pytest.mark.slow
+def test_a_topic_that_is_missing_and_may_not_be_created(secure, secure_broker):
+    prefix = f"{secure.prefix}new-"
+    secure_broker.grant(prefix, *RIGHTS)
+    assert what_it_says(start(secure, "trainer.py", TOPIC_PREFIX=prefix)) == [
+        f"Topic {prefix}app_messages is missing and can't be created: CREATE is not allowed"
+    ]
+
+
+@pytest.mark.slow
+def test_a_protocol_that_is_not_the_listeners(secure):
+    plain = {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT", "KAFKA_CA_FILE": "", "KAFKA_PASSWORD": ""}
+    said = what_it_says(secure.start("trainer.py", **plain, BROKER_TIMEOUT="1"))
+    assert said[-1].endswith("Is KAFKA_SECURITY_PROTOCOL=PLAINTEXT right?")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["initialize.py", "predictor.py", "trainer.py", "sample_app.py"])
+def test_help_shows_no_secret(secure, script):
+    process = secure.start(script, "--help", **as_user("ann"))
+    assert process.wait(30) == 0
+    assert "usage:" in process.log.read_text()
+    assert PASSWORD not in process.log.read_text()
