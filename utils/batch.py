@@ -1,12 +1,14 @@
 """A batch: what one poll brought, what is to be sent for it, and how many requests that answers."""
 
 import hashlib
+import json
 from collections import defaultdict
 
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.structs import ConsumerGroupMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
+from utils.console import warn
 from utils.consumer import Unreadable
 
 
@@ -109,3 +111,19 @@ class Batch:
 
 def _headers(facts: dict) -> list[tuple[str, bytes]]:
     return [(name, str(fact).encode()) for name, fact in facts.items()]
+
+
+def encode_count(count: int) -> str:
+    """Return the offset's metadata in which the number of answered requests travels."""
+    return json.dumps({"v": 1, "count": count})
+
+
+def decode_count(committed: OffsetAndMetadata | None) -> int:
+    """Return the number of answered requests that travels with a partition's offset."""
+    if committed is None or not committed.metadata:
+        return 0
+    try:
+        return int(json.loads(committed.metadata)["count"])
+    except (ValueError, KeyError, TypeError):
+        warn(f"The offset's metadata {committed.metadata!r} has no count; counting from 0.")
+        return 0

@@ -16,12 +16,10 @@ in some error paths (see "covers" below), hence four rules, kept in this file an
   answer was lost may have happened.
 """
 
-import json
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 
 from kafka import KafkaProducer, TopicPartition
-from kafka.admin import MemberToRemove
 from kafka.errors import (
     FencedInstanceIdError,
     KafkaError,
@@ -32,16 +30,15 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.access import raise_if_refused
-from utils.batch import Batch, SizeLimits
+from utils.batch import Batch, SizeLimits, decode_count, encode_count
 from utils.console import warn
 from utils.kafka_client import (
     all_partitions,
-    group_members,
     is_reachable,
-    make_admin,
     make_consumer,
     make_producer,
 )
+from utils.membership import is_replaced, leave
 from utils.watchdog import Watchdog, all_is_well, start_afresh, time_limit
 
 FLUSH_TIMEOUT = 4  # seconds; with the next one, below the transaction timeout
@@ -145,7 +142,7 @@ class TransactionalStream:
             committed = self._consumer.committed(partition, metadata=True, timeout_ms=10_000)
             if committed and records[partition][0].offset < committed.offset:
                 return False
-            self._counts[partition] = _count_in(committed)
+            self._counts[partition] = decode_count(committed)
         return True
 
     def commit(self, batch: Batch) -> bool:
@@ -187,7 +184,7 @@ class TransactionalStream:
             if not future.succeeded():
                 raise future.exception or KafkaTimeoutError("a record was not acknowledged")
         offsets = {
-            partition: OffsetAndMetadata(offset, _metadata(batch.counts[partition]), -1)
+            partition: OffsetAndMetadata(offset, encode_count(batch.counts[partition]), -1)
             for partition, offset in self._positions.items()
         }
         with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
@@ -241,18 +238,9 @@ class TransactionalStream:
                 self._consumer.seek(partition, committed)
 
     def _stop_if_replaced(self, fenced: bool = False) -> None:
-        if fenced or self._is_replaced():
+        if fenced or is_replaced(self._consumer, self._group_id, self.name):
             warn(f"Another predictor with PREDICTOR_ID={self.name} has taken over; this one stops.")
             raise SystemExit(EXIT_FENCED)
-
-    def _is_replaced(self) -> bool:
-        """True if another process is now the group's member of this name."""
-        try:
-            members = group_members(self._group_id)
-        except KafkaError:
-            return False  # not now to be known; the next error asks again
-        mine = self._consumer.group_metadata().member_id
-        return bool(mine) and members.get(self.name, mine) != mine
 
     def close(self) -> None:
         """Leave the group at once, so that nobody waits for a timeout, and close the clients."""
@@ -262,29 +250,7 @@ class TransactionalStream:
             self._consumer.close(autocommit=False, timeout_ms=2_000)
             with suppress(KafkaError):
                 if member_id and is_reachable():
-                    self._leave(member_id)
-
-    def _leave(self, member_id: str) -> None:
-        # A static member does not leave by itself. With its member_id, so that a successor that
-        # has taken the name already stays.
-        member = MemberToRemove(member_id=member_id, group_instance_id=self.name)
-        with closing(make_admin()) as admin:
-            admin.remove_group_members(self._group_id, [member])
-
-
-def _metadata(count: int) -> str:
-    return json.dumps({"v": 1, "count": count})
-
-
-def _count_in(committed: OffsetAndMetadata | None) -> int:
-    """Return the number of answered requests that travels with a partition's offset."""
-    if committed is None or not committed.metadata:
-        return 0
-    try:
-        return int(json.loads(committed.metadata)["count"])
-    except (ValueError, KeyError, TypeError):
-        warn(f"The offset's metadata {committed.metadata!r} has no count; counting from 0.")
-        return 0
+                    leave(self._group_id, self.name, member_id)
 
 
 def _discard(producer: KafkaProducer) -> None:
