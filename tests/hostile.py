@@ -21,6 +21,9 @@ VALID = {
 }
 
 
+NUMERIC = {name for name, value in VALID.items() if isinstance(value, int)}
+
+
 class UnreadableName(str):
     """A header's name that becomes bytes that are not UTF-8."""
 
@@ -108,17 +111,30 @@ HOSTILE: list[bytes | None] = [
 
 
 def mutations(chance: random.Random, row: dict, number: int) -> Iterator[bytes]:
-    """Yield so many messages made of chance: pure noise, and requests of which bytes were changed.
+    """Yield so many messages made of chance: noise, damaged requests, requests with a wrong value.
 
     None of them can be a valid request, or a reply.
     """
     for n in range(number):
-        if n % 2:
-            yield chance.randbytes(chance.randrange(1, 2_000))
-        else:
-            text = bytearray(json.dumps({"request_id": f"mutated-{n}", "data": row}).encode())
-            for _ in range(chance.randrange(1, 20)):
-                text[chance.randrange(len(text))] = chance.randrange(256)
-            # However the rest turned out, a byte that is never valid in UTF-8 makes it invalid.
-            text[chance.randrange(len(text))] = 0xFF
-            yield bytes(text)
+        yield (_noise, _damaged, _mistaken)[n % 3](chance, row, n)
+
+
+def _noise(chance: random.Random, row: dict, n: int) -> bytes:
+    return chance.randbytes(chance.randrange(1, 2_000))
+
+
+def _damaged(chance: random.Random, row: dict, n: int) -> bytes:
+    text = bytearray(json.dumps({"request_id": f"damaged-{n}", "data": row}).encode())
+    for _ in range(chance.randrange(1, 20)):
+        text[chance.randrange(len(text))] = chance.randrange(256)
+    # However the rest turned out, a byte that is never valid in UTF-8 makes it invalid.
+    text[chance.randrange(len(text))] = 0xFF
+    return bytes(text)
+
+
+def _mistaken(chance: random.Random, row: dict, n: int) -> bytes:
+    name = chance.choice(list(VALID))
+    values = [True, [], {"a": name}, 1e300, f"{n}"] if name in NUMERIC else [7, False, [name], {}]
+    return json.dumps(
+        {"request_id": f"mistaken-{n}", "data": row | {name: chance.choice(values)}}
+    ).encode()
