@@ -6,13 +6,24 @@ import os
 import random
 import subprocess
 import sys
+from collections import namedtuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kafka import KafkaProducer
 from kafka.errors import MessageSizeTooLargeError
 
-from tests.hostile import HOSTILE, UnreadableName, mutations
+from tests.hostile import HOSTILE, VALID, UnreadableName, mutations, request
 from tests.pipeline import wait_until
+from utils.messages import (
+    decode_control,
+    decode_outcome,
+    decode_reply,
+    decode_request,
+    decode_requests,
+    encode,
+)
 from utils.settings import ROOT
 
 # Kafka's default for a batch as it is sent, 1,048,588 bytes, less the 72 of its frame and of that
@@ -160,3 +171,49 @@ def test_a_repeated_request_is_answered_each_time_and_learned_once(pipeline):
     done = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])[-1]
     assert done["observations"] == 2
     assert trainer.poll() is None
+
+
+def test_forged_retrain_requests_start_no_training_without_outcomes(pipeline):
+    pipeline.predictor()
+    trainer = pipeline.trainer()
+    for number in range(200):
+        forged = {"retrain": True, "batch_id": number, "model_id": 10**9}
+        pipeline.send(forged, topic="retrain_topic")
+    request_ids = pipeline.requests(25)
+    pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])
+    pipeline.wait_for_output(trainer, "is the champion")
+    assert trainer.log.read_text().count("Retraining") == 1
+    assert len(pipeline.wait_for_replies(25)) == len(request_ids)
+
+
+Record = namedtuple("Record", "value")
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=8,
+)
+fields = st.sampled_from([*VALID, "income_bracket", "unknown"])
+messages = st.dictionaries(
+    st.sampled_from(
+        ["request_id", "data", "prediction", "error", "outcome", "retrain", "model_id"]
+    ),
+    anything | st.dictionaries(fields, anything) | st.just(VALID),
+)
+
+
+@given(messages.map(lambda message: json.dumps(message).encode()) | st.binary() | st.none())
+def test_whatever_comes_is_a_request_a_reply_or_explained(value):
+    requests, invalid = decode_requests([Record(value)])
+    for _, request in requests:
+        assert set(request.data) <= {*VALID, "income_bracket"}
+    for _, error in invalid:
+        assert 0 < len(error.reason) < 400
+        assert error.reason.isprintable()
+        encode({"request_id": error.request_id, "error": error.reason})
+    for decode in (decode_reply, decode_control, decode_outcome):
+        decode(value)
+
+
+@given(st.fixed_dictionaries({name: st.none() | st.text() for name in ("sex", "race")}))
+def test_whatever_is_a_category_gets_a_prediction(changes):
+    assert decode_request(request(**changes)).data["sex"] == changes["sex"]
