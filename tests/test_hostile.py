@@ -204,8 +204,8 @@ messages = st.dictionaries(
 @given(messages.map(lambda message: json.dumps(message).encode()) | st.binary() | st.none())
 def test_whatever_comes_is_a_request_a_reply_or_explained(value):
     requests, invalid = decode_requests([Record(value)])
-    for _, request in requests:
-        assert set(request.data) <= {*VALID, "income_bracket"}
+    for _, valid in requests:
+        assert set(valid.data) <= {*VALID, "income_bracket"}
     for _, error in invalid:
         assert 0 < len(error.reason) < 400
         assert error.reason.isprintable()
