@@ -14,6 +14,8 @@ from rich.table import Table
 
 from train import parse_arguments
 from train.fit import evaluate, fit_model, score
+from train.space import START
+from train.trail import TRAIL
 from utils import dataset, model_store
 from utils.console import say, warn
 from utils.settings import settings
@@ -41,7 +43,7 @@ def first_model_id() -> int:
     return max(model_store.model_ids(settings.models_dir), default=FIRST_MODEL_ID - 1) + 1
 
 
-def make_first_model(hyper: str, max_evals: int) -> model_store.Model:
+def make_first_model(hyper: str, max_evals: int, timeout: float) -> model_store.Model:
     """Tune, fit and save a model on adult.data, and make it the champion."""
     frame, outcomes = dataset.read_training(settings.data_dir)
     say(f"Tuning LightGBM with {hyper} on {len(frame):,} rows: {max_evals} evaluations.")
@@ -51,6 +53,9 @@ def make_first_model(hyper: str, max_evals: int) -> model_store.Model:
         model_id=first_model_id(),
         hyper=hyper,
         max_evals=max_evals,
+        timeout=timeout,
+        known_points=[START],
+        trail=settings.data_dir / TRAIL,
         progress=True,
     )
     model.card |= {"created": datetime.now(UTC).isoformat(timespec="seconds"), "observations": 0}
@@ -76,13 +81,13 @@ def show_quality(model: model_store.Model) -> None:
 
 def main() -> None:
     """Prepare data/ and models/."""
-    chosen = parse_arguments(__doc__, max_evals=50)
+    chosen = parse_arguments(__doc__, max_evals=50, timeout=45)
     for folder in (settings.data_dir, settings.models_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         say(dataset.fetch(settings.data_dir))
         if not keep_champion():
-            show_quality(make_first_model(chosen.hyper, chosen.max_evals))
+            show_quality(make_first_model(chosen.hyper, chosen.max_evals, chosen.timeout))
     except (dataset.DatasetError, OSError) as error:
         raise SystemExit(str(error)) from None
 

@@ -69,7 +69,7 @@ def begin_training(store: Observations, covers: int, arguments: Namespace) -> Tr
     say(f"Retraining: model {model_id}, on the original data and {store.count()} observations.")
     return Training(
         model_id, covers, store=STORE, data=settings.data_dir, models=settings.models_dir,
-        hyper=arguments.hyper, max_evals=arguments.max_evals,
+        hyper=arguments.hyper, max_evals=arguments.max_evals, timeout=arguments.timeout,
         threads=max((os.cpu_count() or 1) - 1, 1),
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def end_interrupted_training(store: Observations, producer: KafkaProducer) -> No
 
 def main() -> None:
     """Ingest, retrain and announce until Ctrl-C or SIGTERM."""
-    arguments = parse_arguments(__doc__, max_evals=10)
+    arguments = parse_arguments(__doc__, max_evals=3, timeout=60)
     os.nice(10)  # predicting comes first
     stop = stop_on_signals()
     if not model_store.model_ids(settings.models_dir):

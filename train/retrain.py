@@ -16,6 +16,8 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+from train.trail import TRAIL
+
 ERROR_FILE = "error.txt"
 
 
@@ -43,6 +45,7 @@ def retrain(arguments: argparse.Namespace) -> None:
     import pandas as pd
 
     from train.fit import fit_model
+    from train.warm_start import champion_points, evaluations
     from utils import dataset, model_store
     from utils.observations import read_snapshot
 
@@ -57,7 +60,10 @@ def retrain(arguments: argparse.Namespace) -> None:
         outcomes,
         model_id=arguments.model_id,
         hyper=arguments.hyper,
-        max_evals=arguments.max_evals,
+        max_evals=evaluations(arguments.model_id, arguments.max_evals),
+        timeout=arguments.timeout,
+        known_points=champion_points(arguments.models),
+        trail=arguments.data / TRAIL,
         num_threads=arguments.threads,
     )
     model.card |= {
@@ -83,6 +89,8 @@ def main() -> None:
     parser.add_argument("--model-id", type=int, required=True)
     parser.add_argument("--hyper", required=True)
     parser.add_argument("--max-evals", type=int, required=True)
+    parser.add_argument("--timeout", type=float, required=True)
+    parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     end_with_parent(arguments.folder)

@@ -19,7 +19,7 @@ class Training:
 
     def __init__(
         self, model_id: int, covers: int, *, store: Path, data: Path, models: Path,
-        hyper: str, max_evals: int, threads: int,
+        hyper: str, max_evals: int, timeout: float, threads: int,
     ) -> None:  # fmt: skip
         self.model_id = model_id
         self.covers = covers
@@ -28,7 +28,8 @@ class Training:
         self._folder.mkdir(mode=0o700)
         arguments = {
             "store": store, "data": data, "folder": self._folder, "model-id": model_id,
-            "hyper": hyper, "max-evals": max_evals, "threads": threads,
+            "hyper": hyper, "max-evals": max_evals, "timeout": timeout, "threads": threads,
+            "models": models,
         }  # fmt: skip
         command = [sys.executable, "-m", "train.retrain"]
         for name, value in arguments.items():
