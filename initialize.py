@@ -1,6 +1,6 @@
 """Prepares everything: fetches the data, fits the preprocessor, tunes and saves the first model.
 
-    python initialize.py                   # 50 evaluations, under a minute
+    python initialize.py                   # 30 evaluations, under a minute
     python initialize.py --max-evals 10    # quicker
 
 Needs no Kafka. Running it again is safe: what is there and in order is kept.
@@ -81,7 +81,7 @@ def show_quality(model: model_store.Model) -> None:
 
 def main() -> None:
     """Prepare data/ and models/."""
-    chosen = parse_arguments(__doc__, max_evals=50, timeout=45)
+    chosen = parse_arguments(__doc__, max_evals=30, timeout=45)
     for folder in (settings.data_dir, settings.models_dir):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

@@ -1,7 +1,7 @@
 """Retrains the model when enough has been learned, and announces the new one.
 
     python trainer.py
-    python trainer.py --max-evals 50     # tune more thoroughly
+    python trainer.py --max-evals 10     # look beyond the champion's hyperparameters
 
 It keeps every request and every outcome in a store of its own (data/observations.db). When
 RETRAIN_EVERY requests have been answered, and the outcomes of as many are known, it retrains on the
@@ -113,7 +113,7 @@ def end_interrupted_training(store: Observations, producer: KafkaProducer) -> No
 
 def main() -> None:
     """Ingest, retrain and announce until Ctrl-C or SIGTERM."""
-    arguments = parse_arguments(__doc__, max_evals=3, timeout=60)
+    arguments = parse_arguments(__doc__, max_evals=1, timeout=60)
     os.nice(10)  # predicting comes first
     stop = stop_on_signals()
     if not model_store.model_ids(settings.models_dir):

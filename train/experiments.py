@@ -45,17 +45,17 @@ def best_of(trials: list[dict]) -> dict:
 
 def show_list(trials: list[dict]) -> None:
     """Print one line for each optimisation."""
-    columns = "until (UTC)", "hyper", "experiment", "data", "rows", "trials", "pruned", "best", "s"
-    table = Table(*columns)
+    columns = "until (UTC)", "hyper", "experiment", "data", "rows", "trials", "pruned", "best"
+    table = Table(*columns, box=None, pad_edge=False)  # fits into 80 columns
     for group in optimisations(trials):
         newest = group[-1]
-        pruned, seconds = (sum(trial[name] for trial in group) for name in ("pruned", "seconds"))
         table.add_row(
             newest["time"][:16].replace("T", " "),
-            *(newest[name] for name in ("hyper", "experiment", "data")),
-            *(str(number) for number in (newest["rows"], len(group), pruned)),
+            *(newest[name][:8] for name in ("hyper", "experiment", "data")),
+            f"{newest['rows']:,}",
+            str(len(group)),
+            str(sum(trial["pruned"] for trial in group)),
             f"{best_of(group)['loss']:.4f}",
-            f"{seconds:.1f}",
         )
     Console().print(table)
 

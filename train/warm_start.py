@@ -6,7 +6,7 @@ from pathlib import Path
 from utils import model_store
 
 WIDER_EVERY = 10  # every so many-th model is searched for more widely ...
-WIDER = 8  # ... with so many times the evaluations, so that a good start does not become a cage
+WIDER = 10  # ... with so many times the evaluations, so that a good start does not become a cage
 
 
 def champion_points(models: Path) -> list[dict]:
