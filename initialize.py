@@ -1,6 +1,6 @@
 """Prepares everything: fetches the data, fits the preprocessor, tunes and saves the first model.
 
-    python initialize.py                   # 50 evaluations, under a minute
+    python initialize.py                   # 30 evaluations, under a minute
     python initialize.py --max-evals 10    # quicker
 
 Needs no Kafka. Running it again is safe: what is there and in order is kept.
@@ -15,6 +15,8 @@ from rich.table import Table
 from train import parse_arguments
 from train.fit import evaluate, fit_model, score
 from train.rows import original_rows
+from train.space import START
+from train.trail import TRAIL
 from utils import dataset, model_store
 from utils.console import say, warn
 from utils.files import make_private
@@ -43,7 +45,7 @@ def first_model_id() -> int:
     return max(model_store.model_ids(settings.models_dir), default=FIRST_MODEL_ID - 1) + 1
 
 
-def make_first_model(hyper: str, max_evals: int) -> model_store.Model:
+def make_first_model(hyper: str, max_evals: int, timeout: float) -> model_store.Model:
     """Tune, fit and save a model on adult.data, and make it the champion."""
     rows, held_out = original_rows(settings.data_dir)
     rows = rows[~held_out]  # those judge whether a later model is better
@@ -54,6 +56,9 @@ def make_first_model(hyper: str, max_evals: int) -> model_store.Model:
         model_id=first_model_id(),
         hyper=hyper,
         max_evals=max_evals,
+        timeout=timeout,
+        known_points=[START],
+        trail=settings.data_dir / TRAIL,
         progress=True,
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -80,13 +85,13 @@ def show_quality(model: model_store.Model) -> None:
 
 def main() -> None:
     """Prepare data/ and models/."""
-    chosen = parse_arguments(__doc__, max_evals=50)
+    chosen = parse_arguments(__doc__, max_evals=30, timeout=45)
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)
     try:
         say(dataset.fetch(settings.data_dir))
         if not keep_champion():
-            show_quality(make_first_model(chosen.hyper, chosen.max_evals))
+            show_quality(make_first_model(chosen.hyper, chosen.max_evals, chosen.timeout))
     except (dataset.DatasetError, OSError) as error:
         raise SystemExit(str(error)) from None
 

@@ -1,7 +1,7 @@
 """Retrains the model when enough has been learned, and announces it if it is good enough.
 
     python trainer.py
-    python trainer.py --max-evals 50     # tune more thoroughly
+    python trainer.py --max-evals 10     # look beyond the champion's hyperparameters
     python trainer.py --now              # ask for a training by hand, whatever the counts say
 
 It keeps every request and every outcome in a store of its own (data/observations.db). When
@@ -47,8 +47,9 @@ def begin_training(store: Observations, covers: int, arguments: Namespace) -> Tr
     model_id = store.begin_training(covers, at_least=newest + 1)
     say(f"Retraining: model {model_id}, on the original data and {store.count()} observations.")
     return Training(
-        model_id, covers, store=STORE, hyper=arguments.hyper, max_evals=arguments.max_evals
-    )
+        model_id, covers, store=STORE, hyper=arguments.hyper, max_evals=arguments.max_evals,
+        timeout=arguments.timeout,
+    )  # fmt: skip
 
 
 def finish_training(training: Training, store: Observations, producer: KafkaProducer) -> None:
@@ -95,7 +96,7 @@ def end_interrupted_training(store: Observations, producer: KafkaProducer) -> No
 
 def main() -> None:
     """Ingest, retrain and announce until Ctrl-C or SIGTERM."""
-    arguments = parse_arguments(__doc__, max_evals=10, now="ask for a training, and end")
+    arguments = parse_arguments(__doc__, 1, timeout=60, now="ask for a training, and end")
     os.nice(10)  # predicting comes first
     stop = stop_on_signals()
     if not model_store.model_ids(settings.models_dir):

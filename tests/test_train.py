@@ -1,4 +1,4 @@
-"""The tuning, with real LightGBM and Hyperopt on 2,000 generated rows."""
+"""The tuning, with real LightGBM, Hyperopt and Optuna on 2,000 generated rows."""
 
 import io
 import json
@@ -13,25 +13,17 @@ import pytest
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 
-from train import OPTIMIZERS, optimizer_class
+from train import OPTIMIZERS, optimizer_class, parse_arguments
+from train.optimizer import MAX_ROUNDS, PATIENCE, BaseOptimizer, is_hopeless
+from train.space import SPACE
 from train.train_hyperopt import LGBOptimizer
+from train.train_optuna import LGBOptimizer as OptunaOptimizer
 
 NAMES = ["age", "hours", "job", "country"]
 CATEGORICAL = [2, 3]
 JOBS = 6  # the codes of "job" are 0..5; 6 stands for a job never seen
-BOUNDS = {
-    "learning_rate": (0.01, 0.2),
-    "num_boost_round": (50, 500),
-    "num_leaves": (31, 256),  # multiples of 4: 255 itself rounds up
-    "min_child_weight": (0.1, 10),
-    "colsample_bytree": (0.5, 1),
-    "subsample": (0.5, 1),
-    "reg_alpha": (0.01, 0.1),
-    "reg_lambda": (0.01, 0.1),
-}
 PARAMS = {
     "learning_rate": 0.1,
-    "num_boost_round": 60,
     "num_leaves": 31,
     "min_child_weight": 1.0,
     "colsample_bytree": 0.8,
@@ -55,9 +47,12 @@ def make_data(rows: int = 2000) -> tuple[np.ndarray, np.ndarray]:
 X, Y = make_data()
 
 
-def make_optimizer(y: np.ndarray = Y, **settings) -> LGBOptimizer:
+both = pytest.mark.parametrize("kind", [LGBOptimizer, OptunaOptimizer])
+
+
+def make_optimizer(kind: type = LGBOptimizer, y: np.ndarray = Y, **settings) -> BaseOptimizer:
     """Return an optimizer of the generated data, on one thread unless told otherwise."""
-    return LGBOptimizer(X[: len(y)], y, NAMES, CATEGORICAL, **{"num_threads": 1, **settings})
+    return kind(X[: len(y)], y, NAMES, CATEGORICAL, **{"num_threads": 1, **settings})
 
 
 def without_time(trials: list[dict]) -> list[dict]:
@@ -105,27 +100,29 @@ def tuned() -> tuple[LGBOptimizer, lgb.Booster]:
 # What is tuned is what is fitted
 
 
-def test_every_loss_is_that_of_an_independent_cross_validation(tuned):
-    for trial in tuned[0].trials:
+def test_every_loss_is_that_of_an_independent_evaluation(tuned):
+    optimizer = tuned[0]
+    for trial in optimizer.trials:
         params = oracle_params(trial["params"])
         losses = lgb.cv(
-            {**params, "early_stopping_round": 20},
+            {**params, "early_stopping_round": PATIENCE},
             oracle_dataset(params),
-            num_boost_round=trial["params"]["num_boost_round"],
-            nfold=3,
-            seed=1,
+            num_boost_round=MAX_ROUNDS,
+            folds=optimizer.splits,
         )["valid binary_logloss-mean"]
-        assert (trial["loss"], trial["rounds"]) == (losses[-1], len(losses))
+        measured = np.min(losses[: trial["rounds"]]), len(losses)
+        assert measured == (trial["loss"], trial["rounds"]) or trial["pruned"]
+    assert not all(trial["pruned"] for trial in optimizer.trials)
 
 
-def test_the_loss_is_the_log_loss_of_probabilities_on_unseen_stratified_folds(tuned):
-    best, params = tuned[0].best, oracle_params(tuned[0].best)
+def test_the_loss_is_the_log_loss_of_probabilities_on_unseen_rows(tuned):
+    best = min(tuned[0].trials, key=lambda trial: trial["loss"])
+    params = oracle_params(best["params"])
+    known, unseen = next(StratifiedKFold(5, shuffle=True, random_state=1).split(X, Y))
     full = oracle_dataset(params).construct()
-    losses = []
-    for known, unseen in StratifiedKFold(3, shuffle=True, random_state=1).split(X, Y):
-        booster = lgb.train(params, full.subset(known), num_boost_round=best["num_boost_round"])
-        losses.append(log_loss(Y[unseen], booster.predict(X[unseen])))
-    assert np.mean(losses) == pytest.approx(tuned[0].best_loss, rel=1e-9)
+    booster = lgb.train(params, full.subset(known), num_boost_round=best["rounds"])
+    loss = log_loss(Y[unseen], booster.predict(X[unseen]))
+    assert loss == pytest.approx(tuned[0].best_loss, rel=1e-9)
 
 
 def test_the_booster_is_that_of_an_independent_fit_with_best(tuned):
@@ -149,17 +146,19 @@ def test_missing_numbers_and_unknown_categories_are_predicted(tuned):
     assert np.isfinite(tuned[1].predict(rows)).all()
 
 
-def test_the_columns_keep_their_names_and_kinds(tuned):
-    assert tuned[1].feature_name() == NAMES
-    tree_info = [tree["tree_structure"] for tree in tuned[1].dump_model()["tree_info"]]
+def test_the_columns_keep_their_names_and_kinds():
+    booster = make_optimizer().fit({**PARAMS, "num_boost_round": 60})
+    assert booster.feature_name() == NAMES
+    tree_info = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
     kinds = set(re.findall(r"'split_feature': (\d+).*?'decision_type': '(..)'", str(tree_info)))
     assert kinds == {("0", "<="), ("1", "<="), ("2", "=="), ("3", "==")}
 
 
 def test_classes_are_weighed_only_when_asked(tuned):
     plain, weighed = make_optimizer(), make_optimizer(is_unbalance=True)
-    assert plain.fit(PARAMS).predict(X).mean() == pytest.approx(Y.mean(), abs=0.01)
-    assert weighed.fit(PARAMS).predict(X).mean() > Y.mean() + 0.05
+    sixty = {**PARAMS, "num_boost_round": 60}
+    assert plain.fit(sixty).predict(X).mean() == pytest.approx(Y.mean(), abs=0.01)
+    assert weighed.fit(sixty).predict(X).mean() > Y.mean() + 0.05
     assert weighed.evaluate(PARAMS)["loss"] > plain.evaluate(PARAMS)["loss"] + 0.01
 
 
@@ -173,28 +172,25 @@ def test_subsample_has_an_effect():
 # What optimize leaves behind
 
 
-def test_best_is_the_trial_with_the_lowest_loss_and_its_rounds(tuned):
+def test_best_is_the_trial_with_the_lowest_loss_and_its_rounds_scaled_to_all_rows(tuned):
     optimizer, booster = tuned
     best = min(optimizer.trials, key=lambda trial: trial["loss"])
+    rounds = round(best["rounds"] * 5 / 4)  # found on four fifths of the rows
     assert optimizer.best_loss == best["loss"]
-    assert optimizer.best == {**best["params"], "num_boost_round": best["rounds"]}
-    assert booster.current_iteration() == booster.num_trees() == best["rounds"]
-
-
-def test_early_stopping_cuts_the_rounds(tuned):
-    assert all(t["rounds"] <= t["params"]["num_boost_round"] for t in tuned[0].trials)
-    assert any(t["rounds"] < t["params"]["num_boost_round"] for t in tuned[0].trials)
+    assert optimizer.best == {**best["params"], "num_boost_round": rounds}
+    assert booster.current_iteration() == booster.num_trees() == rounds
 
 
 def test_trials_and_best_are_plain_json(tuned):
     optimizer = tuned[0]
-    for value in (optimizer.best, optimizer.best_loss, optimizer.trials):
+    for value in (optimizer.best, optimizer.best_loss, optimizer.trials, optimizer.origin()):
         assert json.loads(json.dumps(value)) == value
     kinds = {name: type(value) for name, value in optimizer.best.items()}
     integers = {"num_boost_round", "num_leaves"}
-    assert kinds == {name: int if name in integers else float for name in BOUNDS}
+    names = {*SPACE, "num_boost_round"}
+    assert kinds == {name: int if name in integers else float for name in names}
     assert [sorted(trial) for trial in optimizer.trials] == [
-        ["loss", "params", "rounds", "seconds"]
+        ["loss", "losses", "params", "pruned", "rounds", "seconds"]
     ] * 5
 
 
@@ -209,23 +205,82 @@ def test_a_second_optimize_starts_afresh():
 # The search
 
 
-def test_the_search_keeps_its_bounds_and_learns_from_the_losses(monkeypatch):
-    """After its 20 random points TPE must come closer to the lowest loss, here at 0.1 and 0.6."""
-    optimizer = make_optimizer()
+def measure_distance(optimizer, monkeypatch) -> None:
+    """Let the loss be the distance from a learning rate of 0.1 and a subsample of 0.6."""
 
-    def evaluate(params: dict) -> dict:
+    def evaluate(params: dict, **limits) -> dict:
         loss = abs(params["learning_rate"] - 0.1) + abs(params["subsample"] - 0.6)
-        return {"params": params, "loss": loss, "rounds": 1, "seconds": 0.0}
+        kept = {"losses": [loss], "rounds": 1, "seconds": 0.0, "pruned": False}
+        return {"params": params, "loss": loss, **kept}
 
     monkeypatch.setattr(optimizer, "evaluate", evaluate)
+
+
+@both
+def test_the_search_keeps_its_bounds_and_learns_from_the_losses(kind, monkeypatch):
+    optimizer = make_optimizer(kind)
+    measure_distance(optimizer, monkeypatch)
     optimizer.optimize(60)
     for trial in optimizer.trials:
-        assert set(trial["params"]) == set(BOUNDS)
-        assert all(low <= trial["params"][name] <= high for name, (low, high) in BOUNDS.items())
-        assert trial["params"]["num_boost_round"] % 20 == trial["params"]["num_leaves"] % 4 == 0
+        assert set(trial["params"]) == set(SPACE)
+        assert all(trial["params"][name] in bounds for name, bounds in SPACE.items())
     losses = [trial["loss"] for trial in optimizer.trials]
     assert len(losses) == 60
-    assert np.mean(losses[20:]) < 0.75 * np.mean(losses[:20])  # a random search: 0.94
+    assert np.mean(losses[20:]) < 0.75 * np.mean(losses[:12])  # 12 are random
+
+
+@both
+def test_known_points_come_first_and_those_outside_the_space_not_at_all(kind):
+    optimizer = make_optimizer(kind)
+    outside = [{**PARAMS, "num_leaves": 10**6}, {"learning_rate": 0.1}, {}]
+    second = {**PARAMS, "learning_rate": 0.05}
+    as_in_a_card = {**PARAMS, "num_boost_round": 60}
+    optimizer.optimize(4, known_points=[*outside, as_in_a_card, PARAMS, second])
+    assert [trial["params"] for trial in optimizer.trials[:2]] == [PARAMS, second]
+    assert len(optimizer.trials) == 4
+
+
+@both
+def test_one_evaluation_goes_to_the_known_point(kind):
+    optimizer = make_optimizer(kind)
+    optimizer.optimize(1, known_points=[PARAMS])
+    assert [trial["params"] for trial in optimizer.trials] == [PARAMS]
+
+
+@both
+def test_when_time_is_up_the_first_evaluation_is_finished_and_no_other_begins(kind):
+    optimizer = make_optimizer(kind)
+    points = [{**PARAMS, "learning_rate": rate} for rate in (0.1, 0.09, 0.08)]
+    optimizer.optimize(50, timeout=1e-6, known_points=points)
+    assert [trial["params"] for trial in optimizer.trials] == [PARAMS]
+    assert not optimizer.trials[0]["pruned"]
+
+
+def test_a_hopeless_trial_is_pruned_and_a_good_one_is_not(tuned):
+    optimizer, slow = make_optimizer(), {**PARAMS, "learning_rate": 0.02, "num_leaves": 8}
+    to_beat = tuned[0].best_loss - 0.1  # out of reach
+    pruned, whole = optimizer.evaluate(slow, to_beat=to_beat), optimizer.evaluate(slow)
+    assert pruned["pruned"]
+    assert not whole["pruned"]
+    assert pruned["rounds"] < whole["rounds"]
+    assert pruned["loss"] > to_beat
+    again = optimizer.evaluate(slow, to_beat=whole["loss"] + 1e-9)
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_what_is_hopeless_is_told_from_the_pace_of_the_last_rounds():
+    falling = [0.5 - 0.001 * n for n in range(60)]  # 0.4405, and 100 rounds more
+
+    assert not is_hopeless(falling, to_beat=0.3406)
+    assert is_hopeless(falling, to_beat=0.3404)
+    assert not is_hopeless(falling[:59], to_beat=0.0)  # too early to tell
+    assert is_hopeless([0.5] * 60, to_beat=0.4999)
+
+
+def test_an_evaluation_ends_at_the_deadline():
+    trial = make_optimizer().evaluate(PARAMS, deadline=0)
+    assert trial["pruned"]
+    assert trial["rounds"] == 1
 
 
 def test_the_seed_decides_trials_and_model(tuned):
@@ -247,9 +302,9 @@ def test_num_threads_is_honoured_and_does_not_change_the_model(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(lgb, "cv", spy(lgb.cv))
+    monkeypatch.setattr(lgb, "Booster", spy(lgb.Booster))
     monkeypatch.setattr(lgb, "train", spy(lgb.train))
-    boosters = [make_optimizer(num_threads=n).optimize(1) for n in (1, 2)]
+    boosters = [make_optimizer(num_threads=n).optimize(1, known_points=[PARAMS]) for n in (1, 2)]
     assert seen == [1, 1, 2, 2]
     assert "[num_threads: 2]" in boosters[1].model_to_string()
     assert "[deterministic: 1]" in boosters[1].model_to_string()
@@ -300,19 +355,19 @@ def test_max_evals_below_one_is_refused(max_evals):
 )
 def test_too_few_rows_of_a_class_are_refused(ones, message):
     with pytest.raises(ValueError, match=f"^y needs two rows of each class, got {message}$"):
-        make_optimizer(np.array([1.0] * ones + [0.0] * (40 - ones)))
+        make_optimizer(y=np.array([1.0] * ones + [0.0] * (40 - ones)))
 
 
 @pytest.mark.parametrize("wrong", [2.0, -1.0, 0.5, np.nan])
 def test_other_outcomes_than_0_and_1_are_refused(wrong):
     with pytest.raises(ValueError, match="^y must hold nothing but 0 and 1$"):
-        make_optimizer(np.array([0.0, 0.0, 1.0, 1.0, wrong]))
+        make_optimizer(y=np.array([0.0, 0.0, 1.0, 1.0, wrong]))
 
 
 def test_two_rows_of_a_class_make_two_folds():
-    optimizer = make_optimizer(np.array([1.0, 1.0] + [0.0] * 98))
+    optimizer = make_optimizer(y=np.array([1.0, 1.0] + [0.0] * 98))
     booster = optimizer.optimize(1)
-    assert optimizer.folds == 2
+    assert optimizer.parts == 2
     assert np.isfinite(optimizer.best_loss)
     assert booster.predict(X[:100]).mean() == pytest.approx(0.02, abs=0.01)
 
@@ -320,8 +375,10 @@ def test_two_rows_of_a_class_make_two_folds():
 # --hyper
 
 
-def test_optimizer_class_knows_hyperopt():
+def test_optimizer_class_knows_each_name():
     assert optimizer_class("hyperopt") is LGBOptimizer
+    assert optimizer_class("optuna") is OptunaOptimizer
+    assert [optimizer_class(name).hyper for name in OPTIMIZERS] == list(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", ["xyz", "", "Hyperopt"])
@@ -331,7 +388,24 @@ def test_an_unknown_name_is_refused_with_what_there_is(name):
         optimizer_class(name)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hyper", "hyperparameterhunter"], "--hyper optuna has taken its place"),
+        (["--max-evals", "0"], "--max-evals: expected a number above 0, got 0"),
+        (["--timeout", "nan"], "--timeout: expected seconds above 0, got nan"),
+        (["--timeout", "0"], "--timeout: expected seconds above 0, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_refused_in_one_sentence(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["initialize.py", *arguments])
+    with pytest.raises(SystemExit):
+        parse_arguments("", max_evals=1, timeout=1)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_the_package_alone_imports_no_heavy_library():
-    code = "import sys, train; print({'hyperopt', 'lightgbm', 'numpy'} & set(sys.modules))"
+    heavy = "{'hyperopt', 'optuna', 'lightgbm', 'numpy'}"
+    code = f"import sys, train.retrain; print({heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"

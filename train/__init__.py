@@ -1,11 +1,21 @@
 """Tuning and fitting: one `LGBOptimizer` interface, chosen with `--hyper`."""
 
 import argparse
+import math
+import os
 from importlib import import_module
 
+# LightGBM's threads wait for each other thousands of times a second. Left to itself OpenMP waits
+# spinning, and where another process needs one of the cores that made training up to ten times
+# slower. It is read once, when LightGBM is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # The name given to --hyper -> the module that holds its LGBOptimizer. A module is imported only
-# when it is asked for: Hyperopt alone takes a second to import, and the predictor needs none.
-OPTIMIZERS = {"hyperopt": "train.train_hyperopt"}
+# when it is asked for: the scripts that do not train need none.
+OPTIMIZERS = {"hyperopt": "train.train_hyperopt", "optuna": "train.train_optuna"}
+REPLACED = {
+    "hyperparameterhunter": "it runs on no Python after 3.7; --hyper optuna has taken its place"
+}
 
 
 def optimizer_class(name: str) -> type:
@@ -19,12 +29,19 @@ def optimizer_class(name: str) -> type:
 
 def check_name(name: str) -> None:
     """Raise ValueError, in one sentence that lists the known names, if `--hyper name` is none."""
+    if name in REPLACED:
+        raise ValueError(f"--hyper {name}: {REPLACED[name]}")
     if name not in OPTIMIZERS:
         raise ValueError(f"--hyper {name!r} is not known; there is: {', '.join(OPTIMIZERS)}")
 
 
-def parse_arguments(description: str, max_evals: int, **flags: str) -> argparse.Namespace:
-    """Read `--hyper`, `--max-evals` and flags (name: help); a wrong value ends the program."""
+def parse_arguments(
+    description: str, max_evals: int, timeout: float, **flags: str
+) -> argparse.Namespace:
+    """Read how to tune, and flags, from the command line; a wrong value ends the program.
+
+    max_evals, timeout (seconds) : the script's defaults; flags : name and help of each one.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,6 +52,12 @@ def parse_arguments(description: str, max_evals: int, **flags: str) -> argparse.
     )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=timeout,
+        help=f"seconds after which no evaluation begins (default: {timeout:g})",
+    )
     arguments = parser.parse_args()
     try:
         check_name(arguments.hyper)
@@ -42,4 +65,6 @@ def parse_arguments(description: str, max_evals: int, **flags: str) -> argparse.
         parser.error(str(error))
     if arguments.max_evals < 1:
         parser.error(f"--max-evals: expected a number above 0, got {arguments.max_evals}")
+    if not 0 < arguments.timeout < math.inf:
+        parser.error(f"--timeout: expected seconds above 0, got {arguments.timeout:g}")
     return arguments

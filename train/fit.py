@@ -1,5 +1,7 @@
 """From rows to a model: fit the preprocessor, tune and fit LightGBM, measure the result."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +23,9 @@ def fit_model(
     model_id: int,
     hyper: str,
     max_evals: int,
+    timeout: float | None = None,
+    known_points: Iterable[dict] = (),
+    trail: Path | None = None,
     num_threads: int = 0,
     seed: int = 1,
     progress: bool = False,
@@ -28,7 +33,8 @@ def fit_model(
     """Return a model of these rows, with what is known about its making in its card.
 
     frame has the data set's columns, outcomes 0.0 or 1.0 for each row; num_threads 0 means all
-    cores. ValueError for what the optimizer can't use.
+    cores; known_points and timeout (seconds) bound the search, see BaseOptimizer.optimize; trail is
+    the folder that remembers every trial. ValueError for what the optimizer can't use.
     """
     tools = FeatureTools(
         dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
@@ -40,13 +46,17 @@ def fit_model(
         tools.categorical_indices_,
         num_threads=num_threads,
         seed=seed,
+        trail=trail,
     )
-    booster = optimizer.optimize(max_evals, progress=progress)
+    booster = optimizer.optimize(
+        max_evals, timeout=timeout, known_points=known_points, progress=progress
+    )
     card = {
         "model_id": model_id,
         "rows": len(outcomes),
         "hyper": hyper,
-        "evaluations": max_evals,
+        "evaluations": len(optimizer.trials),
+        "experiment": optimizer.experiment_id,
         "seed": seed,
         "parameters": optimizer.best,
         "cv_logloss": optimizer.best_loss,

@@ -16,6 +16,8 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+from train.trail import TRAIL
+
 ERROR_FILE = "error.txt"
 
 
@@ -42,6 +44,7 @@ def retrain(arguments: argparse.Namespace) -> None:
     from train.fit import fit_model
     from train.judge import judge
     from train.rows import split
+    from train.warm_start import champion_points, evaluations
     from utils import model_store
     from utils.observations import read_snapshot
 
@@ -52,7 +55,10 @@ def retrain(arguments: argparse.Namespace) -> None:
         rows.training.outcomes,
         model_id=arguments.model_id,
         hyper=arguments.hyper,
-        max_evals=arguments.max_evals,
+        max_evals=evaluations(arguments.model_id, arguments.max_evals),
+        timeout=arguments.timeout,
+        known_points=champion_points(arguments.models),
+        trail=arguments.data / TRAIL,
         num_threads=arguments.threads,
     )
     champion, _ = model_store.load_champion(arguments.models)
@@ -79,6 +85,7 @@ def main() -> None:
     parser.add_argument("--model-id", type=int, required=True)
     parser.add_argument("--hyper", required=True)
     parser.add_argument("--max-evals", type=int, required=True)
+    parser.add_argument("--timeout", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--window", type=int, required=True)

@@ -92,7 +92,9 @@ class Settings(BaseSettings):
     topic_prefix: KafkaName = Field(
         "", description="put before every topic, group and transactional id: pipelines side by side"
     )
-    data_dir: Folder = Field(Path("data"), description="original data and the trainer's store")
+    data_dir: Folder = Field(
+        Path("data"), description="original data, the trainer's store, the trail of experiments"
+    )
     models_dir: Folder = Field(Path("models"), description="models, their cards, the champion")
     broker_timeout: float = Field(
         60, gt=0, description="seconds that a script waits for Kafka before it gives up"

@@ -19,8 +19,9 @@ class Training:
     """A running training child; it writes into a folder named by its attempt."""
 
     def __init__(
-        self, model_id: int, covers: int, *, store: Path, hyper: str, max_evals: int
-    ) -> None:
+        self, model_id: int, covers: int, *, store: Path, hyper: str, max_evals: int,
+        timeout: float,
+    ) -> None:  # fmt: skip
         self.model_id = model_id
         self.covers = covers
         self._models = settings.models_dir
@@ -28,7 +29,8 @@ class Training:
         self._folder.mkdir(mode=0o700)
         arguments = {
             "store": store, "data": settings.data_dir, "models": self._models,
-            "folder": self._folder, "model-id": model_id, "hyper": hyper, "max-evals": max_evals,
+            "folder": self._folder, "model-id": model_id,
+            "hyper": hyper, "max-evals": max_evals, "timeout": timeout,
             "threads": max((os.cpu_count() or 1) - 1, 1),  # predicting needs one
             "window": settings.train_window, "promote": settings.promote,
         }  # fmt: skip

@@ -1,0 +1,158 @@
+"""What the first model reaches, and what a second optimisation gains from the first one's trail.
+
+    python -m bench.tuning                # about eight minutes
+    python -m bench.tuning --seeds 1      # a first look
+
+1. The first model, as initialize.py makes it: on adult.data, measured on adult.test, and on the
+   kind of split that CatBoost's quality benchmark published its figures for: a random fifth of all
+   rows held out (LightGBM, tuned: 0.2760). Beside each, the mean of the probabilities of three
+   models with the same hyperparameters and other seeds: what more trees of the kind would bring.
+2. Two optimisations in a row: after the first, 25 observations arrive. The second one, which knows
+   the trail, against one from scratch on the same rows.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from bench.retrain import FIRST, NEW, THREADS, Clock, make_tools
+from train import optimizer_class
+from train.fit import score
+from train.space import START
+from train.train_hyperopt import LGBOptimizer
+from utils import dataset
+
+SPLITS = "adult.data / adult.test", "random 80 / 20 of all rows"
+EVALUATIONS = 10  # of each of the two optimisations
+SHOWN = 1, 2, 3, 5, 10  # the evaluations after which the best loss is shown
+
+
+def make_optimizer(kind: type, frame: pd.DataFrame, y: np.ndarray, **settings):
+    """Return (optimizer of these rows, their FeatureTools)."""
+    tools = make_tools(frame)
+    names = list(tools.get_feature_names_out())
+    return kind(tools.transform(frame), y, names, tools.categorical_indices_, **settings), tools
+
+
+def split(rows: tuple, kind: str, seed: int) -> tuple:
+    """Return frame and outcomes to train on, the same to measure on."""
+    frame, y, test, y_test = rows
+    if kind == SPLITS[0]:
+        return rows
+    frame, y = pd.concat([frame, test], ignore_index=True), np.concatenate([y, y_test])
+    held_out = np.random.default_rng(seed).permutation(len(y)) < len(y) // 5
+    return frame[~held_out], y[~held_out], frame[held_out], y[held_out]
+
+
+def first_model(rows: tuple, kind: str, seed: int, threads: int) -> dict:
+    """Make the first model as initialize.py does, and measure it."""
+    frame, y, test, y_test = split(rows, kind, seed)
+    start = Clock()
+    optimizer, tools = make_optimizer(LGBOptimizer, frame, y, seed=seed, num_threads=threads)
+    booster = optimizer.optimize(known_points=[START], **FIRST)
+    seconds = start.seconds()
+    X = tools.transform(test)
+    probabilities = [booster.predict(X)]
+    for other in (1001, 1002):
+        optimizer.fixed["seed"] = other
+        probabilities.append(optimizer.fit(optimizer.best).predict(X))
+    return {
+        **seconds,
+        "evaluations": len(optimizer.trials),
+        "logloss": score(y_test, probabilities[0])["logloss"],
+        "three": score(y_test, np.mean(probabilities, axis=0))["logloss"],
+    }
+
+
+def two_in_a_row(rows: tuple, hyper: str, seed: int, threads: int) -> dict[str, list[float]]:
+    """Return the losses, one an evaluation, of a second optimisation and of one from scratch."""
+    frame, y, test, y_test = rows
+    more, y_more = pd.concat([frame, test[:NEW]]), np.concatenate([y, y_test[:NEW]])
+    settings = {"seed": seed, "num_threads": threads}
+    kind = optimizer_class(hyper)
+    with tempfile.TemporaryDirectory() as folder:
+        trail = Path(folder)
+        make_optimizer(kind, frame, y, trail=trail, **settings)[0].optimize(EVALUATIONS)
+        second, _ = make_optimizer(kind, more, y_more, trail=trail, **settings)
+        second.optimize(EVALUATIONS)
+    scratch, _ = make_optimizer(kind, more, y_more, **settings)
+    scratch.optimize(EVALUATIONS)
+    return {
+        "second": [trial["loss"] for trial in second.trials],
+        "scratch": [trial["loss"] for trial in scratch.trials],
+    }
+
+
+def evaluations_to_reach(losses: list[float], level: float) -> int | None:
+    """Return after how many evaluations a loss was at most `level`; None if it never was."""
+    return next((n for n, loss in enumerate(losses, 1) if loss <= level), None)
+
+
+def show_first(results: dict[str, list[dict]]) -> None:
+    """Print what the first model reaches."""
+    title = "The first model (medians over the seeds)"
+    columns = "split", "s", "CPU s", "evaluations", "logloss", "lowest-highest", "mean of 3 models"
+    table = Table(*columns, title=title)
+    for kind, runs in results.items():
+        losses = [run["logloss"] for run in runs]
+        table.add_row(
+            kind,
+            f"{median(run['seconds'] for run in runs):.1f}",
+            f"{median(run['cpu'] for run in runs):.1f}",
+            f"{median(run['evaluations'] for run in runs):.0f}",
+            f"{median(losses):.4f}",
+            f"{min(losses):.4f}-{max(losses):.4f}",
+            f"{median(run['three'] for run in runs):.4f}",
+        )
+    Console(width=110).print(table)
+
+
+def show_second(results: dict[str, list[dict[str, list[float]]]]) -> None:
+    """Print the best loss after some evaluations, and how many it takes to reach a given one."""
+    table = Table(
+        "optimisation", *(f"after {n}" for n in SHOWN), "to reach scratch's best",
+        title="Held-out logloss, best so far (medians over the seeds), and evaluations needed",
+    )  # fmt: skip
+    for hyper, runs in results.items():
+        for name in ("scratch", "second"):
+            best = [median(min(run[name][:n]) for run in runs) for n in SHOWN]
+            needed = [evaluations_to_reach(run[name], min(run["scratch"])) for run in runs]
+            reached = " ".join("never" if n is None else str(n) for n in needed)
+            table.add_row(f"{hyper}, {name}", *(f"{loss:.4f}" for loss in best), reached)
+    Console(width=110).print(table)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--threads", type=int, default=THREADS, help=f"(default: {THREADS})")
+    chosen = parser.parse_args()
+    first: dict[str, list] = {kind: [] for kind in SPLITS}
+    second: dict[str, list] = {"hyperopt": [], "optuna": []}
+    steps = chosen.seeds * (len(first) + len(second))
+    with tempfile.TemporaryDirectory() as folder, tqdm(total=steps, unit="run") as bar:
+        dataset.fetch(Path(folder), url="", say=lambda _: None)  # the project's own copy
+        rows = (*dataset.read_training(Path(folder)), *dataset.read_test(Path(folder)))
+        for seed in range(1, chosen.seeds + 1):
+            for kind, found in first.items():
+                found.append(first_model(rows, kind, seed, chosen.threads))
+                bar.update()
+            for hyper, found in second.items():
+                found.append(two_in_a_row(rows, hyper, seed, chosen.threads))
+                bar.update()
+    show_first(first)
+    show_second(second)
+
+
+if __name__ == "__main__":
+    main()
