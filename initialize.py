@@ -36,6 +36,7 @@ def keep_champion() -> bool:
         return False
     for warning in warnings:
         warn(warning)
+    model_store.promote(settings.models_dir, champion.model_id)
     say(f"Keeping model {champion.model_id}, the champion. To begin anew: make clean")
     return True
 

@@ -67,9 +67,19 @@ def finish_training(training: Training, store: Observations, producer: KafkaProd
 
 def conclude(model_id: int, covers: int, store: Observations, producer: KafkaProducer) -> None:
     """Make a model that is on disk the champion, or reject it, and announce that: 5."""
+    with model_store.locked(settings.models_dir):
+        crown_or_reject(model_id, covers, store, producer)
+        store.end_training(covers)
+        model_store.prune(settings.models_dir, settings.extra_models_to_keep)
+
+
+def crown_or_reject(
+    model_id: int, covers: int, store: Observations, producer: KafkaProducer
+) -> None:
+    """Do what the card says, unless somebody has promoted another model by hand meanwhile."""
     card = model_store.read_card(settings.models_dir, model_id)
     champion = model_store.champion_id(settings.models_dir)
-    if champion not in (card["parent"], model_id):  # somebody has chosen another one meanwhile
+    if champion not in (card["replaces"], model_id):
         why = f"model {champion} was promoted during the training"
         card |= {"decision": "rejected", "why": why}
         model_store.write_card(settings.models_dir, card)
@@ -82,8 +92,6 @@ def conclude(model_id: int, covers: int, store: Observations, producer: KafkaPro
     else:
         announce(producer, model_id, covers, training_rejected=card["why"], **facts)
         warn(f"Model {model_id} is rejected: {card['why']}.")
-    store.end_training(covers)
-    model_store.prune(settings.models_dir, settings.extra_models_to_keep)
 
 
 def end_interrupted_training(store: Observations, producer: KafkaProducer) -> None:
@@ -92,6 +100,8 @@ def end_interrupted_training(store: Observations, producer: KafkaProducer) -> No
     unfinished = store.unfinished_training()
     if unfinished and unfinished[0] in model_store.model_ids(settings.models_dir):
         conclude(*unfinished, store, producer)
+    elif unfinished:
+        store.abandon_training()  # it is still due, and begins anew
 
 
 def main() -> None:

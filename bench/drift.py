@@ -41,7 +41,7 @@ def run(pipeline: Pipeline, messages: int) -> None:
 
     def covered() -> bool:
         done = [m.get("retrain_requests_covered") or 0 for m in pipeline.messages("retrain_topic")]
-        return max(done) >= due
+        return max(done, default=0) >= due
 
     wait_until(covered, timeout=300, what=f"{due} retrain requests to be covered")
 

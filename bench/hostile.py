@@ -43,7 +43,7 @@ def send(pipeline: Pipeline, hostile: int, valid: int, seed: int) -> tuple[Count
     """Send everything; return how often each hostile message was sent, and the readable ids."""
     chance, sent, readable = random.Random(seed), Counter(), 0
     producer = KafkaProducer(bootstrap_servers=pipeline.host, linger_ms=20)
-    topic, each = f"{pipeline.prefix}app_messages", hostile // valid
+    topic, each = f"{pipeline.prefix}app_messages", max(hostile // valid, 1)
     shown = tqdm(
         messages(chance, pipeline.rows[0], hostile), total=hostile, desc="sending", disable=None
     )

@@ -159,6 +159,51 @@ def test_dead_letters_are_listed_shown_and_replayed_once(pipeline):
     assert first == 0
 
 
+def test_letters_that_lie_do_not_stop_the_tool(pipeline):
+    pipeline.create_topic("app_messages")
+    topic = f"{pipeline.prefix}app_messages"
+    lies = [
+        {"topic": topic, "partition": "9" * 5_000, "reason": "[/red]"},
+        {"topic": topic, "partition": "99", "size": "[/x]"},
+        {"topic": topic, "partition": "0", "sha256": "?"},
+        {"topic": "\x1b[31m[/red]", "partition": "0"},
+        {},
+    ]
+    for lie in lies:
+        headers = [(name, value.encode()) for name, value in lie.items()]
+        pipeline.send(b"lie", topic="dead_letter_topic", headers=headers)
+    pipeline.send(b"", topic="dead_letter_topic", headers=[(UnreadableName("x"), b"")])
+    headers = [("topic", topic.encode()), ("partition", b"0"), ("offset", b"0")]
+    pipeline.send(b"whole", topic="dead_letter_topic", headers=headers)
+    pipeline.producer.flush()
+    assert b"\x1b" not in dead_letters(pipeline, "list").stdout
+    assert dead_letters(pipeline, "show", "5").stdout == b""
+    assert dead_letters(pipeline, "replay").stdout.endswith(b"Replayed 1 letters.\n")
+    assert [record.value for record in pipeline.records("app_messages")] == [b"whole"]
+
+
+@pytest.mark.slow
+def test_what_unpacks_to_a_thousand_times_as_much_is_answered_bit_by_bit(pipeline):
+    predictor = pipeline.predictor()
+    packer = KafkaProducer(
+        bootstrap_servers=pipeline.host,
+        max_request_size=2**30,
+        batch_size=2**29,
+        linger_ms=10_000,
+        compression_type="gzip",
+    )
+    for _ in range(100):
+        packer.send(f"{pipeline.prefix}app_messages", blank(2_000_000), partition=0)
+    packer.flush()
+    packer.close()
+    request_id = pipeline.request()
+    pipeline.producer.flush()
+    found = wait_for_letters(pipeline, 100)
+    assert {letter.value for letter in found} == {blank(2_000_000)}
+    assert [reply["request_id"] for reply in pipeline.wait_for_replies(1)] == [request_id]
+    assert "starting afresh" not in predictor.log.read_text()
+
+
 def test_a_repeated_request_is_answered_each_time_and_learned_once(pipeline):
     pipeline.predictor(RETRAIN_EVERY="2")
     trainer = pipeline.trainer(RETRAIN_EVERY="2")

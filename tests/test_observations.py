@@ -133,6 +133,14 @@ def test_what_never_finds_its_other_half_expires(store):
     assert store.count() == 1  # neither half waited any more
 
 
+def test_a_training_that_brought_nothing_new_does_not_count(store):
+    store.add([("a", b"1", 1.0)], 0, {REQUESTS: 1})
+    for model_id in (1, 2, 3):
+        store.begin_training(1, at_least=model_id)
+        store.end_training(1)
+    assert store.counter("trainings") == 1
+
+
 def test_an_observation_belongs_to_the_first_training_that_had_it(store, path):
     for request_id in ("a", "b"):
         store.add([(request_id, b"1", 1.0)], 0, {REQUESTS: 1})

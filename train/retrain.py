@@ -61,8 +61,12 @@ def retrain(arguments: argparse.Namespace) -> None:
         trail=arguments.data / TRAIL,
         num_threads=arguments.threads,
     )
+    replaces = model_store.champion_id(
+        arguments.models
+    )  # None, or one that does not load: repaired
     champion, _ = model_store.load_champion(arguments.models)
     model.card |= {
+        "replaces": replaces,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "parent": champion.model_id,
         "observations": len(snapshot.outcomes),

@@ -53,7 +53,7 @@ class Rows:
 def is_held_out(keys: Iterable[str]) -> np.ndarray:
     """Return for each key (a row's position, or its request_id) whether its row is held out.
 
-    A digest decides: the same row always meets the same fate, and its sender can't see which.
+    A digest decides: the same row always meets the same fate.
     """
     digests = (hashlib.blake2b(key.encode(), digest_size=4).digest() for key in keys)
     return np.array([int.from_bytes(digest) % HELD_OUT == 0 for digest in digests], dtype=bool)

@@ -19,9 +19,10 @@ def announce(producer: KafkaProducer, model_id: int, covers: int | None = None, 
 
 
 def announce_the_champion(store: Observations, producer: KafkaProducer) -> None:
-    """Announce a champion that was chosen by hand, unless that was the last one announced.
+    """Announce the champion, unless it is the one that retrain_topic named last.
 
-    Whoever chose it announces it, too, and may have been killed before.
+    Whoever chose another one by hand may have been killed before the announcement; and somebody
+    else may have announced a model that is not the champion.
     """
     champion = model_store.champion_id(settings.models_dir)
     if champion is not None and champion != store.counter("announced_model_id"):

@@ -57,6 +57,10 @@ class Batch:
         """All records of the batch."""
         return [record for records in self.by_partition.values() for record in records]
 
+    def fits(self, record: dict) -> bool:
+        """True if no record of this topic and of this size, or smaller, was refused."""
+        return self._limits.allow(record)
+
     def send(self, topic: str, value: bytes | None, **options) -> None:
         """Send a record (key, headers, partition: see KafkaProducer.send) if the batch commits."""
         self.outgoing.append({"topic": topic, "value": value, **options})

@@ -1,15 +1,20 @@
-"""A consumer that a record which can't be unpacked does not stop.
+"""A consumer that no record can stop: neither one that can't be unpacked, nor very many bytes.
 
 A broker takes records that kafka-python can't read, header names that are not UTF-8 for example.
 kafka-python 3.0.12 then raises from poll(), and the next poll() at the same offset never returns:
-one such record would end every reader of its topic.
+one such record would end every reader of its topic. And fetch sizes bound what comes over the
+network, compressed: unpacked, it may be a thousand times as much, more than one transaction can
+answer in its time.
 """
 
 import traceback
 from dataclasses import dataclass
+from itertools import accumulate
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
+
+MAX_BYTES = 2**24  # of keys and values that one poll returns; at least one record, however large
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,15 @@ class Unreadable:
 
 
 class Consumer(KafkaConsumer):
-    """KafkaConsumer, but poll() returns an `Unreadable` as value of what can't be unpacked."""
+    """KafkaConsumer, but poll() returns an `Unreadable` as value of what can't be unpacked.
+
+    And it returns no more than MAX_BYTES: the rest is there at the next poll.
+    """
 
     def poll(self, *arguments, **options) -> dict[TopicPartition, list[ConsumerRecord]]:
         """Return the next records by partition; see KafkaConsumer.poll."""
         try:
-            return super().poll(*arguments, **options)
+            polled = super().poll(*arguments, **options)
         except Exception as error:  # the codecs' own kinds too
             place = _where_unpacking_failed(error)
             if place is None or place[0] not in self.assignment():
@@ -33,10 +41,32 @@ class Consumer(KafkaConsumer):
             partition, offset = place
             self.seek(partition, offset + 1)
             return {partition: [_unreadable_record(partition, offset, error)]}
+        size = sum(map(_size, (record for records in polled.values() for record in records)))
+        return polled if size <= MAX_BYTES else self._cut(polled)
+
+    def _cut(self, polled: dict[TopicPartition, list[ConsumerRecord]]) -> dict:
+        """Keep what fits, and go back to the first record of each partition that does not."""
+        kept, room = {}, MAX_BYTES
+        for partition, records in polled.items():
+            sizes = accumulate(map(_size, records))
+            fit = sum(1 for size in sizes if size <= room)
+            fit = max(fit, 0 if kept else 1)
+            if fit < len(records):
+                self.seek(partition, records[fit].offset)
+            if fit:
+                kept[partition] = records[:fit]
+            room -= sum(map(_size, records[:fit]))
+        return kept
+
+
+def _size(record: ConsumerRecord) -> int:
+    return max(record.serialized_key_size, 0) + max(record.serialized_value_size, 0)
 
 
 def _where_unpacking_failed(error: Exception) -> tuple[TopicPartition, int] | None:
     """Return partition and offset of the record that raised, None if it was something else."""
+    if "crc" in str(error):
+        return None  # damaged on its way, perhaps: it is fetched again
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "_unpack_records":
             unpacked = frame.f_locals["self"]

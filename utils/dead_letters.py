@@ -11,6 +11,7 @@ wrong still comes back as a new letter.
 
 import argparse
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 
 from kafka import TopicPartition
@@ -20,7 +21,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from utils.access import prepare_topics
+from utils.batch import Batch
 from utils.console import say, warn
+from utils.consumer import Unreadable
 from utils.kafka_client import APP_MESSAGES, DEAD_LETTER_TOPIC, all_partitions, make_consumer
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
@@ -30,9 +33,8 @@ from utils.watchdog import run
 REPLAY_GROUP = settings.topic_prefix + "dead-letter-replay"
 
 
-def letters() -> list[ConsumerRecord]:
-    """Return all dead letters up to now, oldest first."""
-    found = []
+def letters() -> Iterator[ConsumerRecord]:
+    """Yield all dead letters up to now, oldest first."""
     with closing(make_consumer()) as consumer:
         partitions = all_partitions(consumer, DEAD_LETTER_TOPIC)
         consumer.assign(partitions)
@@ -40,13 +42,19 @@ def letters() -> list[ConsumerRecord]:
         ends = consumer.end_offsets(partitions)
         while any(consumer.position(partition) < ends[partition] for partition in partitions):
             for records in consumer.poll(timeout_ms=200).values():
-                found += records
-    return found
+                yield from records
 
 
 def facts(letter: ConsumerRecord) -> dict[str, str]:
     """Return a letter's headers: where it came from and why, size and digest of one too large."""
+    if isinstance(letter.value, Unreadable):
+        return {"reason": letter.value.reason}
     return {name: (value or b"").decode(errors="replace") for name, value in letter.headers}
+
+
+def content(letter: ConsumerRecord) -> bytes:
+    """Return the message that was put aside; empty if the letter does not hold it."""
+    return letter.value if isinstance(letter.value, bytes) else b""
 
 
 def is_whole(letter: ConsumerRecord) -> bool:
@@ -55,14 +63,19 @@ def is_whole(letter: ConsumerRecord) -> bool:
     return "sha256" not in about and not about.get("reason", "").startswith("the record can't be")
 
 
+def printable(text: str | None) -> str:
+    """Return a text as printable ASCII that neither a terminal nor rich takes for commands."""
+    return escape(ascii(text or "")[1:-1])
+
+
 def show_list() -> None:
     """Print one line for each letter."""
     table = Table("offset", "from", "bytes", "reason")
     for letter in letters():
         about = facts(letter)
         origin = f"{about.get('topic')}-{about.get('partition')} at {about.get('offset')}"
-        size = about.get("size") or str(len(letter.value or b""))
-        table.add_row(str(letter.offset), origin, size, escape(ascii(about.get("reason"))[1:-1]))
+        size = about.get("size") or str(len(content(letter)))
+        table.add_row(str(letter.offset), *map(printable, (origin, size, about.get("reason"))))
     Console().print(table)
 
 
@@ -72,7 +85,7 @@ def show(offset: int) -> None:
         if letter.offset == offset:
             for name, value in facts(letter).items():
                 print(f"{name}: {ascii(value)[1:-1]}", file=sys.stderr)
-            sys.stdout.buffer.write(letter.value or b"")
+            sys.stdout.buffer.write(content(letter))
             return
     raise SystemExit(f"There is no letter at offset {offset}: see list")
 
@@ -81,25 +94,31 @@ def replay() -> None:
     """Send again what was not replayed yet, up to the last letter there is now."""
     stop, partition = stop_on_signals(), TopicPartition(DEAD_LETTER_TOPIC, 0)
     last, replayed = max((letter.offset for letter in letters()), default=-1), 0
+    with closing(make_consumer()) as consumer:
+        targets = {str(each.partition) for each in all_partitions(consumer, APP_MESSAGES)}
     with closing(TransactionalStream(DEAD_LETTER_TOPIC, REPLAY_GROUP, "replay")) as stream:
         while not stop.is_set() and not stream.has_committed(partition, last):
             batch = stream.poll()
-            sent = sum(send_again(letter, batch) for letter in batch.records)
+            sent = sum(send_again(letter, batch, targets) for letter in batch.records)
             replayed += sent if stream.commit(batch) else 0
     say(f"Replayed {replayed} letters.", "bold")
 
 
-def send_again(letter: ConsumerRecord, batch) -> bool:
+def send_again(letter: ConsumerRecord, batch: Batch, partitions: set[str]) -> bool:
     """Put a letter's message into the batch, as it was; False, and said why, if that can't be."""
-    about = facts(letter)
-    if about.get("topic") != APP_MESSAGES or not about.get("partition", "").isdecimal():
-        warn(f"The letter at offset {letter.offset} did not come from {APP_MESSAGES}: left alone.")
+    about, name = facts(letter), f"The letter at offset {letter.offset}"
+    if about.get("topic") != APP_MESSAGES or about.get("partition") not in partitions:
+        warn(f"{name} did not come from a partition of {APP_MESSAGES}: left alone.")
         return False
+    place = f"{APP_MESSAGES}-{about['partition']} at offset {ascii(about.get('offset'))}"
     if not is_whole(letter):
-        origin = f"{about['topic']}-{about['partition']} at offset {about['offset']}"
-        warn(f"The letter at offset {letter.offset} is empty; the message is in {origin}.")
+        warn(f"{name} is empty; the message is in {place}.")
         return False
-    batch.send(APP_MESSAGES, letter.value, key=letter.key, partition=int(about["partition"]))
+    message = {"topic": APP_MESSAGES, "value": letter.value, "key": letter.key}
+    if not batch.fits(message):
+        warn(f"{name} is too large to be sent again as it is; the message is in {place}.")
+        return False
+    batch.send(**message, partition=int(about["partition"]))
     return True
 
 

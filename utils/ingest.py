@@ -21,18 +21,20 @@ def ingest(store: Observations, consumer: KafkaConsumer) -> None:
     except OffsetOutOfRangeError:
         store.add_missed(skip_deleted(consumer, store.offsets()))
         return
-    observed, retrain_requests = [], 0
+    observed, retrain_requests, announced = [], 0, None
     for partition, records in polled.items():
         if partition.topic == APP_MESSAGES:
             observed += _requests(records)
         elif partition.topic == OUTCOMES_TOPIC:
             observed += _outcomes(records)
         else:
-            messages = (decode_control(record.value) for record in records)
-            retrain_requests += sum(1 for message in messages if message and message.retrain)
+            messages = [m for m in (decode_control(record.value) for record in records) if m]
+            retrain_requests += sum(message.retrain for message in messages)
+            for message in messages:
+                announced = message.model_id if message.training_completed else announced
     if polled:
         offsets = {partition: records[-1].offset + 1 for partition, records in polled.items()}
-        store.add(observed, retrain_requests, offsets)
+        store.add(observed, retrain_requests, offsets, announced)
 
 
 def _requests(records: list) -> list[Observed]:

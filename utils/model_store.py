@@ -14,12 +14,13 @@ write to the models' folder can run code in every predictor.
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import pickle
 import re
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -177,18 +178,33 @@ def is_rejected(folder: Path, model_id: int) -> bool:
         return True  # a card that can't be read speaks for nothing
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of whoever changes the champion; the system frees it when the process ends."""
+    with open(folder / "champion.lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def promote(folder: Path, model_id: int) -> None:
     """Make a model the champion: the one that every predictor starts with from now on."""
     write_atomically(folder / CHAMPION, json.dumps({"model_id": model_id}).encode())
 
 
 def prune(folder: Path, keep: int) -> list[int]:
-    """Delete all models but the champion and the `keep` newest others; return the ids deleted.
+    """Delete old models; return their ids. The card goes first: no card, no model.
 
-    The card goes first: no card, no model.
+    The champion stays, and of those that are good to go back to its parent and the newest ones,
+    `keep` in all; besides, the last one that was rejected, for inspection.
     """
-    others = [model_id for model_id in model_ids(folder) if model_id != champion_id(folder)]
-    deleted = others[: max(len(others) - keep, 0)]
+    champion = champion_id(folder)
+    others = [model_id for model_id in model_ids(folder) if model_id != champion]
+    rejected = [model_id for model_id in others if is_rejected(folder, model_id)]
+    parent = None
+    with suppress(OSError, ValueError):
+        parent = read_card(folder, champion).get("parent")
+    good = sorted(set(others) - set(rejected), key=lambda model_id: (model_id == parent, model_id))
+    deleted = good[: max(len(good) - keep, 0)] + rejected[:-1]
     for model_id in deleted:
         path = model_path(folder, model_id)
         for file in (path.with_suffix(".json"), path):
@@ -204,7 +220,10 @@ def show_list() -> None:
     table = Table("model", "created (UTC)", "rows", "CV", "held out", "decision", title="logloss")
     champion = champion_id(settings.models_dir)
     for model_id in model_ids(settings.models_dir):
-        card = read_card(settings.models_dir, model_id)
+        try:
+            card = read_card(settings.models_dir, model_id)
+        except (OSError, ValueError):
+            continue  # damaged, or just pruned
         judged = card.get("judge", {}).get("challenger", {}).get("logloss")
         table.add_row(
             f"{model_id}{' *' if model_id == champion else ''}",
@@ -223,13 +242,13 @@ def promote_by_hand(model_id: int) -> None:
     from utils.announcements import announce
     from utils.kafka_client import RETRAIN_TOPIC, make_producer
 
-    try:
-        load(settings.models_dir, model_id)
-    except ModelError as error:
-        raise SystemExit(f"Not promoted: {error}") from None
     prepare_topics(write=(RETRAIN_TOPIC,))
-    promote(settings.models_dir, model_id)
-    with closing(make_producer()) as producer:
+    with closing(make_producer()) as producer, locked(settings.models_dir):
+        try:
+            load(settings.models_dir, model_id)
+        except ModelError as error:
+            raise SystemExit(f"Not promoted: {error}") from None
+        promote(settings.models_dir, model_id)
         announce(producer, model_id, training_completed=True)
     say(f"Model {model_id} is the champion; the predictors were told.", "bold green")
 

@@ -84,8 +84,12 @@ class Observations:
         observed: Iterable[tuple[str, bytes | None, float | None]],
         retrain_requests: int,
         offsets: dict[TopicPartition, int],
+        announced: int | None = None,
     ) -> None:
-        """Take in what one poll brought: (request_id, data, outcome) rows, offsets, one commit."""
+        """Take in what one poll brought: (request_id, data, outcome) rows, offsets, one commit.
+
+        announced : the champion that retrain_topic named last, if it named one.
+        """
         now = time.time()
         with self._transaction() as db:
             db.executemany(_UPSERT, ((*row, now) for row in observed))
@@ -94,6 +98,8 @@ class Observations:
                 [(*partition, offset) for partition, offset in offsets.items()],
             )
             self._increase(retrain_requests=retrain_requests)
+            if announced is not None:
+                self._set(announced_model_id=announced)
 
     def expire(self, seconds: float) -> int:
         """Forget requests without an outcome, and outcomes without a request, after so long.
@@ -173,15 +179,23 @@ class Observations:
         model_id = self.counter("training_model_id")
         return (model_id, self.counter("training_covers")) if model_id else None
 
+    def abandon_training(self) -> None:
+        """Forget a training that was killed before it came to anything."""
+        with self._transaction():
+            self._set(training_model_id=0)
+
     def end_training(self, covered: int) -> None:
         """Note that the training has ended, whatever came of it, and covers its requests."""
-        with self._transaction():
+        with self._transaction() as db:
+            # One that brought nothing new does not count: the judge looks at what others brought.
+            new = "SELECT 1 FROM observations WHERE first_trained = counters.value + 1"
+            where = f"name = 'trainings' AND EXISTS ({new} AND {_COMPLETE})"
+            db.execute(f"UPDATE counters SET value = value + 1 WHERE {where}")
             self._set(
                 retrain_requests_covered=covered,
                 asked_by_hand_covered=self.counter("training_asked"),
                 training_model_id=0,
             )
-            self._increase(trainings=1)
 
     def note_announced(self, model_id: int) -> None:
         """Remember which champion the predictors were told of last."""
@@ -212,7 +226,9 @@ def read_snapshot(path: Path) -> Snapshot:
         origin |= {name: counters[name] for name in ("missed_records", "expired_records")}
         training = counters["trainings"] + 1
         query = "SELECT request_id, data, outcome, coalesce(first_trained, ?) FROM observations"
-        rows = db.execute(f"{query} WHERE {_COMPLETE} ORDER BY rowid", (training,)).fetchall()
+        oldest_first = "ORDER BY coalesce(first_trained, ?), rowid"
+        query = f"{query} WHERE {_COMPLETE} {oldest_first}"
+        rows = db.execute(query, (training, training)).fetchall()
         columns = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [])
         return Snapshot(*columns, training, origin)
     finally:

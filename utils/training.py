@@ -78,7 +78,7 @@ def remove_leftovers(models: Path) -> None:
     for folder in models.glob(f"{ATTEMPT}*"):
         shutil.rmtree(folder, ignore_errors=True)
     for temporary in (*models.glob(".champion.json.*"), *models.glob(".model_*")):
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     for model in models.glob("model_*.p"):
         if not model.with_suffix(".json").exists():
-            model.unlink()
+            model.unlink(missing_ok=True)

@@ -170,6 +170,7 @@ class TransactionalStream:
             return False
         self._counts = batch.counts
         self._positions.clear()
+        self._failed_at = float("-inf")
         self._committed_at = time.monotonic()
         all_is_well()
         return True
