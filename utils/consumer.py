@@ -70,7 +70,9 @@ def _where_unpacking_failed(error: Exception) -> tuple[TopicPartition, int] | No
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "_unpack_records":
             unpacked = frame.f_locals["self"]
-            return unpacked.topic_partition, unpacked.next_fetch_offset
+            # Of the batch of an unreadable record, what stands behind it can't be read either: each
+            # fetch begins at the batch's first record, and gets no further than before.
+            return unpacked.topic_partition, max(unpacked.next_fetch_offset, unpacked.fetch_offset)
     return None
 
 
