@@ -243,13 +243,15 @@ def test_two_processes_make_and_use_optunas_database_at_once_and_survive_kill_9(
 
 
 def test_a_retraining_starts_with_the_champions_hyperparameters(tmp_path):
-    assert champion_points(tmp_path) == []
-    (tmp_path / "model_4.json").write_text(json.dumps({"parameters": PARAMS}))
-    assert champion_points(tmp_path) == []
+    assert champion_points(tmp_path) == [START]
+    card = tmp_path / "model_4.json"
+    card.write_text(json.dumps({"parameters": {**PARAMS, "num_boost_round": 60}}))
+    assert champion_points(tmp_path) == [START]
     model_store.promote(tmp_path, 4)
     assert champion_points(tmp_path) == [PARAMS]
-    (tmp_path / "model_4.json").write_text("{}")
-    assert champion_points(tmp_path) == []
+    for unusable in ({}, {"parameters": {**PARAMS, "num_leaves": 9999}}, {"parameters": None}):
+        card.write_text(json.dumps(unusable))
+        assert champion_points(tmp_path) == [START]
 
 
 def test_every_so_many_th_retraining_searches_wider():
