@@ -110,7 +110,12 @@ class BaseOptimizer(ABC):
             "features": list(feature_names),
             "categorical": [int(i) for i in categorical_indices],
             "objective": self.objective,
-            "evaluation": {"parts": self.parts, "held_out": len(self.splits), "patience": PATIENCE},
+            "evaluation": {
+                "parts": self.parts,
+                "held_out": len(self.splits),
+                "patience": PATIENCE,
+                "max_rounds": MAX_ROUNDS,
+            },
             "space": {name: asdict(bounds) for name, bounds in SPACE.items()},
         }
         self.experiment_id = _digest(json.dumps(self.experiment, sort_keys=True).encode())
