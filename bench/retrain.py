@@ -217,13 +217,13 @@ def show_retraining(results: dict[tuple[str, int], dict]) -> None:
         seconds = (f"{figures[clock]:.1f}" for clock in ("seconds", "cpu"))
         logloss, trees = f"{figures['logloss']:.4f}", f"{figures['trees']:.0f}"
         table.add_row(what, str(evals), *seconds, share, trees, logloss, figures["range"])
-    Console(width=110).print(table)
+    Console(width=130).print(table)
 
 
 def show_growth(results: dict[tuple[int, str, int], dict]) -> None:
     """Print the second table: seconds and peak memory by the number of rows."""
     table = Table(
-        "rows", "way", "evaluations", "s", "CPU s", "trees", "logloss",
+        "rows", "way", "evals", "s", "CPU s", "trees", "logloss",
         "rows read", "features", "Dataset", "tuning",
         title="With more rows (memory: MB, the peak until the end of each step)",
     )  # fmt: skip
@@ -235,7 +235,7 @@ def show_growth(results: dict[tuple[int, str, int], dict]) -> None:
             *(f"{memory[step]:.0f}" if step in memory else "" for step in (
                 "rows", "features", "Dataset", "tuning")),
         )  # fmt: skip
-    Console(width=110).print(table)
+    Console(width=130).print(table)
 
 
 def bench(seeds: int, threads: int, sizes: list[int]) -> None:
