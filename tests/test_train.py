@@ -233,7 +233,7 @@ def test_the_search_keeps_its_bounds_and_learns_from_the_losses(kind, monkeypatc
 def test_known_points_come_first_and_those_outside_the_space_not_at_all(kind):
     optimizer = make_optimizer(kind)
     outside = [{**PARAMS, "num_leaves": 10**6}, {"learning_rate": 0.1}, {}]
-    second = {**PARAMS, "learning_rate": 0.05}
+    second = {**PARAMS, "learning_rate": 0.15}
     as_in_a_card = {**PARAMS, "num_boost_round": 60}
     optimizer.optimize(4, known_points=[*outside, as_in_a_card, PARAMS, second])
     assert [trial["params"] for trial in optimizer.trials[:2]] == [PARAMS, second]

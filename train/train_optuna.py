@@ -62,8 +62,8 @@ class LGBOptimizer(BaseOptimizer):
             study_name=f"{self.experiment_id}-{self.data_id}-{self.seed}",
             load_if_exists=True,
         )
-        if not study.user_attrs:
-            for name, value in {**self.origin(), "description": self.experiment}.items():
+        for name, value in {**self.origin(), "description": self.experiment}.items():
+            if name not in study.user_attrs:
                 study.set_user_attr(name, value)
         return study
 
@@ -117,7 +117,9 @@ def read_trials(
 
     `studies` : only so many of the newest studies; all experiments where `experiment` is "".
     """
-    found = [s for s in storage.get_all_studies() if s.study_name.startswith(experiment)]
+    # A study that was killed when it began may lack these, and has no trial.
+    found = [s for s in storage.get_all_studies() if {"experiment", "data"} <= s.user_attrs.keys()]
+    found = [s for s in found if experiment in ("", s.user_attrs["experiment"])]
     for study in found[-studies:] if studies else found:
         for trial in storage.get_all_trials(study._study_id):
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):

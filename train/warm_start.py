@@ -3,6 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
+from train.space import START, as_point
 from utils import model_store
 
 WIDER_EVERY = 10  # every so many-th model is searched for more widely ...
@@ -10,10 +11,12 @@ WIDER = 10  # ... with so many times the evaluations, so that a good start does 
 
 
 def champion_points(models: Path) -> list[dict]:
-    """Return the hyperparameters of the champion, in a list that is empty if there is none."""
+    """Return the champion's hyperparameters; START where there is none in today's space."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return [model_store.read_card(models, model_store.champion_id(models))["parameters"]]
-    return []
+        card = model_store.read_card(models, model_store.champion_id(models))
+        if point := as_point(card["parameters"]):
+            return [point]
+    return [START]
 
 
 def evaluations(model_id: int, max_evals: int) -> int:
