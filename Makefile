@@ -40,6 +40,10 @@ test-all: env lint ## the slow tests too
 chaos: env ## kill and freeze everything for minutes, then audit the log (MINUTES=5, SEED=7)
 	$(RUN) -m bench.chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
 
+bench: env ## every figure about speed, as tables with ratios, an hour (ONLY="throughput start", ROUNDS=5)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(RUN) -m bench.performance $(if $(ONLY),--only $(ONLY)) --rounds $(or $(ROUNDS),5)
+
 soak: env ## ten minutes of 500 requests/s while retraining: memory, then the audit (MINUTES=10)
 	$(RUN) -m bench.soak --minutes $(or $(MINUTES),10)
 
@@ -61,4 +65,4 @@ clean: ## stop Kafka; remove models, the trainer's store, downloaded data and Ka
 	[ ! -f $(VENV)/.installed ] || $(RUN) -m utils.local_kafka stop
 	rm -rf models/* models/.attempt-* .kafka/data data/adult.data data/adult.test data/observations.*
 
-.PHONY: help env demo kafka stop init test test-all chaos soak lint format lock clean
+.PHONY: help env demo kafka stop init test test-all chaos soak bench lint format lock clean
