@@ -54,7 +54,7 @@ COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only m
 REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between looks at who is the member
 CONSUMER = {
     "session_timeout_ms": SESSION_TIMEOUT_MS,
-    "heartbeat_interval_ms": 300,  # how soon a member takes over what another one leaves
+    "heartbeat_interval_ms": 1_000,
     "max_poll_records": 4_000,
     "max_partition_fetch_bytes": 2**23,
 }
