@@ -40,6 +40,10 @@ test-all: env lint ## the slow tests too
 chaos: env ## kill and freeze everything for minutes, then audit the log (MINUTES=5, SEED=7)
 	$(RUN) -m bench.chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
 
+bench: env ## every figure about speed, as tables with ratios, an hour (ONLY="throughput start", ROUNDS=5)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(RUN) -m bench.performance $(if $(ONLY),--only $(ONLY)) --rounds $(or $(ROUNDS),5)
+
 soak: env ## ten minutes of 500 requests/s while retraining: memory, then the audit (MINUTES=10)
 	$(RUN) -m bench.soak --minutes $(or $(MINUTES),10)
 
@@ -73,5 +77,5 @@ clean: ## stop Kafka; remove models, store, downloaded data; code and the trail 
 forget: ## remove the trail: every experiment that tuning has ever made (data/trail)
 	rm -rf data/trail
 
-.PHONY: help env demo kafka stop init test test-all chaos soak drift bench-retrain bench-tuning \
+.PHONY: help env demo kafka stop init test test-all chaos soak drift bench bench-retrain bench-tuning \
 	lint format lock clean forget

@@ -70,10 +70,15 @@ class Batch:
 
         Without the key, where both together are too large for the topic.
         """
-        reply = {"topic": record.topic, "value": value, "key": record.key}
-        if not self._limits.allow(reply):
+        reply = {
+            "topic": record.topic,
+            "value": value,
+            "key": record.key,
+            "partition": record.partition,
+        }
+        if record.key is not None and not self._limits.allow(reply):
             reply["key"] = None
-        self.send(**reply, partition=record.partition)
+        self.outgoing.append(reply)
 
     def dead_letter(self, record: ConsumerRecord, topic: str, reason: str) -> None:
         """Put a record aside, byte for byte, with where it came from and why in the headers.
@@ -104,7 +109,7 @@ class Batch:
         """
         borders, positions = [], defaultdict(list)
         for record in answered:
-            positions[TopicPartition(record.topic, record.partition)].append(record)
+            positions[record.topic, record.partition].append(record)  # equals a TopicPartition
         for partition, records in positions.items():
             before = self.counts[partition]
             self.counts[partition] = before + len(records)

@@ -50,6 +50,18 @@ STALL_TIMEOUT = 45  # seconds without a bound in the client that the watchdog al
 RECOVERY_TIMEOUT = 60  # seconds of failures, with a broker there, until the process starts afresh
 COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only may wait
 REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between looks at who is the member
+CONSUMER = {
+    "session_timeout_ms": SESSION_TIMEOUT_MS,
+    "heartbeat_interval_ms": 1_000,
+    "max_poll_records": 4_000,
+    "max_partition_fetch_bytes": 2**23,
+}
+PRODUCER = {
+    "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
+    "batch_size": 2**20,
+    "linger_ms": 100,  # the flush before each commit sends at once
+    "max_block_ms": 5_000,
+}
 # What the client raises; besides its own errors, for example ValueError for a partition that was
 # added a moment ago.
 CLIENT_ERRORS = (KafkaError, ValueError, OSError, RuntimeError)
@@ -82,10 +94,7 @@ class TransactionalStream:
             self._consumer = make_consumer(
                 group_id=group_id,
                 group_instance_id=name,
-                session_timeout_ms=SESSION_TIMEOUT_MS,
-                heartbeat_interval_ms=1_000,
-                max_poll_records=4_000,
-                max_partition_fetch_bytes=2**23,
+                **CONSUMER,
             )
             self._consumer.subscribe([topic])
             # Metadata first, then join: a group's leader that does not know the topic yet assigns
@@ -96,10 +105,7 @@ class TransactionalStream:
     def _new_producer(self) -> KafkaProducer:
         producer = make_producer(
             transactional_id=self._transactional_id,
-            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
-            batch_size=2**20,
-            linger_ms=100,  # the flush before each commit sends at once
-            max_block_ms=5_000,
+            **PRODUCER,
         )
         try:
             producer.init_transactions()
@@ -177,13 +183,16 @@ class TransactionalStream:
 
     def _send(self, batch: Batch) -> None:
         self._producer.begin_transaction()
-        futures = [self._put(record) for record in batch.outgoing]
+        futures = self._put_all(batch.outgoing)
         self._producer.flush(FLUSH_TIMEOUT)
-        for record, future in zip(batch.outgoing, futures, strict=True):
+        failed = [
+            pair for pair in zip(batch.outgoing, futures, strict=True) if not pair[1].succeeded()
+        ]
+        for record, future in failed:
             if isinstance(future.exception, MessageSizeTooLargeError):
                 self._limits.learn(record)
-            if not future.succeeded():
-                raise future.exception or KafkaTimeoutError("a record was not acknowledged")
+        for _, future in failed:
+            raise future.exception or KafkaTimeoutError("a record was not acknowledged")
         offsets = {
             partition: OffsetAndMetadata(offset, encode_count(batch.counts[partition]), -1)
             for partition, offset in self._positions.items()
@@ -191,6 +200,9 @@ class TransactionalStream:
         with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
             self._producer.send_offsets_to_transaction(offsets, batch.group)
             self._producer.commit_transaction()
+
+    def _put_all(self, records: list[dict]) -> list[FutureRecordMetadata]:
+        return [self._put(record) for record in records]
 
     def _put(self, record: dict) -> FutureRecordMetadata:
         try:

@@ -1,0 +1,247 @@
+"""What predictor.py is compared with: loops that answer the same requests in other ways.
+
+    KAFKA_HOST=localhost:9092 python -m bench.loops echo   (no-model, usual, c-client, profile)
+
+They take the predictor's settings and end at SIGTERM. bench/performance.py starts them.
+"""
+
+import argparse
+import gc
+import json
+import os
+import time
+from contextlib import contextmanager
+
+import utils.quick_start  # noqa: F401 - as predictor.py does
+from utils import model_store
+from utils.kafka_client import APP_MESSAGES, PREDICTOR_GROUP, make_consumer, make_producer
+from utils.messages import InvalidMessage, Prediction, decode_request, encode
+from utils.settings import settings
+from utils.shutdown import stop_on_signals
+from utils.transactions import CONSUMER, PRODUCER, TransactionalStream
+
+REPLY = encode(Prediction("0" * 36, 0.0, 0.123456789012, 0))
+
+
+def few_collections() -> None:
+    """Collect garbage as predictor.py does."""
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
+
+
+def echo(stop) -> None:
+    """Poll, send, commit: what kafka-python can do with the predictor's settings."""
+    from kafka.structs import OffsetAndMetadata
+
+    consumer = make_consumer(group_id=PREDICTOR_GROUP, **CONSUMER)
+    producer = make_producer(transactional_id=f"{PREDICTOR_GROUP}-echo", **PRODUCER)
+    producer.init_transactions()
+    consumer.subscribe([APP_MESSAGES])
+    few_collections()
+    while not stop.is_set():
+        polled = consumer.poll(timeout_ms=500)
+        if not polled:
+            continue
+        producer.begin_transaction()
+        for partition, records in polled.items():
+            for record in records:
+                if b'"data"' in record.value:
+                    producer.send(
+                        APP_MESSAGES, REPLY, key=record.key, partition=partition.partition
+                    )
+        offsets = {p: OffsetAndMetadata(r[-1].offset + 1, "", -1) for p, r in polled.items()}
+        producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
+        producer.commit_transaction()
+
+
+class NoModel:
+    """Says nothing about anybody."""
+
+    model_id = 0
+
+    def predict(self, rows):
+        """Return zeros, of shape (n_rows,)."""
+        import numpy as np
+
+        return np.zeros(len(rows))
+
+
+def no_model(stop) -> None:
+    """The predictor without transform and predict."""
+    import predictor
+
+    stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
+    few_collections()
+    while not stop.is_set():
+        batch = stream.poll()
+        predictor.answer(batch, NoModel())
+        stream.commit(batch)
+
+
+def usual(stop) -> None:
+    """The usual way: a message, a pandas row, a predict, a flush; the client's own defaults."""
+    import pandas as pd
+    from kafka import KafkaConsumer, KafkaProducer
+
+    model, _ = model_store.load_champion(settings.models_dir)
+    host = settings.kafka_host
+    consumer = KafkaConsumer(
+        APP_MESSAGES,
+        bootstrap_servers=host,
+        group_id=PREDICTOR_GROUP,
+        auto_offset_reset="earliest",
+        auto_commit_interval_ms=100,
+    )
+    producer = KafkaProducer(bootstrap_servers=host)
+    while not stop.is_set():
+        for records in consumer.poll(timeout_ms=500).values():
+            for record in records:
+                message = json.loads(record.value)
+                if "data" not in message:
+                    continue
+                row = model.features.transform(pd.DataFrame([message["data"]]))
+                probability = float(model.booster.predict(row)[0])
+                reply = {"request_id": message["request_id"], "prediction": probability}
+                producer.send(APP_MESSAGES, json.dumps(reply).encode(), partition=record.partition)
+                producer.flush()
+
+
+def c_client(stop) -> None:
+    """The same work on confluent-kafka: poll, decode, transform, predict, send, commit."""
+    from confluent_kafka import Consumer, Producer, TopicPartition
+
+    model, _ = model_store.load_champion(settings.models_dir)
+    shared = {"bootstrap.servers": settings.kafka_host}
+    consumer = Consumer(
+        shared
+        | {
+            "group.id": PREDICTOR_GROUP,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "fetch.message.max.bytes": 2**23,
+        }
+    )
+    producer = Producer(
+        shared
+        | {
+            "transactional.id": f"{PREDICTOR_GROUP}-c",
+            "linger.ms": 100,
+            "batch.size": 2**20,
+            "queue.buffering.max.messages": 1_000_000,
+        }
+    )
+    producer.init_transactions()
+    consumer.subscribe([APP_MESSAGES])
+    few_collections()
+    while not stop.is_set():
+        records = consumer.consume(CONSUMER["max_poll_records"], 0.02)
+        if not records:
+            continue
+        requests, ends = [], {}
+        for record in records:
+            ends[record.partition()] = record.offset() + 1
+            try:
+                request = decode_request(record.value())
+            except InvalidMessage:
+                continue
+            if request is not None:
+                requests.append((record, request))
+        producer.begin_transaction()
+        probabilities = model.predict([request.data for _, request in requests]).tolist()
+        for (record, request), probability in zip(requests, probabilities, strict=True):
+            reply = Prediction(request.request_id, float(probability > 0.5), probability, 0)
+            producer.produce(APP_MESSAGES, encode(reply), record.key(), record.partition())
+        offsets = [TopicPartition(APP_MESSAGES, number, end) for number, end in ends.items()]
+        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
+        producer.commit_transaction()
+
+
+class Clock:
+    """CPU time of the whole process, split among steps; an inner step's is not the outer's too."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._steps = ["-"]
+        self._since = time.process_time()
+
+    @contextmanager
+    def __call__(self, step: str):
+        """Add the CPU time of the body to a step."""
+        self._switch()
+        self._steps.append(step)
+        yield
+        self._switch()
+        self._steps.pop()
+
+    def _switch(self) -> None:
+        now = time.process_time()
+        step = self._steps[-1]
+        self.seconds[step] = self.seconds.get(step, 0) + now - self._since
+        self._since = now
+
+    def wrap(self, owner, name: str, step: str) -> None:
+        """Count a method or function to a step."""
+        inner = getattr(owner, name)
+
+        def timed(*arguments, **options):
+            with self(step):
+                return inner(*arguments, **options)
+
+        setattr(owner, name, timed)
+
+
+def profile(stop) -> None:
+    """The predictor with a clock at each step; prints microseconds of CPU a request."""
+    import predictor
+
+    model, _ = model_store.load_champion(settings.models_dir)
+    stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
+    clock, requests = Clock(), 0
+    clock.wrap(stream, "poll", "poll")
+    clock.wrap(predictor, "decode_requests", "decode + validate")
+    clock.wrap(model.features, "transform", "transform")
+    clock.wrap(model.booster, "predict", "predict")
+    clock.wrap(predictor, "answer", "encode, count")
+    clock.wrap(stream, "_put_all", "send")
+    clock.wrap(stream._producer, "flush", "flush")
+    clock.wrap(stream._producer, "send_offsets_to_transaction", "commit")
+    clock.wrap(stream._producer, "commit_transaction", "commit")
+    clock.wrap(stream, "commit", "checks before the commit")
+    few_collections()
+    while not stop.is_set():
+        batch = stream.poll()
+        if not requests:
+            clock.seconds.clear()  # what went before the first batch is no request's cost
+        if not batch.by_partition:
+            continue
+        predictor.answer(batch, model)
+        stream.commit(batch)
+        requests += len(batch.outgoing)
+        costs = {step: seconds / max(requests, 1) * 1e6 for step, seconds in clock.seconds.items()}
+        print(json.dumps(costs), flush=True)
+
+
+LOOPS = {
+    "echo": echo,
+    "no-model": no_model,
+    "usual": usual,
+    "c-client": c_client,
+    "profile": profile,
+}
+
+
+def main() -> None:
+    """Run a loop until SIGTERM."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.loops",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("loop", choices=LOOPS)
+    LOOPS[parser.parse_args().loop](stop_on_signals())
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
