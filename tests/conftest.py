@@ -20,8 +20,12 @@ for name in SETTINGS:
     os.environ.pop(name, None)
 
 from tests.pipeline import Pipeline  # noqa: E402
+from utils import watchdog  # noqa: E402
 from utils.settings import ROOT, settings  # noqa: E402
 from utils.transactions import TransactionalStream  # noqa: E402
+
+# A test that hangs ends the run; a fresh start of pytest would hide it.
+watchdog.MAX_RESTARTS = 0
 
 
 @pytest.fixture(scope="session")

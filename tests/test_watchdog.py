@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 from utils.settings import ROOT
-from utils.watchdog import MAX_RESTARTS
 
+MAX_RESTARTS = 5
 WAITS_FOR_EVER = """
 import threading
 from utils.watchdog import Watchdog, all_is_well

@@ -35,7 +35,9 @@ def end_with_parent(folder: Path) -> None:
 def take_lowest_priority() -> None:
     """Leave the CPU to whoever wants it."""
     os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):  # Linux: others need not even wait for the end of a time slice
+    # Linux: others need not even wait for the end of a time slice, nor for the disk, as the
+    # scheduling class decides the IO priority too (ioprio_set(2)).
+    if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 

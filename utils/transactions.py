@@ -52,7 +52,7 @@ COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only m
 REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between looks at who is the member
 CONSUMER = {
     "session_timeout_ms": SESSION_TIMEOUT_MS,
-    "heartbeat_interval_ms": 1_000,
+    "heartbeat_interval_ms": 300,  # a rebalance waits for the next one
     "max_poll_records": 4_000,
     "max_partition_fetch_bytes": 2**23,
 }
