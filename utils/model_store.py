@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+if __name__ == "__main__":  # a promotion is there in a moment
+    import utils.quick_start  # noqa: F401
 import lightgbm as lgb
 import numpy as np
 
