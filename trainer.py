@@ -45,7 +45,8 @@ def begin_training(store: Observations, covers: int, arguments: Namespace) -> Tr
     store.expire(settings.outcome_days * 86_400)
     newest = max(model_store.model_ids(settings.models_dir), default=-1)
     model_id = store.begin_training(covers, at_least=newest + 1)
-    say(f"Retraining: model {model_id}, on the original data and {store.count()} or more observations.")
+    observations = f"{store.count()} or more observations"
+    say(f"Retraining: model {model_id}, on the original data and {observations}.")
     return Training(
         model_id, covers, store=STORE, hyper=arguments.hyper, max_evals=arguments.max_evals,
         timeout=arguments.timeout,
