@@ -9,7 +9,6 @@ two batches: it never stops answering. Needs Kafka and the model that initialize
 """
 
 import argparse
-import gc
 
 from kafka.consumer.fetcher import ConsumerRecord
 
@@ -18,6 +17,7 @@ from utils.access import prepare_topics
 from utils.batch import Batch
 from utils.console import say
 from utils.kafka_client import APP_MESSAGES, DEAD_LETTER_TOPIC, PREDICTOR_GROUP, RETRAIN_TOPIC
+from utils.memory import collect_rarely, use_one_heap
 from utils.messages import ControlMessage, ErrorReply, Prediction, decode_requests, encode
 from utils.model_store import Model
 from utils.reload import Champion
@@ -66,6 +66,7 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
+    use_one_heap()
     stop = stop_on_signals()
     prepare_topics(
         read=(APP_MESSAGES, RETRAIN_TOPIC), write=(APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
@@ -73,10 +74,7 @@ def main() -> None:
     champion = Champion(settings.models_dir)
     stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
     say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
-    # What is here now lives long: collecting it again and again would cost pauses of 50 ms. What
-    # comes is collected every 20,000 objects: LightGBM leaves two in a cycle for each batch.
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
+    collect_rarely()
 
     while not stop.is_set():
         batch = stream.poll()

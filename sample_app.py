@@ -18,13 +18,7 @@ from utils import dataset
 from utils.access import prepare_topics
 from utils.company import Company
 from utils.console import say
-from utils.kafka_client import (
-    APP_MESSAGES,
-    OUTCOMES_TOPIC,
-    all_partitions,
-    make_consumer,
-    make_producer,
-)
+from utils.kafka_client import APP_MESSAGES, OUTCOMES_TOPIC, make_producer, read_from_now_on
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
@@ -62,12 +56,7 @@ def start_producing(company: Company) -> None:
 
 def start_consuming(company: Company) -> None:
     """Receive the predictions, and act on each one of a high income: 2."""
-    consumer = make_consumer()
-    partitions = all_partitions(consumer, APP_MESSAGES)
-    consumer.assign(partitions)
-    consumer.seek_to_end(*partitions)
-    for partition in partitions:  # where to begin is known before the first request is sent
-        consumer.position(partition)
+    consumer = read_from_now_on(APP_MESSAGES)  # an answer can't come before we listen
     company.listening.set()
     heard = time.monotonic()
     while not company.stop.is_set() and (company.unanswered or not company.all_sent.is_set()):

@@ -6,7 +6,6 @@ They take the predictor's settings and end at SIGTERM. bench/performance.py star
 """
 
 import argparse
-import gc
 import json
 import os
 import time
@@ -15,18 +14,13 @@ from contextlib import contextmanager
 import utils.quick_start  # noqa: F401 - as predictor.py does
 from utils import model_store
 from utils.kafka_client import APP_MESSAGES, PREDICTOR_GROUP, make_consumer, make_producer
+from utils.memory import collect_rarely
 from utils.messages import InvalidMessage, Prediction, decode_request, encode
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
 from utils.transactions import CONSUMER, PRODUCER, TransactionalStream
 
 REPLY = encode(Prediction("0" * 36, 0.0, 0.123456789012, 0))
-
-
-def few_collections() -> None:
-    """Collect garbage as predictor.py does."""
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
 
 
 def echo(stop) -> None:
@@ -37,7 +31,7 @@ def echo(stop) -> None:
     producer = make_producer(transactional_id=f"{PREDICTOR_GROUP}-echo", **PRODUCER)
     producer.init_transactions()
     consumer.subscribe([APP_MESSAGES])
-    few_collections()
+    collect_rarely()
     while not stop.is_set():
         polled = consumer.poll(timeout_ms=500)
         if not polled:
@@ -71,7 +65,7 @@ def no_model(stop) -> None:
     import predictor
 
     stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
-    few_collections()
+    collect_rarely()
     while not stop.is_set():
         batch = stream.poll()
         predictor.answer(batch, NoModel())
@@ -133,7 +127,7 @@ def c_client(stop) -> None:
     )
     producer.init_transactions()
     consumer.subscribe([APP_MESSAGES])
-    few_collections()
+    collect_rarely()
     while not stop.is_set():
         records = consumer.consume(CONSUMER["max_poll_records"], 0.02)
         if not records:
@@ -208,7 +202,7 @@ def profile(stop) -> None:
     clock.wrap(stream._producer, "send_offsets_to_transaction", "commit")
     clock.wrap(stream._producer, "commit_transaction", "commit")
     clock.wrap(stream, "commit", "checks before the commit")
-    few_collections()
+    collect_rarely()
     while not stop.is_set():
         batch = stream.poll()
         if not requests:

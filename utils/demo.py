@@ -30,9 +30,8 @@ from utils.kafka_client import (
     OUTCOMES_TOPIC,
     PREDICTOR_GROUP,
     RETRAIN_TOPIC,
-    all_partitions,
     group_members,
-    make_consumer,
+    read_from_now_on,
 )
 from utils.messages import decode_control, decode_outcome
 from utils.observations import STORE, Observations
@@ -51,13 +50,7 @@ class Demo:
         self.arguments = arguments
         self.summary = Summary()
         self.read: dict[TopicPartition, int] = {}  # up to which offset
-        self.consumer = make_consumer()
-        topics = (APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC)
-        partitions = [each for topic in topics for each in all_partitions(self.consumer, topic)]
-        self.consumer.assign(partitions)
-        self.consumer.seek_to_end(*partitions)
-        for partition in partitions:  # where to begin is known before the first request is sent
-            self.consumer.position(partition)
+        self.consumer = read_from_now_on(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC)
 
     def run(self) -> None:
         """Start everything, watch until all is done; SystemExit with a sentence if it can't be."""

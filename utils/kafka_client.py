@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import KafkaConnectionError, KafkaError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from utils.console import warn
 from utils.consumer import Consumer
@@ -139,6 +139,21 @@ def all_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
     if not partitions:
         raise KafkaError(f"topic {topic} has no partitions that can be read")
     return [TopicPartition(topic, partition) for partition in sorted(partitions)]
+
+
+def read_from_now_on(*topics: str) -> KafkaConsumer:
+    """Return a consumer of every partition of these topics, outside of any group, at their ends.
+
+    What is sent once it has returned is read; KafkaTimeoutError if an end can't be known.
+    """
+    consumer = make_consumer()
+    partitions = [partition for topic in topics for partition in all_partitions(consumer, topic)]
+    consumer.assign(partitions)
+    consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        if consumer.position(partition, timeout_ms=10_000) is None:
+            raise KafkaTimeoutError(f"the end of {partition.topic} is not known")
+    return consumer
 
 
 def read_from(offsets: dict[TopicPartition, int], *topics: str) -> KafkaConsumer:

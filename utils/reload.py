@@ -8,12 +8,12 @@ assignment. A model that can't be used is reported, and the old one goes on.
 import threading
 from pathlib import Path
 
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
 from utils import model_store
 from utils.access import refusal
 from utils.console import say, warn
-from utils.kafka_client import RETRAIN_TOPIC, all_partitions, make_consumer
+from utils.kafka_client import RETRAIN_TOPIC, read_from_now_on
 from utils.messages import decode_control
 
 
@@ -22,14 +22,8 @@ class Champion:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._consumer = make_consumer()
-        partitions = all_partitions(self._consumer, RETRAIN_TOPIC)
-        self._consumer.assign(partitions)
         # The reader's place first, then champion.json: an announcement in between is heard.
-        self._consumer.seek_to_end(*partitions)
-        for partition in partitions:
-            if self._consumer.position(partition, timeout_ms=10_000) is None:
-                raise KafkaTimeoutError(f"the end of {RETRAIN_TOPIC} is not known")
+        self._consumer = read_from_now_on(RETRAIN_TOPIC)
         self.model = self._first_model()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="reload", daemon=True)
