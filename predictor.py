@@ -17,7 +17,7 @@ from utils.access import prepare_topics
 from utils.batch import Batch
 from utils.console import say
 from utils.kafka_client import APP_MESSAGES, DEAD_LETTER_TOPIC, PREDICTOR_GROUP, RETRAIN_TOPIC
-from utils.memory import collect_rarely, use_one_heap
+from utils.memory import collect_rarely, return_memory
 from utils.messages import ControlMessage, ErrorReply, Prediction, decode_requests, encode
 from utils.model_store import Model
 from utils.reload import Champion
@@ -66,7 +66,7 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    use_one_heap()
+    return_memory()
     stop = stop_on_signals()
     prepare_topics(
         read=(APP_MESSAGES, RETRAIN_TOPIC), write=(APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
@@ -16,11 +17,11 @@ from tests.pipeline import Pipeline, wait_until
 from utils import dataset, local_kafka, model_store
 from utils.settings import ROOT
 
-CHUNK = 1_000  # requests, then as many replies: what a topic with both looks like
-REPLY = {"request_id": "", "prediction": 0.0, "probability": 0.123456789012, "model_id": 0}
+CHUNK = 250  # requests in a row for one partition
+TIMEOUT = 580  # seconds for a run
 TUNING = 10  # evaluations
 TICKS = os.sysconf("SC_CLK_TCK")
-WINDOW = (0.2, 0.9)  # the part of a backlog that counts: no start, no straggler
+WINDOW = (0.2, 0.9)  # the part of a run that counts: no start, no straggler
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Sample:
     """What was done up to a moment."""
 
     moment: float  # seconds
-    done: int  # records whose offsets are committed
+    done: int  # requests
     cpu: float  # seconds, of the processes that do it
     broker_cpu: float  # seconds
 
@@ -117,25 +118,8 @@ class Case(Pipeline):
             ("dead_letter_topic", 1),
         ):
             self.create_topic(topic, number)
-        self.ends, self._done = [0] * partitions, 0
-        self.observer = Consumer({"bootstrap.servers": self.host, "group.id": self.group})
-
-    def __enter__(self) -> "Case":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.observer.close()
-        self.stop_all()
-
-    def fill(self, requests: int, replies: bool = True, padding: int = 0) -> None:
-        """Put requests into the topic, among them as many replies as there are requests."""
-        rows = [row | ({"note": "x" * padding} if padding else {}) for row in self.rows]
-        values = [
-            json.dumps({"request_id": f"{n:036}", "data": row}).encode()
-            for n, row in enumerate(rows)
-        ]
-        reply = json.dumps(REPLY | {"request_id": "0" * 36}).encode()
-        producer = Producer(
+        self._observer = Consumer({"bootstrap.servers": self.host, "group.id": self.group})
+        self._load = Producer(
             {
                 "bootstrap.servers": self.host,
                 "linger.ms": 20,
@@ -143,51 +127,68 @@ class Case(Pipeline):
                 "queue.buffering.max.messages": 1_000_000,
             }
         )
-        for start in range(0, requests, CHUNK):
-            partition = start // CHUNK % self.partitions
-            number = min(CHUNK, requests - start)
-            for n in range(start, start + number):
-                producer.produce(self.topic, values[n % len(values)], partition=partition)
-            for _ in range(number if replies else 0):
-                producer.produce(self.topic, reply, partition=partition)
-            self.ends[partition] += number * (2 if replies else 1)
-            while len(producer) > 100_000:
-                producer.poll(0.05)
-        producer.flush()
-        self.requests_per_record = 0.5 if replies else 1.0
+        self._sent = self._answered = 0
 
-    def done(self) -> int:
-        """Return how many records of fill() are answered, or skipped, for good."""
-        wanted = [TopicPartition(self.topic, number) for number in range(self.partitions)]
-        with suppress(KafkaException):  # a new broker has no coordinator for a moment
-            committed = self.observer.committed(wanted, timeout=30)
-            self._done = sum(min(max(c.offset, 0), self.ends[c.partition]) for c in committed)
-        return self._done
+    def __enter__(self) -> "Case":
+        return self
 
-    def drain(
+    def __exit__(self, *_: object) -> None:
+        self._observer.close()
+        self.stop_all()
+
+    @cached_property
+    def _values(self) -> list[bytes]:
+        requests = enumerate(self.rows)
+        return [json.dumps({"request_id": f"{n:036}", "data": row}).encode() for n, row in requests]
+
+    def send_until(self, total: int) -> None:
+        """Send requests until there are so many, spread over the partitions."""
+        for n in range(self._sent, total):
+            value = self._values[n % len(self._values)]
+            self._load.produce(self.topic, value, partition=n // CHUNK % self.partitions)
+            if n % CHUNK == 0:
+                while len(self._load) > 100_000:
+                    self._load.poll(0.05)
+        self._load.flush()
+        self._sent = max(self._sent, total)
+
+    def answered(self) -> int:
+        """Return how many records the topic has beside the requests: replies, and the markers of
+        transactions, one for hundreds of them."""
+        with suppress(KafkaException):  # a broker is just starting
+            partitions = [TopicPartition(self.topic, number) for number in range(self.partitions)]
+            ends = [self._observer.get_watermark_offsets(p, timeout=30)[1] for p in partitions]
+            self._answered = sum(ends) - self._sent
+        return self._answered
+
+    def measure(
         self,
         pids: Iterable[int],
-        timeout: float = 180,
+        requests: int,
+        waiting: int | None = None,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> Figures:
-        """Watch how what fill() has written is answered."""
-        pids, total, samples = list(pids), sum(self.ends), []
+        """Watch how so many requests are answered; a sixth of them, or `waiting`, always wait.
 
-        def drained() -> bool:
+        So the answerer reads about as many of its replies as there are requests, as it does at
+        work. What starts and ends the run does not count, see WINDOW.
+        """
+        waiting = waiting or requests // 6
+        pids, samples = list(pids), []
+
+        def all_is_answered() -> bool:
             meanwhile()
+            self.send_until(min(self.answered() + waiting, requests))
             cpu = sum(map(cpu_seconds, pids))
-            samples.append(Sample(time.monotonic(), self.done(), cpu, cpu_seconds(self.broker)))
-            return samples[-1].done >= total
+            samples.append(Sample(time.monotonic(), self._answered, cpu, cpu_seconds(self.broker)))
+            return self._answered >= requests
 
-        wait_until(drained, timeout, "all requests answered")
-        first = next(s for s in samples if s.done and s.done >= WINDOW[0] * total)
-        last = next(s for s in samples if s.done >= WINDOW[1] * total and s.done > first.done)
-        requests = (last.done - first.done) * self.requests_per_record
-        seconds, cpu = last.moment - first.moment, last.cpu - first.cpu
-        broker_cpu = last.broker_cpu - first.broker_cpu
-        return Figures(
-            requests / seconds, cpu / requests * 1e6, broker_cpu / requests * 1e6, cpu / seconds
-        )
+        wait_until(all_is_answered, TIMEOUT, "all requests answered")
+        first = next(s for s in samples if s.done >= WINDOW[0] * requests)
+        last = next(s for s in samples if s.done >= WINDOW[1] * requests and s.done > first.done)
+        done, seconds = last.done - first.done, last.moment - first.moment
+        cpu, broker_cpu = last.cpu - first.cpu, last.broker_cpu - first.broker_cpu
+        return Figures(done / seconds, cpu / done * 1e6, broker_cpu / done * 1e6, cpu / seconds)
 
 
 def median(runs: list[Figures]) -> Figures:

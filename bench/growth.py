@@ -149,15 +149,15 @@ def backlog_table(arena: "Arena", models: Path) -> "Table":
 
     table = Table("backlog", "")
     with arena.case(models) as case:
-        case.fill(BACKLOG, replies=False)
+        case.send_until(BACKLOG)
         began = time.monotonic()
         process = case.start("predictor.py")
         samples: list[tuple[float, float]] = []
 
         def look() -> None:
-            samples.append((case.done() / BACKLOG, memory(process.pid)))
+            samples.append((case.answered() / BACKLOG, memory(process.pid)))
 
-        figures = case.drain([process.pid], timeout=580, meanwhile=look)
+        figures = case.measure([process.pid], BACKLOG, waiting=BACKLOG, meanwhile=look)
         table.add_row("requests", f"{BACKLOG:,}")
         table.add_row("drained in", f"{time.monotonic() - began:.0f} s")
         table.add_row("requests/s", f"{figures.rate:,.0f}")

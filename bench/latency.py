@@ -224,10 +224,10 @@ def start_table(arena: Arena, models, rounds: int) -> Table:
             subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
             found[name].append(time.monotonic() - began)
         with arena.case(models) as case:
-            case.fill(1, replies=False)
+            case.send_until(1)
             began = time.monotonic()
             process = case.start("predictor.py")
-            wait_until(lambda case=case: case.done() == 1)
+            wait_until(lambda case=case: case.answered())
             found["first answer"].append(time.monotonic() - began)
             cpu.append(cpu_seconds(process.pid))
             rest.append(memory(process.pid))

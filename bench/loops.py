@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 
 import utils.quick_start  # noqa: F401 - as predictor.py does
-from utils import model_store
+from utils import dataset, model_store
 from utils.kafka_client import APP_MESSAGES, PREDICTOR_GROUP, make_consumer, make_producer
 from utils.memory import collect_rarely
 from utils.messages import InvalidMessage, Prediction, decode_request, encode
@@ -73,28 +73,43 @@ def no_model(stop) -> None:
 
 
 def usual(stop) -> None:
-    """The usual way: a message, a pandas row, a predict, a flush; the client's own defaults."""
+    """The usual way: a message, a pandas row, scikit-learn, a predict, a flush; all defaults."""
+    import lightgbm as lgb
     import pandas as pd
     from kafka import KafkaConsumer, KafkaProducer
+    from sklearn.compose import make_column_transformer
+    from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder
 
-    model, _ = model_store.load_champion(settings.models_dir)
-    host = settings.kafka_host
+    numeric, categorical = list(dataset.NUMERIC_COLUMNS), list(dataset.CATEGORICAL_COLUMNS)
+
+    def with_crossings(frame: pd.DataFrame) -> pd.DataFrame:
+        for names in dataset.CROSSED_COLUMNS:
+            frame["_".join(names)] = frame[list(names)].agg("-".join, axis="columns")
+        return frame
+
+    frame, outcomes = dataset.read_training(settings.data_dir)
+    crossed = ["_".join(names) for names in dataset.CROSSED_COLUMNS]
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    features = make_column_transformer(
+        (MinMaxScaler(), numeric), (encoder, categorical + crossed)
+    ).fit(with_crossings(frame))
+    data = lgb.Dataset(features.transform(frame), outcomes)
+    booster = lgb.train({"objective": "binary", "verbosity": -1}, data, num_boost_round=100)
     consumer = KafkaConsumer(
         APP_MESSAGES,
-        bootstrap_servers=host,
+        bootstrap_servers=settings.kafka_host,
         group_id=PREDICTOR_GROUP,
         auto_offset_reset="earliest",
-        auto_commit_interval_ms=100,
     )
-    producer = KafkaProducer(bootstrap_servers=host)
+    producer = KafkaProducer(bootstrap_servers=settings.kafka_host)
     while not stop.is_set():
         for records in consumer.poll(timeout_ms=500).values():
             for record in records:
                 message = json.loads(record.value)
                 if "data" not in message:
                     continue
-                row = model.features.transform(pd.DataFrame([message["data"]]))
-                probability = float(model.booster.predict(row)[0])
+                row = features.transform(with_crossings(pd.DataFrame([message["data"]])))
+                probability = float(booster.predict(row)[0])
                 reply = {"request_id": message["request_id"], "prediction": probability}
                 producer.send(APP_MESSAGES, json.dumps(reply).encode(), partition=record.partition)
                 producer.flush()

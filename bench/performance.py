@@ -29,7 +29,7 @@ from bench.latency import latency_table, start_table
 from utils.console import say
 
 SECTIONS = ("throughput", "split", "latency", "start", "growth", "backlog")
-REQUESTS = 60_000  # a case has so many, and as many replies among them
+REQUESTS = 100_000  # a case has so many
 USUAL_REQUESTS = 1_500  # for the usual way, which is slow
 # What answers, with which model, on how many partitions, as how many processes; in each group the
 # first one is what the others' ratios refer to.
@@ -61,12 +61,11 @@ def start(case: Case, who: str, number: int) -> list[int]:
 
 
 def contest(arena: Arena, models: dict[str, Path], contender: tuple) -> Figures:
-    """Let one contender answer a topic full of requests."""
+    """Let one contender answer requests of which there are always enough."""
     who, model, partitions, number = contender
     requests = USUAL_REQUESTS if "usual" in who else REQUESTS * (2 if partitions > 1 else 1)
     with arena.case(models[model], partitions) as case:
-        case.fill(requests)
-        return case.drain(start(case, who, number))
+        return case.measure(start(case, who, number), requests)
 
 
 def throughput_table(arena: Arena, models: dict[str, Path], rounds: int) -> Table:
@@ -105,9 +104,8 @@ def split_table(arena: Arena, models: Path, rounds: int) -> Table:
     found: list[dict[str, float]] = []
     for _ in range(rounds):
         with arena.case(models) as case:
-            case.fill(REQUESTS)
             process = case.start("-m", "bench.loops", "profile")
-            case.drain([process.pid])
+            case.measure([process.pid], REQUESTS)
             found.append(json.loads(process.log.read_text().splitlines()[-1]))
     table = Table("us of CPU a request", "", "share")
     medians = {key: statistics.median(run[key] for run in found) for key in found[0]}

@@ -1,5 +1,8 @@
 """One process, one batch, one thing that goes wrong between poll and commit."""
 
+import json
+
+from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from tests.pipeline import answer, next_batch, wait_until
@@ -48,3 +51,25 @@ def test_a_rebalance_in_the_middle_of_a_batch(stream, pipeline):
 
 def serve(stream) -> bool:
     return stream.commit(answer(stream.poll(timeout=0.1)))
+
+
+def test_own_replies_are_gone_past_and_leave_no_lag(stream, pipeline):
+    """Those of others are read: who knows what else they wrote."""
+    partition, seen = TopicPartition(f"{pipeline.prefix}app_messages", 0), []
+
+    def serve_until_committed(offset: int) -> None:
+        def committed() -> bool:
+            batch = answer(stream.poll(timeout=0.1))
+            seen.extend(json.loads(record.value)["request_id"] for record in batch.records)
+            return stream.commit(batch) and stream.has_committed(partition, offset)
+
+        wait_until(committed, what=f"offset {offset} of those seen: {seen}")
+
+    pipeline.request(partition=0, request_id="first")
+    pipeline.producer.flush()
+    serve_until_committed(2)  # the request, our reply, the transaction's marker
+    pipeline.send({"request_id": "somebody's", "prediction": 1.0}, partition=0)
+    pipeline.request(partition=0, request_id="second")
+    pipeline.producer.flush()
+    serve_until_committed(6)
+    assert seen == ["first", "somebody's", "second"]

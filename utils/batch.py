@@ -45,8 +45,11 @@ class Batch:
         group: ConsumerGroupMetadata | None,
         counts: dict[TopicPartition, int],
         limits: SizeLimits,
+        skipped: dict[TopicPartition, int] | None = None,
     ) -> None:
         self.by_partition = records
+        ends = {partition: found[-1].offset + 1 for partition, found in records.items()}
+        self.positions = ends | (skipped or {})  # where to read on
         self._limits = limits
         self.group = group
         self.counts = dict(counts)  # requests answered up to the end of this batch

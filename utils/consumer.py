@@ -10,10 +10,12 @@ answer in its time.
 import traceback
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import attrgetter
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
+from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 
+_SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: no such part
 MAX_BYTES = 2**24  # of keys and values that one poll returns; at least one record, however large
 
 
@@ -41,8 +43,22 @@ class Consumer(KafkaConsumer):
             partition, offset = place
             self.seek(partition, offset + 1)
             return {partition: [_unreadable_record(partition, offset, error)]}
-        size = sum(map(_size, (record for records in polled.values() for record in records)))
+        size = sum(sum(map(part, found)) for found in polled.values() for part in _SIZES)
         return polled if size <= MAX_BYTES else self._cut(polled)
+
+    def skip(self, producer_id: int) -> None:
+        """Go past what this producer has written, without unpacking it.
+
+        Unpacking is the client's largest cost, and half of a predictor's topic are its own replies.
+        The client itself goes past batches of aborted transactions in this way; batches name their
+        producer (KIP-98).
+        """
+
+        class OfOthers(Fetcher.PartitionRecords):
+            def _is_batch_aborted(self, batch) -> bool:
+                return batch.producer_id == producer_id or super()._is_batch_aborted(batch)
+
+        self._fetcher.PartitionRecords = OfOthers
 
     def _cut(self, polled: dict[TopicPartition, list[ConsumerRecord]]) -> dict:
         """Keep what fits, and go back to the first record of each partition that does not."""

@@ -81,6 +81,7 @@ class TransactionalStream:
         self._group_id = group_id
         self._counts: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}  # read, not yet committed
+        self._committed: dict[TopicPartition, int] = {}
         self._generation = -1
         self._limits = SizeLimits()
         self._committed_at = self._busy_at = time.monotonic()
@@ -101,6 +102,10 @@ class TransactionalStream:
             # nobody anything, and if it is killed before it corrects that, its static successor
             # is not the leader and keeps the empty assignment for ever.
             all_partitions(self._consumer, topic)
+            self._skip_own_replies()
+
+    def _skip_own_replies(self) -> None:
+        self._consumer.skip(self._producer._transaction_manager.producer_id_and_epoch.producer_id)
 
     def _new_producer(self) -> KafkaProducer:
         producer = make_producer(
@@ -116,7 +121,7 @@ class TransactionalStream:
 
     def poll(self, timeout: float = 0.5) -> Batch:
         """Return the next records (none after `timeout` seconds) and the counts they start from."""
-        records, group = {}, None
+        records, group, skipped = {}, None, {}
         try:
             with self._watchdog(STALL_TIMEOUT, "Kafka did not answer"):
                 if self._broken:
@@ -126,6 +131,7 @@ class TransactionalStream:
                 if records and not self._owns(records, group):
                     self._rewind()
                     records = {}
+                skipped = self._skipped(records)
         except CLIENT_ERRORS as error:
             self._break_off(error)
             records = {}
@@ -134,7 +140,13 @@ class TransactionalStream:
         elif time.monotonic() - self._busy_at > REPLACED_CHECK_INTERVAL:
             self._stop_if_replaced()  # no transaction would tell: the client ignores it when idle
             self._busy_at = time.monotonic()
-        return Batch(records, group, self._counts, self._limits)
+        return Batch(records, group, self._counts, self._limits, skipped)
+
+    def _skipped(self, records: dict) -> dict[TopicPartition, int]:
+        """Return where partitions stand that brought own replies only: their lag is to be none."""
+        quiet = (self._committed.keys() & self._consumer.assignment()) - records.keys()
+        positions = {p: self._consumer.position(p, timeout_ms=0) or 0 for p in quiet}
+        return {p: offset for p, offset in positions.items() if offset > self._committed[p]}
 
     def _owns(self, records: dict, group: ConsumerGroupMetadata) -> bool:
         """True if this process is a member of the group and the records continue its offsets."""
@@ -142,8 +154,7 @@ class TransactionalStream:
             return False
         if group.generation_id != self._generation:
             self._generation = group.generation_id
-            self._counts.clear()
-            self._positions.clear()
+            self._forget_positions()
         for partition in records.keys() - self._counts.keys():
             committed = self._consumer.committed(partition, metadata=True, timeout_ms=10_000)
             if committed and records[partition][0].offset < committed.offset:
@@ -159,8 +170,7 @@ class TransactionalStream:
         """
         if self._broken:
             return False
-        for partition, records in batch.by_partition.items():
-            self._positions[partition] = records[-1].offset + 1
+        self._positions |= batch.positions
         waited = time.monotonic() - self._committed_at
         if not self._positions or (not batch.outgoing and waited < COMMIT_REPLIES_AFTER):
             return True
@@ -175,6 +185,7 @@ class TransactionalStream:
             self._break_off(error)
             return False
         self._counts = batch.counts
+        self._committed |= self._positions
         self._positions.clear()
         self._failed_at = float("-inf")
         self._committed_at = time.monotonic()
@@ -202,14 +213,14 @@ class TransactionalStream:
             self._producer.commit_transaction()
 
     def _put_all(self, records: list[dict]) -> list[FutureRecordMetadata]:
-        return [self._put(record) for record in records]
-
-    def _put(self, record: dict) -> FutureRecordMetadata:
+        futures, send = [], self._producer.send
         try:
-            return self._producer.send(**record)
+            for record in records:
+                futures.append(send(**record))
         except MessageSizeTooLargeError:  # larger than max_request_size
             self._limits.learn(record)
             raise
+        return futures
 
     def has_committed(self, partition: TopicPartition, offset: int) -> bool:
         """True if this group has committed everything up to this offset; True for offset -1."""
@@ -236,19 +247,23 @@ class TransactionalStream:
         """After an error: a new producer of the same id, then back to the committed offsets."""
         _discard(self._producer)
         self._producer = self._new_producer()
+        self._skip_own_replies()
         self._rewind()
         self._broken = False
 
     def _rewind(self) -> None:
         """Go back to the committed offsets of every partition this process has now."""
-        self._counts.clear()
-        self._positions.clear()
+        self._forget_positions()
         for partition in self._consumer.assignment():
             committed = self._consumer.committed(partition, timeout_ms=10_000)
             if committed is None:
                 self._consumer.seek_to_beginning(partition)
             else:
                 self._consumer.seek(partition, committed)
+
+    def _forget_positions(self) -> None:
+        for known in (self._counts, self._positions, self._committed):
+            known.clear()
 
     def _stop_if_replaced(self, fenced: bool = False) -> None:
         if fenced or is_replaced(self._consumer, self._group_id, self.name):
