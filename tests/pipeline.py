@@ -88,6 +88,15 @@ class Pipeline:
         self.processes.append(process)
         return process
 
+    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess:
+        """Run one of the tools, `python -m module`, to its end; its output is bytes."""
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=os.environ | self.environment,
+            capture_output=True,
+        )
+
     def start_and_wait(self, *command: str, until: str, **environment: str) -> subprocess.Popen:
         """Start a script and return when its output has the text `until`."""
         process = self.start(*command, **environment)

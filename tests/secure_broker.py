@@ -34,7 +34,7 @@ _LOGIN = "org.apache.kafka.common.security"
 
 
 class Right(NamedTuple):
-    """An ACL as the README lists it: what one script may do with one thing."""
+    """An ACL as docs/security.md lists it: what one script may do with one thing."""
 
     script: str
     kind: str  # "topic", "group" or "transactional id"
@@ -54,11 +54,11 @@ class Right(NamedTuple):
 
 
 def documented_rights() -> list[Right]:
-    """Return what the README's table says, one row for each operation."""
+    """Return what the table in docs/security.md says, one row for each operation."""
     row = (
         r"^\| `([\w/]+\.py)`[^|]*\| (topic|group|transactional id) `([^`]+)`[^|]*\| ([A-Z, ]+) \|$"
     )
-    rows = re.findall(row, (ROOT / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(row, (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
     return [
         Right(script, kind, name, operation)
         for script, kind, name, operations in rows

@@ -9,6 +9,7 @@ import pytest
 from utils.settings import ROOT, Settings
 
 README = (ROOT / "README.md").read_text()
+DOCS = "\n".join([README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
 BUDGETS = {"predictor.py": 120, "trainer.py": 150, "initialize.py": 120, "sample_app.py": 150}
 
 
@@ -23,21 +24,21 @@ def test_the_settings_table_is_complete_and_has_the_right_defaults():
 
 
 @pytest.mark.parametrize(
-    "target", sorted(set(re.findall(r"(?:`|^    )make ([a-z-]+)", README, re.MULTILINE)))
+    "target", sorted(set(re.findall(r"(?:`|^    )make ([a-z-]+)", DOCS, re.MULTILINE)))
 )
 def test_every_make_target_exists(target):
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`([\w./-]+\.(?:py|md|txt|lock))`", README)))
+    "path", sorted(set(re.findall(r"`([\w./-]+\.(?:py|md|txt|lock|ipynb))`", DOCS)))
 )
 def test_every_file_that_is_named_exists(path):
     assert (ROOT / path).exists()
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", README)))
+    "command", sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS)))
 )
 def test_every_python_command_exists_with_its_options(command):
     words = command.split()

@@ -85,6 +85,20 @@ def test_a_predictor_that_is_killed_for_good_is_replaced_by_the_others(pipeline)
 
 
 @pytest.mark.slow
+def test_a_predictor_too_many_stands_by_and_takes_over(pipeline):
+    for name in "ab":
+        pipeline.predictor(PREDICTOR_ID=name)
+    request_ids = pipeline.requests(50)
+    pipeline.wait_for_replies(50)
+    for name, predictor in zip("ab", pipeline.processes[:2], strict=True):  # one of the two idles
+        predictor.kill()
+        request_ids += pipeline.requests(50)
+        replies = pipeline.wait_for_replies(len(request_ids), timeout=30)
+        pipeline.predictor(PREDICTOR_ID=name)
+    assert answered_once(request_ids, replies)
+
+
+@pytest.mark.slow
 def test_frozen_for_longer_than_every_timeout(pipeline):
     predictor = pipeline.predictor()
     request_ids = pipeline.requests(300)
@@ -185,15 +199,21 @@ def set_counters(pipeline, **values):
     store.close()
 
 
-@pytest.mark.slow
-def test_killed_between_saving_and_announcing(pipeline):
-    """Only what is on disk counts: here, a champion that nobody has been told of."""
+def train_one_model(pipeline):
+    """Return the predictor that answers with model 1, and the ids of 25 requests; no trainer."""
     predictor, trainer = pipeline.predictor(), pipeline.trainer()
-    pipeline.requests(25)
+    request_ids = pipeline.requests(25)
     pipeline.wait_for_output(predictor, "Model 1 answers")
     wait_until(lambda: "is the champion" in trainer.log.read_text())
     trainer.kill()
     trainer.wait()
+    return predictor, request_ids
+
+
+@pytest.mark.slow
+def test_killed_between_saving_and_announcing(pipeline):
+    """Only what is on disk counts: here, a champion that nobody has been told of."""
+    train_one_model(pipeline)
     set_counters(pipeline, training_model_id=1, training_covers=1, retrain_requests_covered=0)
     pipeline.trainer()
     messages = pipeline.wait_for_control(lambda ms: sum("training_completed" in m for m in ms) == 2)

@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import random
-import subprocess
-import sys
 from collections import namedtuple
 
 import pytest
@@ -24,7 +21,6 @@ from utils.messages import (
     decode_requests,
     encode,
 )
-from utils.settings import ROOT
 
 # Kafka's default for a batch as it is sent, 1,048,588 bytes, less the 72 of its frame and of that
 # of a single record without a key.
@@ -131,33 +127,23 @@ def test_a_reply_that_is_too_large_with_its_key_goes_without(pipeline):
     assert replies == {"x": None, request_id: b"small"}
 
 
-def dead_letters(pipeline, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "utils.dead_letters", *command],
-        cwd=ROOT,
-        env=os.environ | pipeline.environment,
-        capture_output=True,
-        check=True,
-    )
-
-
 def test_dead_letters_are_listed_shown_and_replayed_once(pipeline):
     pipeline.predictor()
-    assert dead_letters(pipeline, "replay").stdout.endswith(b"Replayed 0 letters.\n")
+    assert pipeline.run("utils.dead_letters", "replay").stdout.endswith(b"Replayed 0 letters.\n")
     bad = [b'{"request_id": "x", "data": [red]}', b"\xff\x00"]
     for value in bad:
         pipeline.send(value, key=b"k")
     pipeline.producer.flush()
     first, second = (letter.offset for letter in wait_for_letters(pipeline, 2))
-    listed = dead_letters(pipeline, "list").stdout.decode()
+    listed = pipeline.run("utils.dead_letters", "list").stdout.decode()
     assert "not valid JSON" in listed
-    assert dead_letters(pipeline, "show", str(second)).stdout == bad[1]
-    assert dead_letters(pipeline, "replay").stdout.endswith(b"Replayed 2 letters.\n")
+    assert pipeline.run("utils.dead_letters", "show", str(second)).stdout == bad[1]
+    assert pipeline.run("utils.dead_letters", "replay").stdout.endswith(b"Replayed 2 letters.\n")
     again = wait_for_letters(pipeline, 4)  # nothing was mended
     assert [(letter.key, letter.value) for letter in again] == [(b"k", value) for value in bad * 2]
     assert header(again[2], "offset") != header(again[0], "offset")
-    dead_letters(pipeline, "replay")
-    dead_letters(pipeline, "replay")
+    pipeline.run("utils.dead_letters", "replay")
+    pipeline.run("utils.dead_letters", "replay")
     assert first == 0
 
 
@@ -181,9 +167,9 @@ def test_letters_that_lie_do_not_stop_the_tool(pipeline):
     headers = [("topic", topic.encode()), ("partition", b"0"), ("offset", b"0")]
     pipeline.send(b"whole", topic="dead_letter_topic", headers=headers)
     pipeline.producer.flush()
-    assert b"\x1b" not in dead_letters(pipeline, "list").stdout
-    assert dead_letters(pipeline, "show", "5").stdout == b""
-    assert dead_letters(pipeline, "replay").stdout.endswith(b"Replayed 1 letters.\n")
+    assert b"\x1b" not in pipeline.run("utils.dead_letters", "list").stdout
+    assert pipeline.run("utils.dead_letters", "show", "5").stdout == b""
+    assert pipeline.run("utils.dead_letters", "replay").stdout.endswith(b"Replayed 1 letters.\n")
     assert [record.value for record in pipeline.records("app_messages")] == [b"whole"]
 
 

@@ -1,27 +1,12 @@
 """Late outcomes, champion and challenger, rollback: the real scripts on a real broker."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.pipeline import wait_until
-from tests.test_faults import copy_of_the_first_model, set_counters
+from tests.test_faults import copy_of_the_first_model, set_counters, train_one_model
 from tests.test_pipeline import answered_once
 from utils import dataset
-from utils.settings import ROOT
-
-
-def store(pipeline, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "utils.model_store", *command],
-        cwd=ROOT,
-        env=os.environ | pipeline.environment,
-        capture_output=True,
-        text=True,
-    )
 
 
 def card(pipeline, model_id: int) -> dict:
@@ -73,25 +58,21 @@ def test_somebody_asks_for_a_training_by_hand(pipeline):
 
 
 def test_a_model_is_promoted_by_hand_under_load(pipeline):
-    predictor, trainer = pipeline.predictor(), pipeline.trainer()
-    request_ids = pipeline.requests(25)
-    pipeline.wait_for_output(predictor, "Model 1 answers")
-    wait_until(lambda: "is the champion" in trainer.log.read_text())
-    trainer.kill()
+    predictor, request_ids = train_one_model(pipeline)
     request_ids += pipeline.requests(300)
-    promoted = store(pipeline, "promote", "0")
+    promoted = pipeline.run("utils.model_store", "promote", "0")
     assert promoted.returncode == 0, promoted.stderr
     pipeline.wait_for_output(predictor, "Model 0 answers")
     request_ids += pipeline.requests(20)
     replies = pipeline.wait_for_replies(len(request_ids))
     assert answered_once(request_ids, replies)
     assert replies[-1]["model_id"] == 0
-    listed = store(pipeline, "list").stdout
-    assert "0 * " in listed
-    assert json.loads(store(pipeline, "show", "1").stdout)["parent"] == 0
-    missing = store(pipeline, "promote", "7")
+    listed = pipeline.run("utils.model_store", "list").stdout
+    assert b"0 * " in listed
+    assert json.loads(pipeline.run("utils.model_store", "show", "1").stdout)["parent"] == 0
+    missing = pipeline.run("utils.model_store", "promote", "7")
     assert missing.returncode == 1
-    assert missing.stderr == "There is no model 7: see list\n"
+    assert missing.stderr == b"There is no model 7: see list\n"
 
 
 def test_a_promotion_that_was_killed_before_its_announcement_is_announced(pipeline):
@@ -141,12 +122,7 @@ def test_a_poisoned_batch(pipeline, promote):
 @pytest.mark.slow
 def test_a_promotion_by_hand_during_a_training_wins(pipeline):
     """Only what is on disk counts: a complete model 1, and a champion that is not its parent."""
-    predictor, trainer = pipeline.predictor(), pipeline.trainer()
-    pipeline.requests(25)
-    pipeline.wait_for_output(predictor, "Model 1 answers")
-    wait_until(lambda: "is the champion" in trainer.log.read_text())
-    trainer.kill()
-    trainer.wait()
+    predictor, _ = train_one_model(pipeline)
     copy_of_the_first_model(pipeline, 5)
     (pipeline.folder / "models" / "champion.json").write_text('{"model_id": 5}')
     set_counters(pipeline, training_model_id=1, training_covers=1, retrain_requests_covered=0)

@@ -186,7 +186,7 @@ def secure_broker(tmp_path_factory):
 
 @pytest.fixture
 def secure(secure_broker, first_model, tmp_path):
-    """A pipeline of its own topics, where every script has the README's rights and no other."""
+    """A pipeline of its own topics, where every script has the documented rights and no other."""
     shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
     prefix = f"t{os.urandom(4).hex()}-"
     pipeline = Pipeline(secure_broker.admin_host, prefix, tmp_path)
@@ -279,7 +279,7 @@ def test_a_certificate_of_another_host(secure):
 def taken_away(pipeline: Pipeline, right: Right) -> str:
     return (
         f"KAFKA_USERNAME={right.script} has no right to {right.operation} on {right.kind} "
-        f"{pipeline.prefix}{right.name}; README.md lists the ACLs."
+        f"{pipeline.prefix}{right.name}; docs/security.md lists the ACLs."
     )
 
 

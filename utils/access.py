@@ -124,7 +124,7 @@ def _is_forbidden(topic: dict) -> bool:
 
 def _not_allowed(*rights: str) -> Refused:
     user = f"KAFKA_USERNAME={settings.kafka_username}" if settings.kafka_username else "This client"
-    return Refused(f"{user} has no right to {', '.join(rights)}; README.md lists the ACLs.")
+    return Refused(f"{user} has no right to {', '.join(rights)}; docs/security.md lists the ACLs.")
 
 
 def refusal(error: Exception) -> Refused | None:

@@ -80,12 +80,15 @@ def show_list() -> None:
 
 
 def show(offset: int) -> None:
-    """Print a letter's headers to stderr and its bytes, unchanged, to stdout."""
+    """Print a letter's headers to stderr and its bytes, unchanged, to stdout.
+
+    On a terminal a newline follows them.
+    """
     for letter in letters():
         if letter.offset == offset:
             for name, value in facts(letter).items():
                 print(f"{name}: {ascii(value)[1:-1]}", file=sys.stderr)
-            sys.stdout.buffer.write(content(letter))
+            sys.stdout.buffer.write(content(letter) + b"\n" * sys.stdout.isatty())
             return
     raise SystemExit(f"There is no letter at offset {offset}: see list")
 
