@@ -18,7 +18,8 @@ from utils.memory import collect_rarely
 from utils.messages import InvalidMessage, Prediction, decode_request, encode
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
-from utils.transactions import CONSUMER, PRODUCER, TransactionalStream
+from utils.transactional_clients import CONSUMER, PRODUCER
+from utils.transactions import TransactionalStream
 
 REPLY = encode(Prediction("0" * 36, 0.0, 0.123456789012, 0))
 

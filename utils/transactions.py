@@ -19,7 +19,7 @@ in some error paths (see "covers" below), hence four rules, kept in this file an
 import time
 from contextlib import suppress
 
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import (
     FencedInstanceIdError,
     KafkaError,
@@ -32,36 +32,18 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from utils.access import raise_if_refused
 from utils.batch import Batch, SizeLimits, decode_count, encode_count
 from utils.console import warn
-from utils.kafka_client import (
-    all_partitions,
-    is_reachable,
-    make_consumer,
-    make_producer,
-)
+from utils.kafka_client import is_reachable
 from utils.membership import is_replaced, leave
+from utils.transactional_clients import discard, join, new_producer, producer_id
 from utils.watchdog import Watchdog, all_is_well, start_afresh, time_limit
 
 FLUSH_TIMEOUT = 4  # seconds; with the next one, below the transaction timeout
 COMMIT_TIMEOUT = 4  # seconds
-TRANSACTION_TIMEOUT_MS = 10_000  # an open transaction of a dead predictor blocks readers this long
-SESSION_TIMEOUT_MS = 6_000  # a dead predictor's partitions are given to others after this long
 CLOSE_TIMEOUT = 10  # seconds
 STALL_TIMEOUT = 45  # seconds without a bound in the client that the watchdog allows
 RECOVERY_TIMEOUT = 60  # seconds of failures, with a broker there, until the process starts afresh
 COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only may wait
 REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between looks at who is the member
-CONSUMER = {
-    "session_timeout_ms": SESSION_TIMEOUT_MS,
-    "heartbeat_interval_ms": 300,  # a rebalance waits for the next one
-    "max_poll_records": 4_000,
-    "max_partition_fetch_bytes": 2**23,
-}
-PRODUCER = {
-    "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
-    "batch_size": 2**20,
-    "linger_ms": 100,  # the flush before each commit sends at once
-    "max_block_ms": 5_000,
-}
 # What the client raises; besides its own errors, for example ValueError for a partition that was
 # added a moment ago.
 CLIENT_ERRORS = (KafkaError, ValueError, OSError, RuntimeError)
@@ -91,33 +73,9 @@ class TransactionalStream:
         self._watchdog = Watchdog()
         with self._watchdog(STALL_TIMEOUT, "Kafka did not let the predictor begin"):
             # First of all: it aborts a transaction that an earlier process of this name left open.
-            self._producer = self._new_producer()
-            self._consumer = make_consumer(
-                group_id=group_id,
-                group_instance_id=name,
-                **CONSUMER,
-            )
-            self._consumer.subscribe([topic])
-            # Metadata first, then join: a group's leader that does not know the topic yet assigns
-            # nobody anything, and if it is killed before it corrects that, its static successor
-            # is not the leader and keeps the empty assignment for ever.
-            all_partitions(self._consumer, topic)
-            self._skip_own_replies()
-
-    def _skip_own_replies(self) -> None:
-        self._consumer.skip(self._producer._transaction_manager.producer_id_and_epoch.producer_id)
-
-    def _new_producer(self) -> KafkaProducer:
-        producer = make_producer(
-            transactional_id=self._transactional_id,
-            **PRODUCER,
-        )
-        try:
-            producer.init_transactions()
-        except KafkaError:
-            _discard(producer)
-            raise
-        return producer
+            self._producer = new_producer(self._transactional_id)
+            self._consumer = join(topic, group_id, name)
+            self._consumer.skip(producer_id(self._producer))
 
     def poll(self, timeout: float = 0.5) -> Batch:
         """Return the next records (none after `timeout` seconds) and the counts they start from."""
@@ -245,9 +203,9 @@ class TransactionalStream:
 
     def _begin_anew(self) -> None:
         """After an error: a new producer of the same id, then back to the committed offsets."""
-        _discard(self._producer)
-        self._producer = self._new_producer()
-        self._skip_own_replies()
+        discard(self._producer)
+        self._producer = new_producer(self._transactional_id)
+        self._consumer.skip(producer_id(self._producer))
         self._rewind()
         self._broken = False
 
@@ -274,16 +232,8 @@ class TransactionalStream:
         """Leave the group at once, so that nobody waits for a timeout, and close the clients."""
         with self._watchdog(CLOSE_TIMEOUT, "Kafka did not let the predictor leave"):
             member_id = self._consumer.group_metadata().member_id
-            _discard(self._producer)
+            discard(self._producer)
             self._consumer.close(autocommit=False, timeout_ms=2_000)
             with suppress(KafkaError):
                 if member_id and is_reachable():
                     leave(self._group_id, self.name, member_id)
-
-
-def _discard(producer: KafkaProducer) -> None:
-    """Close a producer without waiting for what it still wants to send."""
-    # close() alone leaves the sender thread running when its flush times out.
-    producer._sender.force_close()
-    with suppress(KafkaError):
-        producer.close(timeout=1)
