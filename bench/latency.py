@@ -45,7 +45,10 @@ class Visitors:
     def run(self, seconds: float, meanwhile: Callable[[float], object] | None = None) -> None:
         """Send for so many seconds, then wait for the last answer; meanwhile(seconds) may help."""
         self._sending.set()
-        threads = [threading.Thread(target=work) for work in (self._send, self._observe)]
+        threads = [
+            threading.Thread(target=work, daemon=True)  # Ctrl-C waits for neither
+            for work in (self._send, self._observe)
+        ]
         for thread in threads:
             thread.start()
         if meanwhile:

@@ -88,14 +88,16 @@ class Pipeline:
         self.processes.append(process)
         return process
 
-    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess:
-        """Run one of the tools, `python -m module`, to its end; its output is bytes."""
-        return subprocess.run(
+    def run(self, module: str, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        """Run a tool, `python -m module`, to its end; it has to end with this exit code."""
+        ended = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=os.environ | self.environment,
             capture_output=True,
         )
+        assert ended.returncode == code, ended.stderr.decode()
+        return ended
 
     def start_and_wait(self, *command: str, until: str, **environment: str) -> subprocess.Popen:
         """Start a script and return when its output has the text `until`."""

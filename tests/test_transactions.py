@@ -1,12 +1,13 @@
 """One process, one batch, one thing that goes wrong between poll and commit."""
 
 import json
+from contextlib import closing
 
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
 from tests.pipeline import answer, next_batch, wait_until
-from utils.kafka_client import group_members
+from utils.kafka_client import group_members, make_consumer
 
 
 def replied(pipeline) -> list[str]:
@@ -63,7 +64,7 @@ def test_own_replies_are_gone_past_and_leave_no_lag(stream, pipeline):
             seen.extend(json.loads(record.value)["request_id"] for record in batch.records)
             return stream.commit(batch) and stream.has_committed(partition, offset)
 
-        wait_until(committed, what=f"offset {offset} of those seen: {seen}")
+        wait_until(committed, what=f"everything up to offset {offset} is committed")
 
     pipeline.request(partition=0, request_id="first")
     pipeline.producer.flush()
@@ -73,3 +74,16 @@ def test_own_replies_are_gone_past_and_leave_no_lag(stream, pipeline):
     pipeline.producer.flush()
     serve_until_committed(6)
     assert seen == ["first", "somebody's", "second"]
+
+
+def test_a_restarted_predictor_leaves_no_lag_of_replies(pipeline):
+    first = pipeline.predictor()
+    pipeline.requests(3)
+    pipeline.wait_for_replies(3)
+    first.kill()
+    first.wait()
+    pipeline.predictor()
+    partition = TopicPartition(f"{pipeline.prefix}app_messages", 0)
+    with closing(make_consumer(group_id=f"{pipeline.prefix}predictors")) as consumer:
+        end = consumer.end_offsets([partition])[partition]
+        wait_until(lambda: consumer.committed(partition) == end, what=f"offset {end} is committed")

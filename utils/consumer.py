@@ -15,7 +15,7 @@ from operator import attrgetter
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 
-_SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: no such part
+_SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: no such thing
 MAX_BYTES = 2**24  # of keys and values that one poll returns; at least one record, however large
 
 
@@ -46,17 +46,26 @@ class Consumer(KafkaConsumer):
         size = sum(sum(map(part, found)) for found in polled.values() for part in _SIZES)
         return polled if size <= MAX_BYTES else self._cut(polled)
 
-    def skip(self, producer_id: int) -> None:
-        """Go past what this producer has written, without unpacking it.
+    def positions(self) -> dict[TopicPartition, int]:
+        """Return where the next poll() goes on, of the partitions where that is known already.
 
-        Unpacking is the client's largest cost, and half of a predictor's topic are its own replies.
-        The client itself goes past batches of aborted transactions in this way; batches name their
-        producer (KIP-98).
+        Unlike position(), it asks nobody.
+        """
+        known = {p: state.position for p, state in self._subscription.assignment.items()}
+        return {p: position.offset for p, position in known.items() if position is not None}
+
+    def skip(self, producer_id: int) -> None:
+        """Go past the transactions of this producer without unpacking them.
+
+        Unpacking is the client's largest cost after sending, and a predictor's topic holds its own
+        replies too. The client itself goes past batches of aborted transactions in this way;
+        batches name their producer (KIP-98).
         """
 
         class OfOthers(Fetcher.PartitionRecords):
             def _is_batch_aborted(self, batch) -> bool:
-                return batch.producer_id == producer_id or super()._is_batch_aborted(batch)
+                own = batch.is_transactional and batch.producer_id == producer_id
+                return own or super()._is_batch_aborted(batch)
 
         self._fetcher.PartitionRecords = OfOthers
 

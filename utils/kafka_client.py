@@ -1,7 +1,7 @@
 """One place for everything that has to do with reaching Kafka: names, connections, clients.
 
 Every client of the pipeline is made here, so that no script can differ from the others in how it
-connects. kafka-python's defaults that hurt are replaced; ../README.md says which and why.
+connects. kafka-python's defaults that hurt are replaced here.
 """
 
 import logging

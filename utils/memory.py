@@ -11,10 +11,10 @@ LARGE = 2**22  # bytes; smaller ones come and go with every batch
 def return_memory() -> None:
     """Let memory that is free go back to the system, where the C library is glibc.
 
-    Call it before any thread is started. By default each thread has a heap of its own, and what the
-    thread that loads models leaves in its own grows with each model. And once a large block was
-    freed, the next ones come from the heap, where small ones keep them from being given back: a
-    model's text of 7 MB takes 20 MB for ever.
+    Call it before a script starts threads. By default each thread has a heap of its own, and what
+    the thread that loads models leaves in its own grows with each model. And once a large block was
+    freed, the next ones of its size come from the heap, where small ones behind them keep it from
+    shrinking: after a model with a text of 7 MB it stayed 20 MB larger.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -63,7 +63,7 @@ class TransactionalStream:
         self._group_id = group_id
         self._counts: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}  # read, not yet committed
-        self._committed: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}  # of this generation, as _counts
         self._generation = -1
         self._limits = SizeLimits()
         self._committed_at = self._busy_at = time.monotonic()
@@ -86,10 +86,11 @@ class TransactionalStream:
                     self._begin_anew()
                 records = self._consumer.poll(timeout_ms=int(timeout * 1000))
                 group = self._consumer.group_metadata()
-                if records and not self._owns(records, group):
+                if self._owns(records, group):
+                    skipped = self._skipped(records)
+                elif records:
                     self._rewind()
                     records = {}
-                skipped = self._skipped(records)
         except CLIENT_ERRORS as error:
             self._break_off(error)
             records = {}
@@ -100,12 +101,6 @@ class TransactionalStream:
             self._busy_at = time.monotonic()
         return Batch(records, group, self._counts, self._limits, skipped)
 
-    def _skipped(self, records: dict) -> dict[TopicPartition, int]:
-        """Return where partitions stand that brought own replies only: their lag is to be none."""
-        quiet = (self._committed.keys() & self._consumer.assignment()) - records.keys()
-        positions = {p: self._consumer.position(p, timeout_ms=0) or 0 for p in quiet}
-        return {p: offset for p, offset in positions.items() if offset > self._committed[p]}
-
     def _owns(self, records: dict, group: ConsumerGroupMetadata) -> bool:
         """True if this process is a member of the group and the records continue its offsets."""
         if group.generation_id < 0 or not group.member_id:
@@ -113,18 +108,24 @@ class TransactionalStream:
         if group.generation_id != self._generation:
             self._generation = group.generation_id
             self._forget_positions()
-        for partition in records.keys() - self._counts.keys():
+        for partition in self._consumer.positions().keys() - self._counts.keys():
             committed = self._consumer.committed(partition, metadata=True, timeout_ms=10_000)
-            if committed and records[partition][0].offset < committed.offset:
-                return False
             self._counts[partition] = decode_count(committed)
-        return True
+            self._committed[partition] = committed.offset if committed else 0
+        known = self._committed
+        return all(p in known and found[0].offset >= known[p] for p, found in records.items())
+
+    def _skipped(self, records: dict) -> dict[TopicPartition, int]:
+        """Return where partitions stand that brought own replies only: their lag is to be none."""
+        positions = self._consumer.positions()
+        quiet = (positions.keys() & self._committed.keys()) - records.keys()
+        return {p: positions[p] for p in quiet if positions[p] > self._committed[p]}
 
     def commit(self, batch: Batch) -> bool:
         """Send answers and offsets as one transaction; False if the batch has to be read again.
 
-        A batch without answers opens no transaction: its offsets go with the next one, at the
-        latest after a second.
+        A batch without answers opens no transaction: its offsets go with the next one, after a
+        second with one of their own.
         """
         if self._broken:
             return False
@@ -133,7 +134,7 @@ class TransactionalStream:
         if not self._positions or (not batch.outgoing and waited < COMMIT_REPLIES_AFTER):
             return True
         if batch.group is None or batch.group.generation_id != self._generation:
-            # Offsets of replies, read in an earlier membership: their new owner skips them again.
+            # Offsets of replies, read in an earlier membership: their new owner reads them again.
             self._positions.clear()
             return True
         try:
