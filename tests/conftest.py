@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from utils import local_kafka
@@ -23,6 +24,12 @@ from tests.pipeline import Pipeline  # noqa: E402
 from utils import watchdog  # noqa: E402
 from utils.settings import ROOT, settings  # noqa: E402
 from utils.transactions import TransactionalStream  # noqa: E402
+
+# Other work on the machine is no error.
+hypothesis.settings.register_profile(
+    "busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("busy")
 
 # A test that hangs ends the run; a fresh start of pytest would hide it.
 watchdog.MAX_RESTARTS = 0

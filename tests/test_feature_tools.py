@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -178,7 +178,6 @@ def plain_codes(train: list[dict], row: dict, names: tuple[str, ...]) -> int:
 
 
 @no_range
-@settings(deadline=None)  # other work on the machine is no error
 @given(LISTS, LISTS)
 def test_random_rows_follow_the_rules(train, rows):
     tools = FeatureTools(["n", "m"], ["x", "y"], [("x", "y"), ("y", "x", "y")]).fit(train)
@@ -191,7 +190,6 @@ def test_random_rows_follow_the_rules(train, rows):
 
 
 @no_range
-@settings(deadline=None)  # other work on the machine is no error
 @given(LISTS, LISTS)
 def test_random_rows_and_their_frame_give_the_same_bits(train, rows):
     tools = FeatureTools(["n", "m"], ["x", "y"], [("x", "y")]).fit(train)

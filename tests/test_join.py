@@ -42,7 +42,7 @@ def plain_join(request_log: list, outcome_log: list, order: list[tuple]) -> dict
     return {r: (data[r], known[r]) for r in data if r in known}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(requests, outcomes, polls)
 def test_the_training_set_is_a_plain_join_up_to_the_card_s_offsets(
     tmp_path_factory, request_log, outcome_log, polls
