@@ -168,7 +168,7 @@ class Audit:
 
     def table(self, faults: list[Fault], restarts: dict[str, int]) -> Table:
         """Return all figures as one table."""
-        table = Table("", "", show_header=False, title="Chaos")
+        table = Table("", "", show_header=False, title="Audit")
         kinds = Counter(fault.kind for fault in faults)
         for kind, number in sorted(kinds.items()):
             table.add_row(f"{kind}, {number} times", self._resumed(kind, faults))

@@ -12,7 +12,6 @@ and with chronicle.log: faults and output of all scripts on one clock.
 import argparse
 import json
 import lzma
-import os
 import random
 import re
 import shutil
@@ -22,8 +21,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +28,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.audit import Audit
+from bench.faults import Faults
 from bench.service import Service
-from bench.witness import Chronicle, Fault, Load
+from bench.witness import Chronicle, Load
 from tests.pipeline import Pipeline
 from utils import local_kafka
 from utils.console import say
@@ -42,18 +40,6 @@ RETRAIN_EVERY = 50
 PREFIX = "chaos-"
 ANSWERS_TIMEOUT = 120  # seconds for the last answers, once nothing is broken any more
 TRAINING_TIMEOUT = 180  # seconds for the trainings that are due then
-
-# What is done to whom, how often in comparison, and for how many seconds at most.
-FAULTS = {
-    "predictor kill -9": (5, 0),
-    "predictor SIGSTOP": (3, 15),
-    "predictor SIGTERM": (2, 0),
-    "trainer kill -9": (3, 0),
-    "trainer SIGSTOP": (1, 15),
-    "training kill -9": (2, 0),
-    "broker kill -9": (2, 0),
-    "broker SIGSTOP": (2, 8),
-}
 
 
 @dataclass
@@ -76,11 +62,8 @@ class Chaos:
     def __init__(self, options: Options, folder: Path, host: str) -> None:
         self.options, self.folder, self.host = options, folder, host
         self.chronicle = Chronicle(folder / "chronicle.log")
-        self.faults: list[Fault] = []
+        self.faults = Faults(self)
         self._broker_starts = 0
-        self._busy: set[str] = set()
-        self._pool = ThreadPoolExecutor(8)
-        self._inflicted: list[Future] = []
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise)
 
@@ -91,7 +74,7 @@ class Chaos:
         for name in ("adult.data", "adult.test"):  # no run waits for UCI's server
             packed = (ROOT / "data" / f"{name}.xz").read_bytes()
             (self.folder / "data" / name).write_bytes(lzma.decompress(packed))
-        self._start_broker()
+        self.start_broker()
         self.pipeline = Pipeline(self.host, PREFIX, self.folder)
         self.pipeline.environment |= {
             "RETRAIN_EVERY": str(RETRAIN_EVERY),
@@ -128,94 +111,13 @@ class Chaos:
             for service in self.services:
                 service.look_after()
 
-    def _start_broker(self) -> None:
+    def start_broker(self) -> None:
+        """Start Kafka, the first time or again."""
         log = self.folder / "kafka" / "broker.log"  # the next one would overwrite it
         if log.exists():
             log.rename(log.with_name(f"broker-{self._broker_starts}.log"))
         self._broker_starts += 1
         self.chronicle.write("broker", local_kafka.start(self.host, self.folder / "kafka"))
-
-    def injure(self) -> None:
-        """Inject faults at random intervals for as long as the options say."""
-        chance = random.Random(self.options.seed)
-        deadline = time.monotonic() + self.options.minutes * 60
-        weights = [weight for weight, _ in FAULTS.values()]
-        while len(self._inflicted) < (self.options.faults or float("inf")):
-            pause = chance.uniform(*self.options.gap)
-            if time.monotonic() + pause > deadline:
-                break
-            time.sleep(pause)
-            kind = chance.choices(list(FAULTS), weights)[0]
-            whom = chance.choice(self.predictors) if "predictor" in kind else self.trainer
-            target = "broker" if "broker" in kind else whom.name
-            longest = FAULTS[kind][1]
-            seconds = chance.uniform(min(1, longest), longest)
-            if target not in self._busy:
-                self._busy.add(target)
-                self._inflicted.append(
-                    self._pool.submit(self._inflict, kind, target, whom, seconds)
-                )
-
-    def _inflict(self, kind: str, target: str, whom: Service, seconds: float) -> None:
-        """Do it; pauses and the broker's restart overlap with what is done to others meanwhile."""
-        try:
-            text = f"{kind} ({target}" + (f", {seconds:.1f} s)" if seconds else ")")
-            self.chronicle.write("CHAOS", text)
-            began = time.time()
-            who, how = kind.split(maxsplit=1)
-            if who == "broker":
-                over = self._injure_broker(how, seconds)
-            elif who == "training":
-                over = self._kill_training()
-            else:
-                over = self._injure_service(whom, how, seconds)
-            if over:
-                self.faults.append(Fault(kind, began, over, time.time()))
-        except Exception as error:
-            self.chronicle.write("CHAOS", repr(error))
-            raise
-        finally:
-            self._busy.discard(target)
-
-    def _injure_service(self, service: Service, how: str, seconds: float) -> float:
-        if how == "SIGSTOP":
-            service.send(signal.SIGSTOP)
-            time.sleep(seconds)
-            service.send(signal.SIGCONT)
-            self.chronicle.write("CHAOS", f"{service.name} goes on")
-        else:
-            service.send(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
-        return time.time()
-
-    def _injure_broker(self, how: str, seconds: float) -> float:
-        pid = int((self.folder / "kafka" / "broker.pid").read_text())
-        if how == "SIGSTOP":
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(seconds)
-            os.kill(pid, signal.SIGCONT)
-            self.chronicle.write("CHAOS", "the broker goes on")
-            return time.time()
-        os.kill(pid, signal.SIGKILL)
-        local_kafka.stop(self.folder / "kafka")  # returns when it is really gone
-        accepted = self._pool.submit(self._accepts_connections)
-        self._start_broker()
-        return accepted.result()
-
-    def _accepts_connections(self) -> float:
-        """Return the moment from which on a client of the broker is let in again."""
-        name, _, port = self.host.partition(":")
-        deadline = time.time() + 90
-        while time.time() < deadline:
-            with suppress(OSError), socket.create_connection((name, int(port)), timeout=1):
-                return time.time()
-            time.sleep(0.02)
-        raise TimeoutError(f"nothing listens at {self.host}")
-
-    def _kill_training(self) -> float | None:
-        for pid in self.children():
-            os.kill(pid, signal.SIGKILL)
-            return time.time()
-        return None  # none is under way
 
     def children(self) -> list[int]:
         """Return the pids of training processes: their command names our folder."""
@@ -225,9 +127,7 @@ class Chaos:
 
     def settle(self) -> Audit:
         """End the load, let the pipeline do all that is due, stop it, and audit what it did."""
-        self._pool.shutdown()
-        for inflicted in self._inflicted:
-            inflicted.result()
+        self.faults.end()
         self.load.stop_sending()
         self.chronicle.write("CHAOS", "No more faults, no more requests.")
         audit = Audit(self.pipeline, self.load, RETRAIN_EVERY)
@@ -260,7 +160,7 @@ class Chaos:
                 ends.callback(self.pipeline.stop_all)
             if hasattr(self, "load"):
                 ends.callback(self.load.close)
-            self._pool.shutdown(cancel_futures=True)
+            self.faults.close()
             self._stop.set()
             if self._supervisor.is_alive():
                 self._supervisor.join()
@@ -273,10 +173,10 @@ def run(options: Options) -> Audit:
     try:
         chaos.prepare()
         chaos.start()
-        chaos.injure()
+        chaos.faults.inject(options.seed, options.minutes, options.faults, options.gap)
         audit = chaos.settle()
         restarts = {service.name: service.restarts for service in chaos.services}
-        Console().print(audit.table(chaos.faults, restarts))
+        Console().print(audit.table(chaos.faults.injected, restarts))
     finally:
         chaos.close()
         if audit and not audit.violations and not options.keep:
