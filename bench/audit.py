@@ -206,6 +206,8 @@ class Audit:
             if after and not any(f.overlaps(fault.began, fault.over + after) for f in others):
                 times.append(after)
         if not times:
-            return "always disturbed by another fault"
+            return "never alone: others before the answers came again"
         middle, longest = statistics.median(times), max(times)
-        return f"resumed after {middle:.1f} s, at most {longest:.1f} s ({len(times)} undisturbed)"
+        return (
+            f"answers again after {middle:.1f} s, at most {longest:.1f} s (of {len(times)} alone)"
+        )

@@ -66,6 +66,13 @@ class Demo:
             say("All requests are answered; waiting for the trainings that are due.", "bold")
             with closing(Observations(STORE)) as store:
                 self._watch(running, until=lambda: self._all_is_learned(store))
+            self._read_to_the_end()
+
+    def _read_to_the_end(self) -> None:
+        """Take what came since the last look, the announcement of the last training for example."""
+        ends = self.consumer.end_offsets(list(self.consumer.assignment()))
+        while any(self.consumer.position(partition) < end for partition, end in ends.items()):
+            self._poll()
 
     def _all_is_learned(self, store: Observations) -> bool:
         stored = store.offsets()
@@ -95,11 +102,14 @@ class Demo:
             + 2 * self.arguments.outcome_delay
         )
         while not until():
-            for records in self.consumer.poll(timeout_ms=100).values():
-                for record in records:
-                    self._take(record)
+            self._poll()
             if running.ended() or time.monotonic() > deadline:
                 raise SystemExit("The pipeline did not do its work; see above.")
+
+    def _poll(self) -> None:
+        for records in self.consumer.poll(timeout_ms=100).values():
+            for record in records:
+                self._take(record)
 
     def _take(self, record: ConsumerRecord) -> None:
         self.read[TopicPartition(record.topic, record.partition)] = record.offset + 1

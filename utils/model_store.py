@@ -169,7 +169,7 @@ def load_champion(folder: Path) -> tuple[Model, list[str]]:
             return load(folder, model_id), warnings
         except ModelError as error:
             warnings.append(str(error))
-    raise ModelError("; ".join(warnings) or f"there is no model in {folder.name}/")
+    raise ModelError("; ".join(warnings) or f"there is no model in {folder}/")
 
 
 def is_rejected(folder: Path, model_id: int) -> bool:

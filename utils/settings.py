@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         25, gt=0, description="requests, and outcomes, after which the model is retrained"
     )
     extra_models_to_keep: int = Field(
-        1, ge=0, description="older models kept in MODELS_DIR beside the champion"
+        1,
+        ge=0,
+        description="older models kept in MODELS_DIR beside the champion and the last rejected",
     )
     train_window: int = Field(
         0, ge=0, description="train on the newest rows only, so many; 0 means all"
@@ -90,7 +92,9 @@ class Settings(BaseSettings):
         "predictor-0", description="name of this predictor; each running one needs its own"
     )
     topic_prefix: KafkaName = Field(
-        "", description="put before every topic, group and transactional id: pipelines side by side"
+        "",
+        description="put before every topic, group and transactional id: pipelines side by side, "
+        "each with DATA_DIR and MODELS_DIR of its own",
     )
     data_dir: Folder = Field(
         Path("data"), description="original data, the trainer's store, the trail of experiments"
