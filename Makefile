@@ -40,7 +40,7 @@ test-all: env lint ## the slow tests too
 chaos: env ## kill and freeze everything for minutes, then audit the log (MINUTES=5, SEED=7)
 	$(RUN) -m bench.chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
 
-bench: env ## every figure about speed, as tables with ratios, an hour (ONLY="throughput start", ROUNDS=5)
+bench: env ## every figure about speed, as tables with ratios, a quarter of an hour (ONLY="throughput start", ROUNDS=5)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(RUN) -m bench.performance $(if $(ONLY),--only $(ONLY)) --rounds $(or $(ROUNDS),5)
 

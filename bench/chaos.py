@@ -173,7 +173,7 @@ def run(options: Options) -> Audit:
     try:
         chaos.prepare()
         chaos.start()
-        chaos.faults.inject(options.seed, options.minutes, options.faults, options.gap)
+        chaos.faults.inject()
         audit = chaos.settle()
         restarts = {service.name: service.restarts for service in chaos.services}
         Console().print(audit.table(chaos.faults.injected, restarts))

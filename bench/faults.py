@@ -39,13 +39,14 @@ class Faults:
         self._pool = ThreadPoolExecutor(8)
         self._under_way: list[Future] = []
 
-    def inject(self, seed: int, minutes: float, most: int | None, gap: tuple[float, float]) -> None:
-        """Do it at random intervals for so many minutes, or until there were so many."""
-        chance = random.Random(seed)
-        deadline = time.monotonic() + minutes * 60
+    def inject(self) -> None:
+        """Do it at random intervals for as long as the run's options say."""
+        options = self._chaos.options
+        chance = random.Random(options.seed)
+        deadline = time.monotonic() + options.minutes * 60
         weights = [weight for weight, _ in FAULTS.values()]
-        while len(self._under_way) < (most or float("inf")):
-            pause = chance.uniform(*gap)
+        while len(self._under_way) < (options.faults or float("inf")):
+            pause = chance.uniform(*options.gap)
             if time.monotonic() + pause > deadline:
                 break
             time.sleep(pause)

@@ -73,45 +73,57 @@ def no_model(stop) -> None:
         stream.commit(batch)
 
 
-def usual(stop) -> None:
-    """The usual way: a message, a pandas row, scikit-learn, a predict, a flush; all defaults."""
+def usual_model():
+    """Return a function from a request's data to a probability: pandas and scikit-learn."""
     import lightgbm as lgb
     import pandas as pd
-    from kafka import KafkaConsumer, KafkaProducer
     from sklearn.compose import make_column_transformer
     from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder
 
     numeric, categorical = list(dataset.NUMERIC_COLUMNS), list(dataset.CATEGORICAL_COLUMNS)
+    crossings = {"_".join(names): list(names) for names in dataset.CROSSED_COLUMNS}
 
     def with_crossings(frame: pd.DataFrame) -> pd.DataFrame:
-        for names in dataset.CROSSED_COLUMNS:
-            frame["_".join(names)] = frame[list(names)].agg("-".join, axis="columns")
+        for name, names in crossings.items():
+            frame[name] = frame[names].agg("-".join, axis="columns")
         return frame
 
     frame, outcomes = dataset.read_training(settings.data_dir)
-    crossed = ["_".join(names) for names in dataset.CROSSED_COLUMNS]
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     features = make_column_transformer(
-        (MinMaxScaler(), numeric), (encoder, categorical + crossed)
-    ).fit(with_crossings(frame))
-    data = lgb.Dataset(features.transform(frame), outcomes)
+        (MinMaxScaler(), numeric), (encoder, [*categorical, *crossings])
+    )
+    data = lgb.Dataset(features.fit_transform(with_crossings(frame)), outcomes)
     booster = lgb.train({"objective": "binary", "verbosity": -1}, data, num_boost_round=100)
+
+    def probability(data: dict) -> float:
+        row = features.transform(with_crossings(pd.DataFrame([data])))
+        return float(booster.predict(row)[0])
+
+    return probability
+
+
+def usual(stop) -> None:
+    """The usual way: a message, a pandas row, scikit-learn, a predict, a flush; all defaults."""
+    from kafka import KafkaConsumer, KafkaProducer
+
+    probability = usual_model()
+    host = settings.kafka_host
     consumer = KafkaConsumer(
         APP_MESSAGES,
-        bootstrap_servers=settings.kafka_host,
+        bootstrap_servers=host,
         group_id=PREDICTOR_GROUP,
         auto_offset_reset="earliest",
     )
-    producer = KafkaProducer(bootstrap_servers=settings.kafka_host)
+    producer = KafkaProducer(bootstrap_servers=host)
     while not stop.is_set():
         for records in consumer.poll(timeout_ms=500).values():
             for record in records:
                 message = json.loads(record.value)
                 if "data" not in message:
                     continue
-                row = features.transform(with_crossings(pd.DataFrame([message["data"]])))
-                probability = float(booster.predict(row)[0])
-                reply = {"request_id": message["request_id"], "prediction": probability}
+                prediction = probability(message["data"])
+                reply = {"request_id": message["request_id"], "prediction": prediction}
                 producer.send(APP_MESSAGES, json.dumps(reply).encode(), partition=record.partition)
                 producer.flush()
 

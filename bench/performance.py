@@ -1,6 +1,6 @@
 """Every figure about speed in one run, side by side on one broker, as tables with ratios.
 
-    python -m bench.performance                      (make bench; an hour)
+    python -m bench.performance                      (make bench; a quarter of an hour)
     python -m bench.performance --only throughput split --rounds 3
 
 Starts a broker of its own in a temporary folder and runs the real predictor.py there, in turns with

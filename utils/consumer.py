@@ -4,7 +4,7 @@ A broker takes records that kafka-python can't read, header names that are not U
 kafka-python 3.0.12 then raises from poll(), and the next poll() at the same offset never returns:
 one such record would end every reader of its topic. And fetch sizes bound what comes over the
 network, compressed: unpacked, it may be a thousand times as much, more than one transaction can
-answer in its time.
+answer in its time. What need not be unpacked at all, it can go past.
 """
 
 import traceback

@@ -24,7 +24,14 @@ from utils.access import prepare_topics
 from utils.batch import Batch
 from utils.console import say, warn
 from utils.consumer import Unreadable
-from utils.kafka_client import APP_MESSAGES, DEAD_LETTER_TOPIC, all_partitions, make_consumer
+from utils.kafka_client import (
+    APP_MESSAGES,
+    DEAD_LETTER_TOPIC,
+    all_partitions,
+    assign_all,
+    make_consumer,
+    records_up_to_now,
+)
 from utils.settings import settings
 from utils.shutdown import stop_on_signals
 from utils.transactions import TransactionalStream
@@ -36,13 +43,8 @@ REPLAY_GROUP = settings.topic_prefix + "dead-letter-replay"
 def letters() -> Iterator[ConsumerRecord]:
     """Yield all dead letters up to now, oldest first."""
     with closing(make_consumer()) as consumer:
-        partitions = all_partitions(consumer, DEAD_LETTER_TOPIC)
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        while any(consumer.position(partition) < ends[partition] for partition in partitions):
-            for records in consumer.poll(timeout_ms=200).values():
-                yield from records
+        consumer.seek_to_beginning(*assign_all(consumer, DEAD_LETTER_TOPIC))
+        yield from records_up_to_now(consumer)
 
 
 def facts(letter: ConsumerRecord) -> dict[str, str]:

@@ -32,6 +32,7 @@ from utils.kafka_client import (
     RETRAIN_TOPIC,
     group_members,
     read_from_now_on,
+    records_up_to_now,
 )
 from utils.messages import decode_control, decode_outcome
 from utils.observations import STORE, Observations
@@ -66,13 +67,8 @@ class Demo:
             say("All requests are answered; waiting for the trainings that are due.", "bold")
             with closing(Observations(STORE)) as store:
                 self._watch(running, until=lambda: self._all_is_learned(store))
-            self._read_to_the_end()
-
-    def _read_to_the_end(self) -> None:
-        """Take what came since the last look, the announcement of the last training for example."""
-        ends = self.consumer.end_offsets(list(self.consumer.assignment()))
-        while any(self.consumer.position(partition) < end for partition, end in ends.items()):
-            self._poll()
+            for record in records_up_to_now(self.consumer):  # the last announcement may be there
+                self._take(record)
 
     def _all_is_learned(self, store: Observations) -> bool:
         stored = store.offsets()
@@ -102,14 +98,11 @@ class Demo:
             + 2 * self.arguments.outcome_delay
         )
         while not until():
-            self._poll()
+            for records in self.consumer.poll(timeout_ms=100).values():
+                for record in records:
+                    self._take(record)
             if running.ended() or time.monotonic() > deadline:
                 raise SystemExit("The pipeline did not do its work; see above.")
-
-    def _poll(self) -> None:
-        for records in self.consumer.poll(timeout_ms=100).values():
-            for record in records:
-                self._take(record)
 
     def _take(self, record: ConsumerRecord) -> None:
         self.read[TopicPartition(record.topic, record.partition)] = record.offset + 1

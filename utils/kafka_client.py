@@ -7,9 +7,11 @@ connects. kafka-python's defaults that hurt are replaced here.
 import logging
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import closing
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from utils.console import warn
@@ -141,14 +143,20 @@ def all_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
     return [TopicPartition(topic, partition) for partition in sorted(partitions)]
 
 
+def assign_all(consumer: KafkaConsumer, *topics: str) -> list[TopicPartition]:
+    """Let a consumer read every partition of these topics, and return them."""
+    partitions = [partition for topic in topics for partition in all_partitions(consumer, topic)]
+    consumer.assign(partitions)
+    return partitions
+
+
 def read_from_now_on(*topics: str) -> KafkaConsumer:
     """Return a consumer of every partition of these topics, outside of any group, at their ends.
 
     What is sent once it has returned is read; KafkaTimeoutError if an end can't be known.
     """
     consumer = make_consumer()
-    partitions = [partition for topic in topics for partition in all_partitions(consumer, topic)]
-    consumer.assign(partitions)
+    partitions = assign_all(consumer, *topics)
     consumer.seek_to_end(*partitions)
     for partition in partitions:
         if consumer.position(partition, timeout_ms=10_000) is None:
@@ -166,10 +174,17 @@ def read_from(offsets: dict[TopicPartition, int], *topics: str) -> KafkaConsumer
         max_partition_fetch_bytes=2**23,
         auto_offset_reset="none",  # an error instead of a silent jump, see skip_deleted()
     )
-    partitions = [partition for topic in topics for partition in all_partitions(consumer, topic)]
-    consumer.assign(partitions)
+    assign_all(consumer, *topics)
     go_to(consumer, offsets)
     return consumer
+
+
+def records_up_to_now(consumer: KafkaConsumer) -> Iterator[ConsumerRecord]:
+    """Yield what its partitions hold at this moment, from its positions on."""
+    ends = consumer.end_offsets(list(consumer.assignment()))
+    while any(consumer.position(partition) < end for partition, end in ends.items()):
+        for records in consumer.poll(timeout_ms=200).values():
+            yield from records
 
 
 def go_to(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:

@@ -1,7 +1,7 @@
 """Exactly once: what one poll brought, the answers to it and its offsets are one Kafka transaction.
 
 Consume-transform-produce as of KIP-98 and KIP-447. kafka-python 3.0.12 loses or repeats records
-in some error paths (see "covers" below), hence four rules, kept in this file and nowhere else:
+in some error paths, hence four rules, kept in this file and nowhere else:
 
 - The group's metadata are taken right after the poll that brought the batch, and are used for it
   only if they are those of a member: the heartbeat may reset them to "no member" at any time, and
@@ -86,8 +86,9 @@ class TransactionalStream:
                     self._begin_anew()
                 records = self._consumer.poll(timeout_ms=int(timeout * 1000))
                 group = self._consumer.group_metadata()
-                if self._owns(records, group):
-                    skipped = self._skipped(records)
+                positions = self._consumer.positions()
+                if self._owns(records, group, positions):
+                    skipped = self._skipped(records, positions)
                 elif records:
                     self._rewind()
                     records = {}
@@ -101,23 +102,22 @@ class TransactionalStream:
             self._busy_at = time.monotonic()
         return Batch(records, group, self._counts, self._limits, skipped)
 
-    def _owns(self, records: dict, group: ConsumerGroupMetadata) -> bool:
+    def _owns(self, records: dict, group: ConsumerGroupMetadata, positions: dict) -> bool:
         """True if this process is a member of the group and the records continue its offsets."""
         if group.generation_id < 0 or not group.member_id:
             return False
         if group.generation_id != self._generation:
             self._generation = group.generation_id
             self._forget_positions()
-        for partition in self._consumer.positions().keys() - self._counts.keys():
+        for partition in positions.keys() - self._counts.keys():
             committed = self._consumer.committed(partition, metadata=True, timeout_ms=10_000)
             self._counts[partition] = decode_count(committed)
             self._committed[partition] = committed.offset if committed else 0
         known = self._committed
         return all(p in known and found[0].offset >= known[p] for p, found in records.items())
 
-    def _skipped(self, records: dict) -> dict[TopicPartition, int]:
+    def _skipped(self, records: dict, positions: dict) -> dict[TopicPartition, int]:
         """Return where partitions stand that brought own replies only: their lag is to be none."""
-        positions = self._consumer.positions()
         quiet = (positions.keys() & self._committed.keys()) - records.keys()
         return {p: positions[p] for p in quiet if positions[p] > self._committed[p]}
 
