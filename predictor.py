@@ -26,6 +26,8 @@ from utils.shutdown import stop_on_signals
 from utils.transactions import TransactionalStream
 from utils.watchdog import run
 
+WRITES = (APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
+
 
 def answer(batch: Batch, model: Model) -> int:
     """Put into the batch a prediction for every request: 2. Invalid messages get a dead letter.
@@ -68,11 +70,9 @@ def main() -> None:
     ).parse_args()
     return_memory()
     stop = stop_on_signals()
-    prepare_topics(
-        read=(APP_MESSAGES, RETRAIN_TOPIC), write=(APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
-    )
+    prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC), write=WRITES)
     champion = Champion(settings.models_dir)
-    stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
+    stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, WRITES)
     say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
     collect_rarely()
 

@@ -114,9 +114,10 @@ class Faults:
             return time.time()
         os.kill(pid, signal.SIGKILL)
         local_kafka.stop(folder)  # returns when it is really gone
-        accepted = self._pool.submit(self._accepts_connections)
-        self._chaos.start_broker()
-        return accepted.result()
+        with ThreadPoolExecutor(1) as meanwhile:  # the other pool takes nothing new at the end
+            accepted = meanwhile.submit(self._accepts_connections)
+            self._chaos.start_broker()
+            return accepted.result()
 
     def _accepts_connections(self) -> float:
         """Return the moment from which on a client of the broker is let in again."""

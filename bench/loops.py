@@ -65,7 +65,9 @@ def no_model(stop) -> None:
     """The predictor without transform and predict."""
     import predictor
 
-    stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
+    stream = TransactionalStream(
+        APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, predictor.WRITES
+    )
     collect_rarely()
     while not stop.is_set():
         batch = stream.poll()
@@ -218,7 +220,9 @@ def profile(stop) -> None:
     import predictor
 
     model, _ = model_store.load_champion(settings.models_dir)
-    stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id)
+    stream = TransactionalStream(
+        APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, predictor.WRITES
+    )
     clock, requests = Clock(), 0
     clock.wrap(stream, "poll", "poll")
     clock.wrap(predictor, "decode_requests", "decode + validate")

@@ -82,6 +82,6 @@ def stream(pipeline):
     """The member "p" of the predictors' group, alone on a topic of two partitions."""
     pipeline.create_topic("app_messages", partitions=2)
     topic = f"{pipeline.prefix}app_messages"
-    stream = TransactionalStream(topic, f"{pipeline.prefix}predictors", "p")
+    stream = TransactionalStream(topic, f"{pipeline.prefix}predictors", "p", (topic,))
     yield stream
     stream.close()

@@ -101,7 +101,8 @@ def replay() -> None:
     last, replayed = max((letter.offset for letter in letters()), default=-1), 0
     with closing(make_consumer()) as consumer:
         targets = {str(each.partition) for each in all_partitions(consumer, APP_MESSAGES)}
-    with closing(TransactionalStream(DEAD_LETTER_TOPIC, REPLAY_GROUP, "replay")) as stream:
+    writes = (APP_MESSAGES,)
+    with closing(TransactionalStream(DEAD_LETTER_TOPIC, REPLAY_GROUP, "replay", writes)) as stream:
         while not stop.is_set() and not stream.has_committed(partition, last):
             batch = stream.poll()
             sent = sum(send_again(letter, batch, targets) for letter in batch.records)

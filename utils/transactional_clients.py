@@ -7,6 +7,7 @@ from kafka.errors import KafkaError
 
 from utils.consumer import Consumer
 from utils.kafka_client import all_partitions, make_consumer, make_producer
+from utils.transaction_markers import TransactionMarkers
 
 TRANSACTION_TIMEOUT_MS = 10_000  # an open transaction of a dead predictor blocks readers this long
 SESSION_TIMEOUT_MS = 6_000  # a dead predictor's partitions are given to others after this long
@@ -24,11 +25,13 @@ PRODUCER = {
 }
 
 
-def new_producer(transactional_id: str) -> KafkaProducer:
+def new_producer(transactional_id: str, markers: TransactionMarkers) -> KafkaProducer:
     """Return a producer that may begin a transaction; one that was left open is aborted."""
     producer = make_producer(transactional_id=transactional_id, **PRODUCER)
     try:
+        markers.complete()  # of the predecessor's last commit: once this begins, nobody knows of it
         producer.init_transactions()
+        markers.complete(producer_id(producer))  # of what that has aborted
     except KafkaError:
         discard(producer)
         raise

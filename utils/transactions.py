@@ -14,6 +14,9 @@ in some error paths, hence four rules, kept in this file and nowhere else:
 - After any error of a transaction: a new producer with the same transactional id (which aborts what
   is left), then back to the committed offsets - not to the batch's start, since a commit whose
   answer was lost may have happened.
+
+And one rule for Kafka, which may forget to tell a partition how a transaction has ended: nothing
+follows a transaction before all its markers are there (utils/transaction_markers.py).
 """
 
 import time
@@ -22,6 +25,7 @@ from contextlib import suppress
 from kafka import TopicPartition
 from kafka.errors import (
     FencedInstanceIdError,
+    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -34,6 +38,8 @@ from utils.batch import Batch, SizeLimits, decode_count, encode_count
 from utils.console import warn
 from utils.kafka_client import is_reachable
 from utils.membership import is_replaced, leave
+from utils.settings import settings
+from utils.transaction_markers import TransactionMarkers
 from utils.transactional_clients import discard, join, new_producer, producer_id
 from utils.watchdog import Watchdog, all_is_well, start_afresh, time_limit
 
@@ -54,13 +60,16 @@ class TransactionalStream:
     """A topic's records in batches; each batch is answered in one transaction, exactly once.
 
     `name` identifies this process: as transactional id, and as static member of the group
-    (KIP-345), so that a restart gets its partitions back without a rebalance.
+    (KIP-345), so that a restart gets its partitions back without a rebalance. `writes` are all
+    topics that the answers go to.
     """
 
-    def __init__(self, topic: str, group_id: str, name: str) -> None:
+    def __init__(self, topic: str, group_id: str, name: str, writes: tuple[str, ...]) -> None:
         self.name = name
         self._transactional_id = f"{group_id}-{name}"
         self._group_id = group_id
+        self._writes = writes
+        self._unconfirmed = False  # the last transaction: not seen to be ended everywhere
         self._counts: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}  # read, not yet committed
         self._committed: dict[TopicPartition, int] = {}  # of this generation, as _counts
@@ -73,7 +82,7 @@ class TransactionalStream:
         self._watchdog = Watchdog()
         with self._watchdog(STALL_TIMEOUT, "Kafka did not let the predictor begin"):
             # First of all: it aborts a transaction that an earlier process of this name left open.
-            self._producer = new_producer(self._transactional_id)
+            self._make_producer()
             self._consumer = join(topic, group_id, name)
             self._consumer.skip(producer_id(self._producer))
 
@@ -84,6 +93,8 @@ class TransactionalStream:
             with self._watchdog(STALL_TIMEOUT, "Kafka did not answer"):
                 if self._broken:
                     self._begin_anew()
+                if self._unconfirmed:
+                    self._confirm_end()
                 records = self._consumer.poll(timeout_ms=int(timeout * 1000))
                 group = self._consumer.group_metadata()
                 positions = self._consumer.positions()
@@ -148,6 +159,7 @@ class TransactionalStream:
         self._positions.clear()
         self._failed_at = float("-inf")
         self._committed_at = time.monotonic()
+        self._unconfirmed = True
         all_is_well()
         return True
 
@@ -204,11 +216,28 @@ class TransactionalStream:
 
     def _begin_anew(self) -> None:
         """After an error: a new producer of the same id, then back to the committed offsets."""
+        if not is_reachable():
+            raise KafkaConnectionError(f"no Kafka answers at {settings.kafka_host}")
         discard(self._producer)
-        self._producer = new_producer(self._transactional_id)
+        self._markers.close()
+        self._make_producer()
         self._consumer.skip(producer_id(self._producer))
         self._rewind()
         self._broken = False
+
+    def _make_producer(self) -> None:
+        self._markers = TransactionMarkers(self._transactional_id, self._group_id, self._writes)
+        self._producer = new_producer(self._transactional_id, self._markers)
+        self._unconfirmed = False
+
+    def _confirm_end(self) -> None:
+        """Return when every partition knows how the last transaction has ended."""
+        with time_limit(
+            COMMIT_TIMEOUT,
+            KafkaTimeoutError("the broker does not tell how the last transaction has ended"),
+        ):
+            self._markers.complete(producer_id(self._producer))
+        self._unconfirmed = False
 
     def _rewind(self) -> None:
         """Go back to the committed offsets of every partition this process has now."""
@@ -233,7 +262,11 @@ class TransactionalStream:
         """Leave the group at once, so that nobody waits for a timeout, and close the clients."""
         with self._watchdog(CLOSE_TIMEOUT, "Kafka did not let the predictor leave"):
             member_id = self._consumer.group_metadata().member_id
+            with suppress(KafkaError):
+                if self._unconfirmed:
+                    self._confirm_end()
             discard(self._producer)
+            self._markers.close()
             self._consumer.close(autocommit=False, timeout_ms=2_000)
             with suppress(KafkaError):
                 if member_id and is_reachable():
