@@ -456,3 +456,17 @@ def test_a_java_that_only_looks_like_one(bare):
     executable(bare / "java", "echo No Java runtime present, requesting install. >&2; exit 1")
     with pytest.raises(BrokerError, match="found no Java"):
         kafka_install.find_java()
+
+
+def test_a_broker_that_is_just_being_executed_is_running(tmp_path):
+    """Its command can't be read in that moment; start() took it for a broker that had ended."""
+    script = tmp_path / "again.sh"
+    script.write_text('exec sh "$0" "$@"\n')
+    process = subprocess.Popen(["sh", script, tmp_path / "server.properties"])
+    (tmp_path / "broker.pid").write_text(str(process.pid))
+    try:
+        assert all(local_kafka._running(tmp_path) == process.pid for _ in range(2_000))
+    finally:
+        process.kill()
+        process.wait()
+    assert local_kafka._running(tmp_path) is None

@@ -12,8 +12,10 @@ import subprocess
 import time
 
 import pytest
+from kafka import KafkaProducer, TopicPartition
 from pydantic import SecretStr
 
+from tests.forgetful_broker import forgetting, trusting
 from tests.pipeline import Pipeline
 from tests.secure_broker import (
     CERTIFICATE_USER,
@@ -248,6 +250,37 @@ def test_the_whole_pipeline_with_no_more_than_the_documented_rights(secure, secu
     ours = {name: mode for name, mode in written.items() if name.startswith(("observ", "model_"))}
     assert {"observations.db", "observations.lock", "model_1.p", "model_1.json"} <= ours.keys()
     assert set(ours.values()) == {0o600}
+
+
+@pytest.mark.slow
+def test_what_kafka_forgot_to_commit_takes_more_rights(secure, secure_broker):
+    """Without them the predictor goes no further, since then nobody could mend it any more."""
+    name, app_messages = f"{secure.prefix}predictors-predictor-0", f"{secure.prefix}app_messages"
+    host = secure_broker.admin_host
+    producer = KafkaProducer(bootstrap_servers=host, transactional_id=name)
+    producer.init_transactions()
+    with trusting(host), forgetting(producer, TopicPartition(app_messages, 0)):
+        producer.begin_transaction()
+        producer.send(app_messages, b'{"request_id": "forgotten", "prediction": 1.0}')
+        producer.send(f"{secure.prefix}retrain_topic", b"{}")
+        producer.commit_transaction()
+    producer.close()
+    warning, refusal = what_it_says(start(secure, "predictor.py"))
+    forgotten = f"Kafka has forgotten to commit the last transaction on {app_messages}-0"
+    assert warning == f"{forgotten}; to end it there takes more rights."
+    assert refusal == (
+        "KAFKA_USERNAME=predictor.py has no right to READ on topic __consumer_offsets, READ on "
+        f"topic {secure.prefix}dead_letter_topic, ALTER on the cluster; docs/security.md lists "
+        "the ACLs."
+    )
+    offsets = Right("predictor.py", "topic", "__consumer_offsets", "READ")
+    cluster = Right("predictor.py", "cluster", "kafka-cluster", "ALTER")
+    secure_broker.grant("", offsets, cluster)
+    secure_broker.grant(secure.prefix, Right("predictor.py", "topic", "dead_letter_topic", "READ"))
+    predictor = secure.predictor(**as_user("predictor.py"))
+    assert f"{forgotten}: that is done now." in predictor.log.read_text()
+    assert [reply["request_id"] for reply in secure.replies()] == ["forgotten"]
+    secure_broker.revoke("", offsets, cluster)
 
 
 @pytest.mark.slow

@@ -1,38 +1,27 @@
 """What Kafka forgets to end is ended as it was decided: see utils/transaction_markers.py.
 
-A coordinator that was killed at the wrong moment is imitated: it is not told of everything that a
-transaction has written, so it sends no marker there. A test named *_without_our_cover fails on the
-day that Kafka is mended; then the cover may go.
+A test named *_without_our_cover says what else would come of it; see tests/forgetful_broker.py.
 """
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
-from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.producer.transaction_manager import TxnOffsetCommitHandler
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.errors import KafkaConnectionError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
+from tests.forgetful_broker import forgetting, trusting
 from tests.pipeline import answer, next_batch, wait_until
 from utils.kafka_client import make_consumer
 from utils.settings import settings
 from utils.transaction_markers import TransactionMarkers, partition_of_group
-from utils.transactional_clients import discard, new_producer
+from utils.transactional_clients import discard, new_producer, own_id
 
 
 @pytest.fixture(autouse=True, scope="module")
 def trusting_broker(broker):
-    """Let the broker take records that the coordinator does not know of (KIP-890 forbids it)."""
-    set_verification("false")
-    yield
-    set_verification("true")
-
-
-def set_verification(value: str) -> None:
-    configs = {"transaction.partition.verification.enable": value}
-    with KafkaAdminClient(bootstrap_servers=settings.kafka_host) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", configs)])
+    with trusting(settings.kafka_host):
+        yield
 
 
 class Writer:
@@ -46,10 +35,6 @@ class Writer:
 
     def begin_as_successor(self) -> None:
         self.producer = new_producer(self.name, self.markers)
-
-    @property
-    def producer_id(self) -> int:
-        return self.producer._transaction_manager.producer_id_and_epoch.producer_id
 
     def write(self, value: bytes, offset: int) -> None:
         """Write the value to both partitions and commit an offset, all in one transaction."""
@@ -75,29 +60,6 @@ class Writer:
     def committed(self) -> int | None:
         with closing(make_consumer(group_id=self.group)) as consumer:
             return consumer.committed(self.told, timeout_ms=5_000)
-
-
-@contextmanager
-def forgetting(producer: KafkaProducer, partition: TopicPartition) -> Iterator[None]:
-    """Don't tell the coordinator of this partition, nor of the group's offsets."""
-    manager = producer._transaction_manager
-    begin, send_offsets = manager.begin_transaction, manager.send_offsets_to_transaction
-
-    def begin_with_the_partition():
-        begin()
-        manager._partitions_in_transaction.add(partition)
-
-    def send_offsets_at_once(offsets, group):
-        pending = manager._pending_txn_offset_commits
-        pending.update(offsets)
-        handler = TxnOffsetCommitHandler(manager, group, pending, None)
-        manager._enqueue_request(handler)
-        return handler._result
-
-    manager.begin_transaction = begin_with_the_partition
-    manager.send_offsets_to_transaction = send_offsets_at_once
-    yield
-    manager.begin_transaction, manager.send_offsets_to_transaction = begin, send_offsets
 
 
 @pytest.fixture
@@ -133,56 +95,92 @@ def abort(writer: Writer) -> None:
     writer.producer.abort_transaction()
 
 
-def commit(writer: Writer) -> None:
-    writer.write(b"next", offset=2)
+def commit(writer: Writer) -> list[bytes]:
+    """Commit something that is told of, and return what can be read when it can be."""
+    writer.write(b"next", offset=3)
     writer.producer.commit_transaction()
+    wait_until(lambda: writer.read()[-1:] == [b"next"], what="the next transaction")
+    return writer.read()
 
 
 def test_a_forgotten_commit_is_aborted_by_the_next_without_our_cover(writer, no_cover):
     commit_and_be_forgotten(writer)
     assert writer.read() == []  # whoever reads committed records waits here
     abort(writer)
-    assert writer.read() == []  # lost
-    assert writer.committed() is None
+    assert commit(writer) == [b"next"]  # "committed" is lost
 
 
 def test_a_forgotten_commit_is_seen_to(writer):
     commit_and_be_forgotten(writer)
-    writer.markers.complete(writer.producer_id)
+    writer.markers.complete(own_id(writer.producer))
     assert writer.committed() == 1
     abort(writer)
-    assert writer.read() == [b"committed"]
-    assert writer.committed() == 1
+    assert commit(writer) == [b"committed", b"next"]
 
 
 def test_a_forgotten_commit_is_seen_to_by_the_successor(writer):
     commit_and_be_forgotten(writer)
     discard(writer.producer)  # killed before it could look
     writer.begin_as_successor()
-    abort(writer)
-    assert writer.read() == [b"committed"]
     assert writer.committed() == 1
+    abort(writer)
+    assert commit(writer) == [b"committed", b"next"]
 
 
 def test_a_forgotten_abort_is_committed_by_the_next_without_our_cover(writer, no_cover):
     abort_and_be_forgotten(writer)
-    commit(writer)
-    assert writer.read() == [b"aborted", b"next"]
+    assert commit(writer) == [b"aborted", b"next"]  # doubled, if it was sent again meanwhile
 
 
 def test_a_forgotten_abort_is_seen_to(writer):
     abort_and_be_forgotten(writer)
-    commit(writer)
-    assert writer.read() == [b"next"]
-    assert writer.committed() == 2
+    assert commit(writer) == [b"next"]
+
+
+def test_a_forgotten_abort_is_seen_to_by_the_successor(writer, monkeypatch):
+    with monkeypatch.context() as patch:  # killed before it could look
+        patch.setattr(TransactionMarkers, "complete", lambda *arguments: None)
+        abort_and_be_forgotten(writer)
+    discard(writer.producer)
+    writer.begin_as_successor()
+    assert commit(writer) == [b"next"]
 
 
 def test_a_transaction_under_way_is_left_alone(writer):
     writer.write(b"under way", offset=1)
-    writer.markers.complete(writer.producer_id)
+    writer.markers.complete(own_id(writer.producer))
     writer.markers.complete()
-    writer.producer.abort_transaction()
     assert writer.read() == []
+    writer.producer.commit_transaction()
+    assert commit(writer) == [b"under way", b"next"]
+
+
+def test_the_partitions_are_looked_for_again_after_an_error(writer, monkeypatch):
+    commit_and_be_forgotten(writer)
+    writer.markers._all_found = False
+    describe, tries = writer.markers._admin.describe_topics, []
+
+    def describe_at_the_second_time(topics):
+        tries.append(topics)
+        if len(tries) == 1:
+            raise KafkaConnectionError("gone for a moment")
+        return describe(topics)
+
+    monkeypatch.setattr(writer.markers._admin, "describe_topics", describe_at_the_second_time)
+    writer.markers.complete(own_id(writer.producer))
+    assert writer.read() == [b"committed"]
+    assert len(tries) == 2
+
+
+def test_a_partition_that_is_new_is_looked_at_too(writer):
+    new = TopicPartition(writer.forgotten.topic, 2)
+    with KafkaAdminClient(bootstrap_servers=settings.kafka_host) as admin:
+        admin.create_partitions({new.topic: 3})
+    wait_until(lambda: new.partition in writer.producer.partitions_for(new.topic))
+    writer.forgotten = new
+    commit_and_be_forgotten(writer)
+    writer.markers.complete(own_id(writer.producer), {new, writer.told})
+    assert writer.read() == [b"committed"]
 
 
 def test_the_stream_looks_after_each_commit(stream, pipeline):

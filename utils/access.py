@@ -115,14 +115,15 @@ def _check_rights(admin: KafkaAdminClient) -> None:
             lacking = sorted(_needed[topic["name"]] - allowed)
             missing += [f"{operation} on topic {topic['name']}" for operation in lacking]
     if missing:
-        raise _not_allowed(*missing)
+        raise not_allowed(*missing)
 
 
 def _is_forbidden(topic: dict) -> bool:
     return topic["error_code"] == TopicAuthorizationFailedError.errno
 
 
-def _not_allowed(*rights: str) -> Refused:
+def not_allowed(*rights: str) -> Refused:
+    """Return the error that names the rights that are missing."""
     user = f"KAFKA_USERNAME={settings.kafka_username}" if settings.kafka_username else "This client"
     return Refused(f"{user} has no right to {', '.join(rights)}; docs/security.md lists the ACLs.")
 
@@ -133,9 +134,9 @@ def refusal(error: Exception) -> Refused | None:
         return error if isinstance(error, Refused) else None
     text = repr(error)  # the class says little: most of them come wrapped in a plain KafkaError
     if "GroupAuthorizationFailed" in text:
-        return _not_allowed(f"READ on group {identity.get('group')}")
+        return not_allowed(f"READ on group {identity.get('group')}")
     if "TransactionalIdAuthorizationFailed" in text:
-        return _not_allowed(f"WRITE on transactional id {identity.get('transactional id')}")
+        return not_allowed(f"WRITE on transactional id {identity.get('transactional id')}")
     try:
         if is_reachable() and "AuthorizationFailed" in text:
             with closing(make_admin()) as admin:

@@ -167,8 +167,8 @@ def _running(folder: Path) -> int | None:
     except (OSError, ValueError):
         return None
     # A process that is just being replaced by another program (exec) has no command for a moment.
-    _until(lambda: _command(pid) or not _exists(pid), 1)
-    return pid if str(folder / "server.properties") in _command(pid) else None
+    command = _until(lambda: _command(pid) or (not _exists(pid) and "gone"), 1)
+    return pid if command and str(folder / "server.properties") in command else None
 
 
 def _exists(pid: int) -> bool:
@@ -246,13 +246,14 @@ def _wait_for_kafka(name: str, host: str, folder: Path, timeout: float) -> str:
     raise BrokerError(f"{name} {problem}; from {log}:\n  {tail}")
 
 
-def _until(condition: Callable[[], bool], timeout: float) -> bool:
+def _until(condition: Callable, timeout: float) -> object:
+    """Return the condition's first true value, False when it does not come in time."""
     deadline = time.monotonic() + timeout
-    while not condition():
+    while not (value := condition()):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.1)
-    return True
+    return value
 
 
 def main() -> int:

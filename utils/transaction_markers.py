@@ -11,33 +11,39 @@ writes those that Kafka has forgotten.
 """
 
 import time
+from collections import defaultdict
+from collections.abc import Collection
 from typing import NamedTuple
 
 from kafka import TopicPartition
 from kafka.admin import ProducerState, TransactionDescription, TransactionState
 from kafka.errors import (
-    ClusterAuthorizationFailedError,
     KafkaTimeoutError,
     NoError,
     RetriableError,
+    TopicAuthorizationFailedError,
     TransactionalIdNotFoundError,
+    UnknownBrokerIdError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
+from kafka.producer.transaction_manager import ProducerIdAndEpoch
 from kafka.protocol.producer.transaction import WriteTxnMarkersRequest
 
+from utils.access import not_allowed
 from utils.console import warn
 from utils.kafka_client import make_admin
 
 OFFSETS_TOPIC = "__consumer_offsets"
 TIMEOUT = 3.0  # seconds for the markers to be there
 INTERVAL = 0.001  # seconds between two looks
-# Nothing is under way. Empty follows when a producer begins: by then committed transactions have
-# their markers (see complete() and its callers), so what is open must have been aborted.
-DECIDED = {
-    TransactionState.COMPLETE_COMMIT: True,
-    TransactionState.COMPLETE_ABORT: False,
-    TransactionState.EMPTY: False,
+# The coordinator is about to write markers; one that is only starting does not forget these.
+UNDER_WAY = {
+    TransactionState.PREPARE_COMMIT,
+    TransactionState.PREPARE_ABORT,
+    TransactionState.PREPARE_EPOCH_FENCE,
 }
+TRY_AGAIN = (RetriableError, UnknownBrokerIdError, TopicAuthorizationFailedError)
 
 
 class OpenTransaction(NamedTuple):
@@ -58,96 +64,130 @@ class TransactionMarkers:
         self._transactional_id = transactional_id
         self._group_id = group_id
         self._topics = topics
-        self._by_leader: dict[int, list[TopicPartition]] = {}
+        self._leaders: dict[TopicPartition, int] = {}
+        self._unreadable: set[str] = set()
         self._all_found = False
         self._admin = make_admin()
 
-    def complete(self, producer_id: int | None = None) -> None:
-        """Return when every partition knows how the producer's last transaction has ended.
+    def complete(
+        self,
+        own: ProducerIdAndEpoch | None = None,
+        partitions: Collection[TopicPartition] | None = None,
+    ) -> None:
+        """Return when every partition knows how the last transaction has ended.
 
-        Without a producer_id: of whoever has had the transactional id last. A transaction that is
-        still under way is left alone. KafkaError if Kafka can't tell in time.
+        Call it before a producer begins, which makes Kafka forget what it has decided before; then
+        with its `own` id to see to what its beginning has aborted; and after each of its commits,
+        with the partitions it has written to (else all are looked at, if they can be). Refused
+        where the right to mend it is missing, KafkaError if Kafka can't tell in time.
         """
         deadline = time.monotonic() + TIMEOUT
-        while not self._try_to_complete(producer_id, deadline):
+        while True:
+            try:
+                if self._is_complete(own, partitions):
+                    return
+            except TransactionalIdNotFoundError:
+                return
+            except TRY_AGAIN:
+                self._all_found = False  # a partition may have moved
+                if time.monotonic() > deadline:
+                    raise
+            if time.monotonic() > deadline:
+                raise KafkaTimeoutError("not all know how the last transaction has ended")
             time.sleep(INTERVAL)
 
     def close(self) -> None:
         """Close the connection."""
         self._admin.close()
 
-    def _try_to_complete(self, producer_id: int | None, deadline: float) -> bool:
-        try:
-            if not self._all_found:
-                self._find_partitions()
-            if producer_id is None:
-                producer_id = self._describe().producer_id
-            if not (found := self._open_transactions(producer_id)) or self._end(found):
-                return True
-        except TransactionalIdNotFoundError:
+    def _is_complete(
+        self, own: ProducerIdAndEpoch | None, partitions: Collection[TopicPartition] | None
+    ) -> bool:
+        """Look once, and write what is missing for good; True if there is nothing to wait for."""
+        if not (self._all_found and self._leaders.keys() >= self._readable(partitions)):
+            self._find_partitions()
+        producer_id = own.producer_id if own else self._describe().producer_id
+        if not (found := self._open_transactions(producer_id, partitions)):
             return True
-        except RetriableError:
-            if time.monotonic() > deadline:
-                raise
-        if time.monotonic() > deadline:
-            raise KafkaTimeoutError("not every partition knows how the last transaction has ended")
+        last = self._describe()
+        if own and (last.producer_id, last.producer_epoch) != (own.producer_id, own.epoch):
+            return True  # another producer has taken over
+        if last.state in UNDER_WAY:
+            return False
+        committed = last.state == TransactionState.COMPLETE_COMMIT
+        if not committed and not (own and last.state == TransactionState.EMPTY):
+            return True  # it is open, or becomes Empty when a producer begins
+        # Open both before and after the coordinator was seen to have done with it: forgotten.
+        if hanging := found & self._open_transactions(producer_id, partitions):
+            self._end(hanging, last, committed)
         return False
+
+    def _readable(self, partitions: Collection[TopicPartition] | None) -> set[TopicPartition]:
+        return {each for each in partitions or () if each.topic not in self._unreadable}
 
     def _find_partitions(self) -> None:
         """Find out where there can be markers, and whom to ask for them."""
-        self._by_leader, self._all_found = {}, True
+        self._leaders, self._unreadable, all_found = {}, set(), True
         for topic in self._admin.describe_topics([*self._topics, OFFSETS_TOPIC]):
-            partitions = topic["partitions"]
-            if topic["name"] == OFFSETS_TOPIC:
-                self._all_found = bool(partitions)  # Kafka makes it for the first group
-                mine = partition_of_group(self._group_id, len(partitions) or 1)
-                partitions = [each for each in partitions if each["partition_index"] == mine]
-            if "READ" in (topic["authorized_operations"] or ()):
-                for each in partitions:
-                    partition = TopicPartition(topic["name"], each["partition_index"])
-                    self._by_leader.setdefault(each["leader_id"], []).append(partition)
+            error = for_code(topic["error_code"])
+            if error is UnknownTopicOrPartitionError:
+                all_found = False  # Kafka makes the one for offsets when there is a group
+            elif error is TopicAuthorizationFailedError or "READ" not in _operations(topic):
+                self._unreadable.add(topic["name"])
+            elif error is NoError:
+                self._leaders |= self._leaders_of(topic)
+            else:
+                raise error(f"{topic['name']} can't be described")
+        self._all_found = all_found
+
+    def _leaders_of(self, topic: dict) -> dict[TopicPartition, int]:
+        name, partitions = topic["name"], topic["partitions"]
+        if name == OFFSETS_TOPIC:
+            mine = partition_of_group(self._group_id, len(partitions))
+            partitions = [each for each in partitions if each["partition_index"] == mine]
+        return {
+            TopicPartition(name, each["partition_index"]): each["leader_id"] for each in partitions
+        }
 
     def _describe(self) -> TransactionDescription:
         return self._admin.describe_transactions([self._transactional_id])[self._transactional_id]
 
-    def _open_transactions(self, producer_id: int) -> set[OpenTransaction]:
+    def _open_transactions(
+        self, producer_id: int, partitions: Collection[TopicPartition] | None
+    ) -> set[OpenTransaction]:
+        by_leader = defaultdict(list)
+        for partition, leader in self._leaders.items():
+            if partitions is None or partition in partitions or partition.topic == OFFSETS_TOPIC:
+                by_leader[leader].append(partition)
         return {
             OpenTransaction(partition, producer, leader)
-            for leader, partitions in self._by_leader.items()
-            for partition, state in self._admin.describe_producers(partitions, leader).items()
+            for leader, led in by_leader.items()
+            for partition, state in self._admin.describe_producers(led, leader).items()
             for producer in state.active_producers
             if producer.producer_id == producer_id
             and producer.current_transaction_start_offset >= 0
         }
 
-    def _end(self, found: set[OpenTransaction]) -> bool:
-        """Write the markers that nobody else will write; True if there is none to wait for."""
-        last = self._describe()
-        if last.state == TransactionState.ONGOING:
-            return True
-        # Open both before and after the coordinator was seen to have done with it: forgotten.
-        hanging = found & self._open_transactions(last.producer_id)
-        if last.state in DECIDED and hanging:
-            return not self._write_markers(hanging, last)
-        return False
-
-    def _write_markers(self, hanging: set[OpenTransaction], last: TransactionDescription) -> bool:
-        """Write those that are missing; if that is not allowed, look for no more: False."""
-        decision = "commit" if DECIDED[last.state] else "abort"
+    def _end(
+        self, hanging: set[OpenTransaction], last: TransactionDescription, committed: bool
+    ) -> None:
+        """Write the markers that are missing, all of them or none."""
         names = sorted(f"{each.partition.topic}-{each.partition.partition}" for each in hanging)
-        text = f"Kafka had forgotten to {decision} the last transaction on {', '.join(names)}"
-        try:
-            for transaction in hanging:
-                self._write_marker(transaction, last)
-        except ClusterAuthorizationFailedError:
-            warn(f"{text}, and to do it takes the right to ALTER the cluster.")
-            self._by_leader = {}
-            return False
-        warn(f"{text}: done.")
-        return True
+        decision = "commit" if committed else "abort"
+        text = f"Kafka has forgotten to {decision} the last transaction on {', '.join(names)}"
+        missing = [f"READ on topic {name}" for name in sorted(self._unreadable)]
+        if "ALTER" not in _operations(self._admin.describe_cluster()):
+            missing.append("ALTER on the cluster")
+        if missing:
+            warn(f"{text}; to end it there takes more rights.")
+            raise not_allowed(*missing)
+        for transaction in hanging:
+            self._write_marker(transaction, last, committed)
+        warn(f"{text}: that is done now.")
 
-    def _write_marker(self, transaction: OpenTransaction, last: TransactionDescription) -> None:
-        """Say on one partition how the transaction has ended, as the coordinator should have."""
+    def _write_marker(
+        self, transaction: OpenTransaction, last: TransactionDescription, committed: bool
+    ) -> None:
         topic, index = transaction.partition
         marker = WriteTxnMarkersRequest.WritableTxnMarker
         request = WriteTxnMarkersRequest(
@@ -155,7 +195,7 @@ class TransactionMarkers:
                 marker(
                     producer_id=last.producer_id,
                     producer_epoch=last.producer_epoch,
-                    transaction_result=DECIDED[last.state],
+                    transaction_result=committed,
                     topics=[marker.WritableTxnMarkerTopic(name=topic, partition_indexes=[index])],
                     coordinator_epoch=max(transaction.producer.coordinator_epoch, 0),
                 )
@@ -170,6 +210,11 @@ class TransactionMarkers:
         return await self._admin._manager.send(request, node_id=leader)
 
 
+def _operations(described: dict) -> Collection[str]:
+    """Return what this client may do with a topic, or the cluster; nothing if Kafka doesn't say."""
+    return described["authorized_operations"] or ()
+
+
 def partition_of_group(group_id: str, partitions: int) -> int:
     """Return the partition of __consumer_offsets that has a group's offsets, as Kafka does it.
 
@@ -178,4 +223,4 @@ def partition_of_group(group_id: str, partitions: int) -> int:
     encoded, value = group_id.encode("utf-16-be"), 0
     for high, low in zip(encoded[::2], encoded[1::2], strict=True):
         value = (31 * value + 256 * high + low) & 0xFFFFFFFF
-    return min(value, 2**32 - value) % partitions
+    return min(value, 2**32 - value) % 2**31 % partitions

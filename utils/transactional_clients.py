@@ -4,6 +4,7 @@ from contextlib import suppress
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.producer.transaction_manager import ProducerIdAndEpoch
 
 from utils.consumer import Consumer
 from utils.kafka_client import all_partitions, make_consumer, make_producer
@@ -29,18 +30,18 @@ def new_producer(transactional_id: str, markers: TransactionMarkers) -> KafkaPro
     """Return a producer that may begin a transaction; one that was left open is aborted."""
     producer = make_producer(transactional_id=transactional_id, **PRODUCER)
     try:
-        markers.complete()  # of the predecessor's last commit: once this begins, nobody knows of it
+        markers.complete()
         producer.init_transactions()
-        markers.complete(producer_id(producer))  # of what that has aborted
+        markers.complete(own_id(producer))
     except KafkaError:
         discard(producer)
         raise
     return producer
 
 
-def producer_id(producer: KafkaProducer) -> int:
-    """Return the number that the broker has given to a transactional id (KIP-98)."""
-    return producer._transaction_manager.producer_id_and_epoch.producer_id
+def own_id(producer: KafkaProducer) -> ProducerIdAndEpoch:
+    """Return what the broker has given to a transactional id, and which of its owners (KIP-98)."""
+    return producer._transaction_manager.producer_id_and_epoch
 
 
 def discard(producer: KafkaProducer) -> None:

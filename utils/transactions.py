@@ -40,7 +40,7 @@ from utils.kafka_client import is_reachable
 from utils.membership import is_replaced, leave
 from utils.settings import settings
 from utils.transaction_markers import TransactionMarkers
-from utils.transactional_clients import discard, join, new_producer, producer_id
+from utils.transactional_clients import discard, join, new_producer, own_id
 from utils.watchdog import Watchdog, all_is_well, start_afresh, time_limit
 
 FLUSH_TIMEOUT = 4  # seconds; with the next one, below the transaction timeout
@@ -69,7 +69,7 @@ class TransactionalStream:
         self._transactional_id = f"{group_id}-{name}"
         self._group_id = group_id
         self._writes = writes
-        self._unconfirmed = False  # the last transaction: not seen to be ended everywhere
+        self._unconfirmed: set[TopicPartition] | None = None  # where the last transaction went
         self._counts: dict[TopicPartition, int] = {}
         self._positions: dict[TopicPartition, int] = {}  # read, not yet committed
         self._committed: dict[TopicPartition, int] = {}  # of this generation, as _counts
@@ -84,7 +84,7 @@ class TransactionalStream:
             # First of all: it aborts a transaction that an earlier process of this name left open.
             self._make_producer()
             self._consumer = join(topic, group_id, name)
-            self._consumer.skip(producer_id(self._producer))
+            self._consumer.skip(own_id(self._producer).producer_id)
 
     def poll(self, timeout: float = 0.5) -> Batch:
         """Return the next records (none after `timeout` seconds) and the counts they start from."""
@@ -93,7 +93,7 @@ class TransactionalStream:
             with self._watchdog(STALL_TIMEOUT, "Kafka did not answer"):
                 if self._broken:
                     self._begin_anew()
-                if self._unconfirmed:
+                if self._unconfirmed is not None:
                     self._confirm_end()
                 records = self._consumer.poll(timeout_ms=int(timeout * 1000))
                 group = self._consumer.group_metadata()
@@ -159,7 +159,9 @@ class TransactionalStream:
         self._positions.clear()
         self._failed_at = float("-inf")
         self._committed_at = time.monotonic()
-        self._unconfirmed = True
+        self._unconfirmed = {
+            TopicPartition(record["topic"], record["partition"]) for record in batch.outgoing
+        }
         all_is_well()
         return True
 
@@ -221,14 +223,14 @@ class TransactionalStream:
         discard(self._producer)
         self._markers.close()
         self._make_producer()
-        self._consumer.skip(producer_id(self._producer))
+        self._consumer.skip(own_id(self._producer).producer_id)
         self._rewind()
         self._broken = False
 
     def _make_producer(self) -> None:
         self._markers = TransactionMarkers(self._transactional_id, self._group_id, self._writes)
         self._producer = new_producer(self._transactional_id, self._markers)
-        self._unconfirmed = False
+        self._unconfirmed = None
 
     def _confirm_end(self) -> None:
         """Return when every partition knows how the last transaction has ended."""
@@ -236,8 +238,8 @@ class TransactionalStream:
             COMMIT_TIMEOUT,
             KafkaTimeoutError("the broker does not tell how the last transaction has ended"),
         ):
-            self._markers.complete(producer_id(self._producer))
-        self._unconfirmed = False
+            self._markers.complete(own_id(self._producer), self._unconfirmed)
+        self._unconfirmed = None
 
     def _rewind(self) -> None:
         """Go back to the committed offsets of every partition this process has now."""
@@ -262,8 +264,8 @@ class TransactionalStream:
         """Leave the group at once, so that nobody waits for a timeout, and close the clients."""
         with self._watchdog(CLOSE_TIMEOUT, "Kafka did not let the predictor leave"):
             member_id = self._consumer.group_metadata().member_id
-            with suppress(KafkaError):
-                if self._unconfirmed:
+            with suppress(*CLIENT_ERRORS):
+                if self._unconfirmed is not None and not self._broken:
                     self._confirm_end()
             discard(self._producer)
             self._markers.close()
