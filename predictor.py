@@ -9,6 +9,7 @@ two batches: it never stops answering. Needs Kafka and the model that initialize
 """
 
 import argparse
+from contextlib import closing
 
 from kafka.consumer.fetcher import ConsumerRecord
 
@@ -71,18 +72,20 @@ def main() -> None:
     return_memory()
     stop = stop_on_signals()
     prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC), write=WRITES)
-    champion = Champion(settings.models_dir)
-    stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, WRITES)
-    say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
-    collect_rarely()
+    with closing(Champion(settings.models_dir)) as champion:
+        stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, WRITES)
+        say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
+        collect_rarely()
 
-    while not stop.is_set():
-        batch = stream.poll()
-        due = answer(batch, champion.model)  # the one place where a new model comes in
-        if stream.commit(batch) and due:
-            say(f"Answered {settings.retrain_every} more requests: asked for retraining.", "cyan")
-    champion.close()
-    stream.close()
+        while not stop.is_set():
+            batch = stream.poll()
+            due = answer(batch, champion.model)  # the one place where a new model comes in
+            if stream.commit(batch) and due:
+                say(
+                    f"Answered {settings.retrain_every} more requests: asked for retraining.",
+                    "cyan",
+                )
+        stream.close()
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Champion:
                 said = ""
             except KafkaError as error:
                 problem = str(refusal(error) or error)
-                if problem != said:
+                if problem != said and not self._stop.is_set():
                     warn(f"Can't hear announcements at the moment: {problem}")
                 said = problem
                 self._stop.wait(1)

@@ -37,7 +37,7 @@ from utils.kafka_client import make_admin
 OFFSETS_TOPIC = "__consumer_offsets"
 TIMEOUT = 3.0  # seconds for the markers to be there
 INTERVAL = 0.001  # seconds between two looks
-# The coordinator is about to write markers; one that is only starting does not forget these.
+# The coordinator has decided, and not yet written all markers.
 UNDER_WAY = {
     TransactionState.PREPARE_COMMIT,
     TransactionState.PREPARE_ABORT,
@@ -127,7 +127,8 @@ class TransactionMarkers:
 
     def _find_partitions(self) -> None:
         """Find out where there can be markers, and whom to ask for them."""
-        self._leaders, self._unreadable, all_found = {}, set(), True
+        self._leaders, self._unreadable = {}, set()
+        self._all_found, all_found = False, True
         for topic in self._admin.describe_topics([*self._topics, OFFSETS_TOPIC]):
             error = for_code(topic["error_code"])
             if error is UnknownTopicOrPartitionError:
