@@ -29,7 +29,7 @@ class Audit:
         self._pipeline, self._load, self._every = pipeline, load, retrain_every
         self._models = pipeline.folder / "models"
         self.requests: dict[int, list[tuple[int, str]]] = defaultdict(list)  # (offset, id)
-        self.lost = self.doubled = self.torn = 0
+        self.lost = self.doubled = self.torn = self.forgotten = 0
         self.control: list[dict] = []
 
     def check(self, promise: bool, otherwise: str) -> None:
@@ -163,6 +163,7 @@ class Audit:
         for log in sorted({process.log for process in self._pipeline.processes}):
             text = log.read_text(errors="replace")
             self.torn += text.count("does not match the digest")
+            self.forgotten += text.count("Kafka has forgotten to ")
             last = text.rstrip().rpartition("\n")[2]
             self.check("Traceback" not in text, f"{log.name} has a traceback; it ends: {last}")
 
@@ -178,6 +179,7 @@ class Audit:
         table.add_row("answered", f"{len(self._load.answered):,}")
         table.add_row("lost, doubled", f"{self.lost}, {self.doubled}")
         table.add_row("torn models", f"{self.torn}")
+        table.add_row("ended for Kafka", f"{self.forgotten} transactions")
         table.add_row("longest silence", self._silence(faults))
         restarted = ", ".join(f"{name} {number}" for name, number in restarts.items())
         table.add_row("restarts", restarted)

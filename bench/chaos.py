@@ -28,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.audit import Audit
-from bench.faults import Faults
+from bench.faults import FAULTS, Faults
 from bench.service import Service
 from bench.witness import Chronicle, Load
 from tests.pipeline import Pipeline
@@ -53,6 +53,7 @@ class Options:
     partitions: int = 2
     predictors: int = 1
     gap: tuple[float, float] = (0.5, 6)  # seconds between two faults
+    only: str = ""  # what the names of the faults that are drawn begin with
     keep: bool = False
 
 
@@ -217,6 +218,8 @@ def parse_arguments() -> Options:
     parser.add_argument(
         "--gap", type=float, nargs=2, default=default.gap, help="seconds between faults (0.5 6)"
     )
+    kinds = {kind.split()[0] for kind in FAULTS} | FAULTS.keys()
+    parser.add_argument("--only", choices=sorted(kinds), default="", help="these faults, no others")
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
     return Options(**vars(parser.parse_args()))
 

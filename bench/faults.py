@@ -44,13 +44,13 @@ class Faults:
         options = self._chaos.options
         chance = random.Random(options.seed)
         deadline = time.monotonic() + options.minutes * 60
-        weights = [weight for weight, _ in FAULTS.values()]
+        weights = {kind: FAULTS[kind][0] for kind in FAULTS if kind.startswith(options.only)}
         while len(self._under_way) < (options.faults or float("inf")):
             pause = chance.uniform(*options.gap)
             if time.monotonic() + pause > deadline:
                 break
             time.sleep(pause)
-            kind = chance.choices(list(FAULTS), weights)[0]
+            kind = chance.choices(list(weights), weights.values())[0]
             of_predictors = "predictor" in kind
             whom = chance.choice(self._chaos.predictors) if of_predictors else self._chaos.trainer
             target = "broker" if "broker" in kind else whom.name

@@ -3,11 +3,11 @@
 What the transaction coordinator has decided, commit or abort, it tells each partition with a marker
 (KIP-98). A Kafka of one node that is killed in between never writes the markers that are missing:
 when it starts again its partitions have no leader for a moment, and it takes them for deleted
-("Couldn't find leader endpoint ... can be skipped" in its log; so do 3.9, 4.1, 4.3 and 4.4). Such a
-transaction hangs (KIP-664): who reads committed records never gets past it, and whatever becomes
-of its producer's next transaction becomes of it too, be that the opposite. So after every
-transaction, before the next one begins, its producer looks whether all markers are there, and
-writes those that Kafka has forgotten.
+("Couldn't find leader endpoint ... can be skipped" in its log; KAFKA-20734, seen in 3.9, 4.1, 4.3
+and 4.4). Such a transaction hangs (KIP-664): who reads committed records never gets past it, and
+whatever becomes of its producer's next transaction becomes of it too, be that the opposite. So
+after every transaction, before the next one begins, its producer looks whether all markers are
+there, and writes those that Kafka has forgotten.
 """
 
 import time
