@@ -16,8 +16,10 @@ from kafka.producer.transaction_manager import TxnOffsetCommitHandler
 def trusting(host: str) -> Iterator[None]:
     """Let the broker take records that the coordinator does not know of (KIP-890 forbids it)."""
     set_verification(host, "false")
-    yield
-    set_verification(host, "true")
+    try:
+        yield
+    finally:
+        set_verification(host, "true")
 
 
 def set_verification(host: str, value: str) -> None:
@@ -45,5 +47,7 @@ def forgetting(producer: KafkaProducer, partition: TopicPartition) -> Iterator[N
 
     manager.begin_transaction = begin_with_the_partition
     manager.send_offsets_to_transaction = send_offsets_at_once
-    yield
-    manager.begin_transaction, manager.send_offsets_to_transaction = begin, send_offsets
+    try:
+        yield
+    finally:
+        manager.begin_transaction, manager.send_offsets_to_transaction = begin, send_offsets

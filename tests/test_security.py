@@ -275,12 +275,14 @@ def test_what_kafka_forgot_to_commit_takes_more_rights(secure, secure_broker):
     )
     offsets = Right("predictor.py", "topic", "__consumer_offsets", "READ")
     cluster = Right("predictor.py", "cluster", "kafka-cluster", "ALTER")
-    secure_broker.grant("", offsets, cluster)
     secure_broker.grant(secure.prefix, Right("predictor.py", "topic", "dead_letter_topic", "READ"))
-    predictor = secure.predictor(**as_user("predictor.py"))
-    assert f"{forgotten}: that is done now." in predictor.log.read_text()
-    assert [reply["request_id"] for reply in secure.replies()] == ["forgotten"]
-    secure_broker.revoke("", offsets, cluster)
+    secure_broker.grant("", offsets, cluster)
+    try:
+        predictor = secure.predictor(**as_user("predictor.py"))
+        assert f"{forgotten}: that is done now." in predictor.log.read_text()
+        assert [reply["request_id"] for reply in secure.replies()] == ["forgotten"]
+    finally:
+        secure_broker.revoke("", offsets, cluster)
 
 
 @pytest.mark.slow

@@ -176,7 +176,9 @@ def test_a_partition_that_is_new_is_looked_at_too(writer):
     new = TopicPartition(writer.forgotten.topic, 2)
     with KafkaAdminClient(bootstrap_servers=settings.kafka_host) as admin:
         admin.create_partitions({new.topic: 3})
-    wait_until(lambda: new.partition in writer.producer.partitions_for(new.topic))
+        wait_until(lambda: len(admin.describe_topics([new.topic])[0]["partitions"]) == 3)
+    discard(writer.producer)
+    writer.begin_as_successor()  # knows of it; the markers do not
     writer.forgotten = new
     commit_and_be_forgotten(writer)
     writer.markers.complete(own_id(writer.producer), {new, writer.told})

@@ -129,10 +129,15 @@ def is_reachable() -> bool:
     return False
 
 
-def group_members(group_id: str) -> dict[str, str]:
-    """Return {group_instance_id: member_id} of a group; KafkaError if that can't be known now."""
+def require_reachable() -> None:
+    """Raise KafkaConnectionError if nothing listens at KAFKA_HOST, Refused as is_reachable()."""
     if not is_reachable():
         raise KafkaConnectionError(f"no Kafka answers at {settings.kafka_host}")
+
+
+def group_members(group_id: str) -> dict[str, str]:
+    """Return {group_instance_id: member_id} of a group; KafkaError if that can't be known now."""
+    require_reachable()
     with closing(make_admin()) as admin:
         group = admin.describe_groups([group_id])[group_id]
     return {member["group_instance_id"]: member["member_id"] for member in group["members"]}

@@ -35,8 +35,9 @@ from utils.console import warn
 from utils.kafka_client import make_admin
 
 OFFSETS_TOPIC = "__consumer_offsets"
-TIMEOUT = 3.0  # seconds for the markers to be there
+TIMEOUT = 5.0  # seconds for the markers to be there
 INTERVAL = 0.001  # seconds between two looks
+ERROR_INTERVAL = 0.05  # the same after an error: spares a Kafka that is just starting
 # The coordinator has decided, and not yet written all markers.
 UNDER_WAY = {
     TransactionState.PREPARE_COMMIT,
@@ -81,20 +82,19 @@ class TransactionMarkers:
         with the partitions it has written to (else all are looked at, if they can be). Refused
         where the right to mend it is missing, KafkaError if Kafka can't tell in time.
         """
-        deadline = time.monotonic() + TIMEOUT
-        while True:
+        deadline, problem = time.monotonic() + TIMEOUT, "some markers are missing"
+        while time.monotonic() < deadline:
             try:
                 if self._is_complete(own, partitions):
                     return
+                time.sleep(INTERVAL)
             except TransactionalIdNotFoundError:
                 return
-            except TRY_AGAIN:
+            except TRY_AGAIN as error:
+                problem = repr(error)
                 self._all_found = False  # a partition may have moved
-                if time.monotonic() > deadline:
-                    raise
-            if time.monotonic() > deadline:
-                raise KafkaTimeoutError("not all know how the last transaction has ended")
-            time.sleep(INTERVAL)
+                time.sleep(ERROR_INTERVAL)
+        raise KafkaTimeoutError(f"the last transaction is not ended everywhere: {problem}")
 
     def close(self) -> None:
         """Close the connection."""

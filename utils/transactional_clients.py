@@ -33,7 +33,7 @@ def new_producer(transactional_id: str, markers: TransactionMarkers) -> KafkaPro
         markers.complete()
         producer.init_transactions()
         markers.complete(own_id(producer))
-    except KafkaError:
+    except Exception:
         discard(producer)
         raise
     return producer

@@ -25,7 +25,6 @@ from contextlib import suppress
 from kafka import TopicPartition
 from kafka.errors import (
     FencedInstanceIdError,
-    KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
@@ -36,10 +35,9 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from utils.access import raise_if_refused
 from utils.batch import Batch, SizeLimits, decode_count, encode_count
 from utils.console import warn
-from utils.kafka_client import is_reachable
+from utils.kafka_client import is_reachable, require_reachable
 from utils.membership import is_replaced, leave
-from utils.settings import settings
-from utils.transaction_markers import TransactionMarkers
+from utils.transaction_markers import TIMEOUT, TransactionMarkers
 from utils.transactional_clients import discard, join, new_producer, own_id
 from utils.watchdog import Watchdog, all_is_well, start_afresh, time_limit
 
@@ -218,8 +216,7 @@ class TransactionalStream:
 
     def _begin_anew(self) -> None:
         """After an error: a new producer of the same id, then back to the committed offsets."""
-        if not is_reachable():
-            raise KafkaConnectionError(f"no Kafka answers at {settings.kafka_host}")
+        require_reachable()
         discard(self._producer)
         self._markers.close()
         self._make_producer()
@@ -234,10 +231,7 @@ class TransactionalStream:
 
     def _confirm_end(self) -> None:
         """Return when every partition knows how the last transaction has ended."""
-        with time_limit(
-            COMMIT_TIMEOUT,
-            KafkaTimeoutError("the broker does not tell how the last transaction has ended"),
-        ):
+        with time_limit(TIMEOUT + 1, KafkaTimeoutError("the broker does not answer")):
             self._markers.complete(own_id(self._producer), self._unconfirmed)
         self._unconfirmed = None
 
