@@ -102,7 +102,8 @@ def end_interrupted_training(store: Observations, producer: KafkaProducer) -> No
     if unfinished and unfinished[0] in model_store.model_ids(settings.models_dir):
         conclude(*unfinished, store, producer)
     elif unfinished:
-        store.abandon_training()  # it is still due, and begins anew
+        store.abandon_training()
+        say(f"The training of model {unfinished[0]} was broken off: what it was for is still due.")
 
 
 def main() -> None:
@@ -110,8 +111,8 @@ def main() -> None:
     arguments = parse_arguments(__doc__, 1, timeout=60, now="ask for a training, and end")
     os.nice(10)  # predicting comes first
     stop = stop_on_signals()
-    if not model_store.model_ids(settings.models_dir):
-        raise SystemExit("There is no model to improve on: run python initialize.py")
+    if not (settings.data_dir.is_dir() and model_store.model_ids(settings.models_dir)):
+        raise SystemExit("There is no model to improve on, or no data: run python initialize.py")
     if arguments.now:
         with closing(Observations(STORE)) as store:
             store.ask_by_hand()

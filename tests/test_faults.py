@@ -127,6 +127,27 @@ def test_the_broker_is_killed_and_comes_back(own_broker):
 
 
 @pytest.mark.slow
+def test_an_outage_is_told_of_and_waited_for(own_broker):
+    pipeline, folder = own_broker
+    scripts = [pipeline.predictor(), pipeline.trainer()]
+    app = pipeline.start("sample_app.py", "--messages", "9", "--interval", "1")
+    pipeline.wait_for_output(app, "<- prediction")
+    signal_broker(folder, signal.SIGKILL)
+    for script in scripts:
+        pipeline.wait_for_output(script, f"does not answer at {pipeline.host} any more: waiting")
+    assert app.wait(timeout=60) == 1
+    said = app.log.read_text().splitlines()[-1]
+    assert said.startswith(f"Kafka does not answer at {pipeline.host} any more; ")
+    local_kafka.start(pipeline.host, folder)
+    for script in scripts:
+        pipeline.wait_for_output(script, "Kafka answers again.")
+    request_ids = pipeline.requests(30)
+    pipeline.wait_for_output(scripts[1], "Model 1 is")
+    replies = [m for m in pipeline.replies() if m["request_id"] in request_ids]
+    assert answered_once(request_ids, replies)
+
+
+@pytest.mark.slow
 def test_the_broker_is_frozen(own_broker):
     pipeline, folder = own_broker
     pipeline.predictor()

@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from threading import Event, Thread
 
+from kafka.errors import KafkaError
+
 from utils.access import refusal
+from utils.kafka_client import is_reachable
+from utils.settings import settings
 
 NEVER_KNOWN = 0.02  # share of the outcomes that nobody ever reports
 REPORTED_TWICE = 0.02
@@ -64,5 +68,11 @@ class Company:
         try:
             work(self)
         except Exception as error:  # whatever it is, the others must not wait for ever
-            self.failure = str(refusal(error) or f"{type(error).__name__}: {error}")
+            self.failure = str(refusal(error) or self._reason(error))
             self.stop.set()
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, KafkaError) and not is_reachable():
+            state = f"{self.sent} requests were sent, {len(self.unanswered)} are not answered"
+            return f"Kafka does not answer at {settings.kafka_host} any more; {state}."
+        return f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
-from utils.console import warn
+from utils.console import say, warn
 from utils.consumer import Consumer
 from utils.security import Refused, check_entry, security_options
 from utils.settings import settings
@@ -53,19 +53,26 @@ def connection() -> dict:
 class _Consumer(Consumer):
     """Its poll() raises Refused when Kafka lets us in no more; else it would wait for ever.
 
-    Only once it has lost its connections: until then a changed password disturbs nobody.
+    Only once it has lost its connections: until then a changed password disturbs nobody. Of several
+    consumers in one process the first one says that Kafka is away, or back.
     """
 
     _online = 0.0
+    _away = False
 
     def poll(self, *arguments, **options) -> dict:
         records = super().poll(*arguments, **options)
         connections = list(self._client._manager._conns.values())
         if any(connection.connected for connection in connections):
             self._online = time.monotonic()
+            if _Consumer._away:
+                say("Kafka answers again.")
+            _Consumer._away = False
         elif time.monotonic() - self._online > OFFLINE:
             self._online = time.monotonic()
-            is_reachable()
+            if not is_reachable() and not _Consumer._away:
+                warn(f"Kafka does not answer at {settings.kafka_host} any more: waiting for it.")
+                _Consumer._away = True
         return records
 
 
