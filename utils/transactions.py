@@ -46,6 +46,7 @@ COMMIT_TIMEOUT = 4  # seconds
 CLOSE_TIMEOUT = 10  # seconds
 STALL_TIMEOUT = 45  # seconds without a bound in the client that the watchdog allows
 RECOVERY_TIMEOUT = 60  # seconds of failures, with a broker there, until the process starts afresh
+CONFIRM_AFTER = 0.02  # seconds without records; a look at once would only slow the commit's end
 COMMIT_REPLIES_AFTER = 1.0  # seconds that offsets of a poll with replies only may wait
 REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between looks at who is the member
 # What the client raises; besides its own errors, for example ValueError for a partition that was
@@ -92,7 +93,7 @@ class TransactionalStream:
                 if self._broken:
                     self._begin_anew()
                 if self._unconfirmed is not None:
-                    self._confirm_end()
+                    timeout = min(timeout, CONFIRM_AFTER)
                 records = self._consumer.poll(timeout_ms=int(timeout * 1000))
                 group = self._consumer.group_metadata()
                 positions = self._consumer.positions()
@@ -101,6 +102,8 @@ class TransactionalStream:
                 elif records:
                     self._rewind()
                     records = {}
+                if self._unconfirmed is not None:
+                    self._confirm_end()
         except CLIENT_ERRORS as error:
             self._break_off(error)
             records = {}
