@@ -11,6 +11,8 @@ from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.producer.transaction_manager import TxnOffsetCommitHandler
 
+from tests.pipeline import wait_until
+
 
 @contextmanager
 def trusting(host: str) -> Iterator[None]:
@@ -23,9 +25,14 @@ def trusting(host: str) -> Iterator[None]:
 
 
 def set_verification(host: str, value: str) -> None:
-    configs = {"transaction.partition.verification.enable": value}
+    name = "transaction.partition.verification.enable"
     with KafkaAdminClient(bootstrap_servers=host) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", configs)])
+        admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", {name: value})])
+        # The broker takes it over a little later.
+        asked = [ConfigResource(ConfigResourceType.BROKER, "1", [name])]
+        wait_until(
+            lambda: f"'{value}'" in str(admin.describe_configs(asked)), what=f"{name}={value}"
+        )
 
 
 @contextmanager
