@@ -14,19 +14,19 @@ $(VENV)/.installed: requirements.lock requirements-java.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing the packages of requirements.lock, a minute or two ..."
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(RUN) -m utils.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
+	$(RUN) -m tools.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
 	touch $@
 
 demo: env ## run the whole pipeline, sum it up (MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
-	@$(RUN) -m utils.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
+	@$(RUN) -m tools.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
 		$(if $(INTERVAL),--interval $(INTERVAL)) \
 		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
 
 kafka: env ## start a local Kafka
-	$(RUN) -m utils.local_kafka start
+	$(RUN) -m tools.local_kafka start
 
 stop: env ## stop the Kafka that `make kafka` started
-	$(RUN) -m utils.local_kafka stop
+	$(RUN) -m tools.local_kafka stop
 
 init: env ## data and the first model: initialize.py
 	$(RUN) initialize.py
@@ -38,14 +38,14 @@ test-all: env lint ## the slow tests too
 	$(RUN) -m pytest
 
 chaos: env ## kill and freeze everything for minutes, then audit the log (MINUTES=5, SEED=7)
-	$(RUN) -m bench.chaos --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
+	$(RUN) -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
 
 bench: env ## every figure about speed, as tables with ratios, a quarter of an hour (ONLY="throughput start", ROUNDS=5)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	$(RUN) -m bench.performance $(if $(ONLY),--only $(ONLY)) --rounds $(or $(ROUNDS),5)
 
 soak: env ## ten minutes of 500 requests/s while retraining: memory, then the audit (MINUTES=10)
-	$(RUN) -m bench.soak --minutes $(or $(MINUTES),10)
+	$(RUN) -m tests.chaos.soak --minutes $(or $(MINUTES),10)
 
 drift: env ## turn the world upside down, and see the model recover: five minutes
 	$(RUN) -m bench.drift
@@ -71,7 +71,7 @@ lock: env ## write requirements.lock anew from requirements*.txt
 		requirements-dev.txt -o requirements.lock
 
 clean: ## stop Kafka; remove models, store, downloaded data; code and the trail of experiments stay
-	[ ! -f $(VENV)/.installed ] || $(RUN) -m utils.local_kafka stop
+	[ ! -f $(VENV)/.installed ] || $(RUN) -m tools.local_kafka stop
 	rm -rf models/* models/.attempt-* .kafka/data data/adult.data data/adult.test data/observations.*
 
 forget: ## remove the trail: every experiment that tuning has ever made (data/trail)

@@ -17,36 +17,34 @@ from train.fit import evaluate, fit_model, score
 from train.rows import original_rows
 from train.space import START
 from train.trail import TRAIL
-from utils import dataset, model_store
 from utils.console import say, warn
+from utils.datasets import dataset
+from utils.datasets.base import DatasetError
 from utils.files import make_private
+from utils.model_store.model import Model, load_champion, save
+from utils.model_store.registry import ModelError, Registry
+from utils.script import run
 from utils.settings import ROOT, settings
-from utils.watchdog import run
 
-FIRST_MODEL_ID = 0
+registry = Registry()
 
 
 def keep_champion() -> bool:
     """True, and said so, if there is a model already that the predictor can start with."""
     try:
-        champion, warnings = model_store.load_champion(settings.models_dir)
-    except model_store.ModelError as error:
-        if model_store.model_ids(settings.models_dir):
+        champion, warnings = load_champion(registry)
+    except ModelError as error:
+        if registry.ids():
             warn(f"Not usable: {error}.")
         return False
     for warning in warnings:
         warn(warning)
-    model_store.promote(settings.models_dir, champion.model_id)
+    registry.promote(champion.model_id)
     say(f"Keeping model {champion.model_id}, the champion. To begin anew: make clean")
     return True
 
 
-def first_model_id() -> int:
-    """Return 0, or the next id where there are models (none of which loads): ids never repeat."""
-    return max(model_store.model_ids(settings.models_dir), default=FIRST_MODEL_ID - 1) + 1
-
-
-def make_first_model(hyper: str, max_evals: int, timeout: float) -> model_store.Model:
+def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     """Tune, fit and save a model on adult.data, and make it the champion."""
     rows, held_out = original_rows(settings.data_dir)
     rows = rows[~held_out]  # those judge whether a later model is better
@@ -54,7 +52,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> model_store.
     model = fit_model(
         rows.frame,
         rows.outcomes,
-        model_id=first_model_id(),
+        model_id=registry.newest_id() + 1,  # 0, unless there are models that do not load
         hyper=hyper,
         max_evals=max_evals,
         timeout=timeout,
@@ -62,15 +60,15 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> model_store.
         trail=settings.data_dir / TRAIL,
         progress=True,
     )
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    model.card |= {"created": created, "observations": 0, "held_out": int(held_out.sum())}
-    model_store.save(model, settings.models_dir)
-    model_store.promote(settings.models_dir, model.model_id)
+    model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
+    model.card.judge_rows_held_out = int(held_out.sum())
+    save(model, registry)
+    registry.promote(model.model_id)
     say(f"Saved model {model.model_id}, the champion, in {settings.models_dir.name}/.", "green")
     return model
 
 
-def show_quality(model: model_store.Model) -> None:
+def show_quality(model: Model) -> None:
     """Print how good the model is on rows it has never seen, beside always saying "no"."""
     frame, outcomes = dataset.read_test(settings.data_dir)
     _, training_outcomes = dataset.read_training(settings.data_dir)
@@ -93,7 +91,7 @@ def main() -> None:
         say(dataset.fetch(settings.data_dir))
         if not keep_champion():
             show_quality(make_first_model(chosen.hyper, chosen.max_evals, chosen.timeout))
-    except (dataset.DatasetError, OSError) as error:
+    except (DatasetError, OSError) as error:
         raise SystemExit(str(error)) from None
 
 

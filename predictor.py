@@ -13,19 +13,23 @@ from contextlib import closing
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-import utils.quick_start  # noqa: F401 - before anything else imports LightGBM
-from utils.access import prepare_topics
-from utils.batch import Batch
 from utils.console import say
-from utils.kafka_client import APP_MESSAGES, DEAD_LETTER_TOPIC, PREDICTOR_GROUP, RETRAIN_TOPIC
-from utils.memory import collect_rarely, return_memory
+from utils.kafka_client.batch import Batch
+from utils.kafka_client.topics import (
+    APP_MESSAGES,
+    DEAD_LETTER_TOPIC,
+    PREDICTOR_GROUP,
+    RETRAIN_TOPIC,
+    prepare_topics,
+)
+from utils.kafka_client.transactions import TransactionalStream
 from utils.messages import ControlMessage, ErrorReply, Prediction, decode_requests, encode
-from utils.model_store import Model
-from utils.reload import Champion
+from utils.model_store.model import Model
+from utils.model_store.registry import Registry
+from utils.model_store.reloader import Reloader
+from utils.process import collect_garbage_rarely, return_freed_memory, stop_on_signals
+from utils.script import run
 from utils.settings import settings
-from utils.shutdown import stop_on_signals
-from utils.transactions import TransactionalStream
-from utils.watchdog import run
 
 WRITES = (APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
 
@@ -69,13 +73,13 @@ def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    return_memory()
+    return_freed_memory()
     stop = stop_on_signals()
     prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC), write=WRITES)
-    with closing(Champion(settings.models_dir)) as champion:
+    with closing(Reloader(Registry())) as champion:
         stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, WRITES)
         say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
-        collect_rarely()
+        collect_garbage_rarely()
 
         while not stop.is_set():
             batch = stream.poll()

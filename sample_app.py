@@ -14,15 +14,16 @@ import argparse
 import time
 import uuid
 
-from utils import dataset
-from utils.access import prepare_topics
 from utils.company import Company
 from utils.console import say
-from utils.kafka_client import APP_MESSAGES, OUTCOMES_TOPIC, make_producer, read_from_now_on
+from utils.datasets import dataset
+from utils.kafka_client.positions import read_from_now_on
+from utils.kafka_client.producer import make_producer
+from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, prepare_topics
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
+from utils.process import stop_on_signals
+from utils.script import run
 from utils.settings import settings
-from utils.shutdown import stop_on_signals
-from utils.watchdog import run
 
 ANSWER_TIMEOUT = 60  # seconds without any answer after which the last ones are given up
 

@@ -19,91 +19,77 @@ from contextlib import closing
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-import utils.quick_start  # noqa: F401 - before anything else imports LightGBM
 from train import parse_arguments
-from utils import model_store
-from utils.access import prepare_topics, recover
-from utils.announcements import announce, announce_the_champion
+from train.ingest import ingest
+from train.observations import STORE, Observations, only_trainer
+from train.recovery import announce_the_champion, interrupted_training
+from train.training_process import TrainingProcess
 from utils.console import say, warn
-from utils.ingest import ingest
-from utils.kafka_client import (
-    APP_MESSAGES,
-    OUTCOMES_TOPIC,
-    RETRAIN_TOPIC,
-    make_producer,
-    read_from,
-)
-from utils.observations import STORE, Observations, only_trainer
+from utils.kafka_client.positions import read_from, recover
+from utils.kafka_client.producer import make_producer
+from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, prepare_topics
+from utils.model_store.announcements import announce
+from utils.model_store.registry import Registry
+from utils.process import reset_restarts, stop_on_signals
+from utils.script import run
 from utils.settings import settings
-from utils.shutdown import stop_on_signals
-from utils.training import Training, remove_leftovers
-from utils.watchdog import all_is_well, run
+
+registry = Registry()
 
 
-def begin_training(store: Observations, covers: int, arguments: Namespace) -> Training:
+def begin_training(store: Observations, covers: int, arguments: Namespace) -> TrainingProcess:
     """Start a child that trains on everything the store has now, and judges the result: 4."""
     store.expire(settings.outcome_days * 86_400)
-    newest = max(model_store.model_ids(settings.models_dir), default=-1)
-    model_id = store.begin_training(covers, at_least=newest + 1)
+    model_id = store.begin_training(covers, at_least=registry.newest_id() + 1)
     observations = f"{store.count()} or more observations"
     say(f"Retraining: model {model_id}, on the original data and {observations}.")
-    return Training(
-        model_id, covers, store=STORE, hyper=arguments.hyper, max_evals=arguments.max_evals,
-        timeout=arguments.timeout,
-    )  # fmt: skip
+    return TrainingProcess(model_id, covers, arguments)
 
 
-def finish_training(training: Training, store: Observations, producer: KafkaProducer) -> None:
-    """Crown the model that the child made, or say why not; KafkaError to try again."""
+def finish_training(
+    training: TrainingProcess, store: Observations, producer: KafkaProducer
+) -> None:
+    """Publish the model that the child made, or say why not; KafkaError to try again."""
     model_id, covers = training.model_id, training.covers
     if failure := training.failure():
         warn(f"Training failed: {failure}")
         announce(producer, model_id, covers, training_failed=failure[:500])
         store.end_training(covers)
     else:
-        training.publish()
+        training.publish(registry)
         conclude(model_id, covers, store, producer)
     training.close()
 
 
 def conclude(model_id: int, covers: int, store: Observations, producer: KafkaProducer) -> None:
-    """Make a model that is on disk the champion, or reject it, and announce that: 5."""
-    with model_store.locked(settings.models_dir):
-        crown_or_reject(model_id, covers, store, producer)
+    """Make a published model the champion, or reject it, and announce that: 5."""
+    with registry.locked():
+        promote_or_reject(model_id, covers, store, producer)
         store.end_training(covers)
-        model_store.prune(settings.models_dir, settings.extra_models_to_keep)
+        registry.prune(settings.extra_models_to_keep)
 
 
-def crown_or_reject(
+def promote_or_reject(
     model_id: int, covers: int, store: Observations, producer: KafkaProducer
 ) -> None:
     """Do what the card says, unless somebody has promoted another model by hand meanwhile."""
-    card = model_store.read_card(settings.models_dir, model_id)
-    champion = model_store.champion_id(settings.models_dir)
-    if champion not in (card["replaces"], model_id):
-        why = f"model {champion} was promoted during the training"
-        card |= {"decision": "rejected", "why": why}
-        model_store.write_card(settings.models_dir, card)
-    facts = {"observations": card["observations"], "judge": card["judge"]}
-    if card["decision"] == "promoted":
-        model_store.promote(settings.models_dir, model_id)
+    card = registry.card(model_id)
+    champion = registry.champion_id()
+    if champion not in (card.replaces, model_id):
+        card.decision, card.why = (
+            "rejected",
+            f"model {champion} was promoted during the training",
+        )
+        registry.write_card(card)
+    facts = {"observations": card.observations, "judge": card.judge}
+    if card.decision == "promoted":
+        registry.promote(model_id)
         announce(producer, model_id, covers, training_completed=True, **facts)
         store.note_announced(model_id)
-        say(f"Model {model_id} is the champion: {card['why']}.", "bold green")
+        say(f"Model {model_id} is the champion: {card.why}.", "bold green")
     else:
-        announce(producer, model_id, covers, training_rejected=card["why"], **facts)
-        warn(f"Model {model_id} is rejected: {card['why']}.")
-
-
-def end_interrupted_training(store: Observations, producer: KafkaProducer) -> None:
-    """Announce a model whose trainer was killed after it was complete; other leftovers go."""
-    remove_leftovers(settings.models_dir)
-    unfinished = store.unfinished_training()
-    if unfinished and unfinished[0] in model_store.model_ids(settings.models_dir):
-        conclude(*unfinished, store, producer)
-    elif unfinished:
-        store.abandon_training()
-        say(f"The training of model {unfinished[0]} was broken off: what it was for is still due.")
+        announce(producer, model_id, covers, training_rejected=card.why, **facts)
+        warn(f"Model {model_id} is rejected: {card.why}.")
 
 
 def main() -> None:
@@ -111,7 +97,7 @@ def main() -> None:
     arguments = parse_arguments(__doc__, 1, timeout=60, now="ask for a training, and end")
     os.nice(10)  # predicting comes first
     stop = stop_on_signals()
-    if not (settings.data_dir.is_dir() and model_store.model_ids(settings.models_dir)):
+    if not (settings.data_dir.is_dir() and registry.ids()):
         raise SystemExit("There is no model to improve on, or no data: run python initialize.py")
     if arguments.now:
         with closing(Observations(STORE)) as store:
@@ -122,14 +108,15 @@ def main() -> None:
         consumer = read_from(store.offsets(), APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
         producer = make_producer()
         training = None
-        end_interrupted_training(store, producer)
-        all_is_well()
+        if interrupted := interrupted_training(store, registry):
+            conclude(*interrupted, store, producer)
+        reset_restarts()
         say("The trainer waits for retrain requests.", "bold")
         while not stop.is_set():
             try:
                 ingest(store, consumer)  # 1b, 3, 6
                 if training is None:
-                    announce_the_champion(store, producer)
+                    announce_the_champion(store, registry, producer)
                     if (covers := store.training_due(settings.retrain_every)) is not None:
                         training = begin_training(store, covers, arguments)
                 elif training.has_ended():

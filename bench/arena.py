@@ -13,8 +13,12 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from tests.pipeline import Pipeline, wait_until
-from utils import dataset, local_kafka, model_store
+from tests.harness.pipeline import Pipeline, wait_until
+from tools import local_kafka
+from utils.datasets import dataset
+from utils.model_store.card import Card
+from utils.model_store.model import Model, save
+from utils.model_store.registry import Registry
 from utils.settings import ROOT
 
 CHUNK = 250  # requests in a row for one partition
@@ -90,9 +94,13 @@ class Arena:
         )
         folder = self.folder / name
         folder.mkdir()
-        card = {"model_id": 0, "rows": len(outcomes), "parameters": parameters}
-        model_store.save(model_store.Model(tools.encoder_, optimizer.fit(parameters), card), folder)
-        model_store.promote(folder, 0)
+        registry = Registry(folder)
+        card = Card(
+            model_id=0, rows=len(outcomes), hyper="none", evaluations=0, experiment="", seed=1,
+            parameters=parameters, tuning_logloss=0.0,
+        )  # fmt: skip
+        save(Model(tools.encoder_, optimizer.fit(parameters), card), registry)
+        registry.promote(0)
         return folder
 
     def case(self, models: Path, partitions: int = 1, **environment: str) -> "Case":

@@ -17,12 +17,15 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from tests.harness.brokers import free_port
 
-from bench.chaos import Chaos, Options, free_port
-from tests.pipeline import Pipeline, wait_until
+from tests.chaos.run import Chaos, Options
+from tests.harness.pipeline import Pipeline, wait_until
 from train.judge import log_losses
-from utils import dataset, model_store
 from utils.console import say
+from utils.datasets import dataset
+from utils.model_store.model import Model, load
+from utils.model_store.registry import Registry
 
 SETTINGS = {"RETRAIN_EVERY": "4000", "TRAIN_WINDOW": "6000"}
 EVERY = int(SETTINGS["RETRAIN_EVERY"])
@@ -46,7 +49,7 @@ def run(pipeline: Pipeline, messages: int) -> None:
     wait_until(covered, timeout=300, what=f"{due} retrain requests to be covered")
 
 
-def figures(pipeline: Pipeline, first: model_store.Model) -> Table:
+def figures(pipeline: Pipeline, first: Model) -> Table:
     """Return the table, made from the log."""
     requests, answers = {}, {}
     for message in pipeline.messages("app_messages"):
@@ -84,7 +87,7 @@ def main() -> int:
     chaos = Chaos(Options(partitions=1), folder, f"localhost:{free_port()}")
     try:
         chaos.prepare()
-        first = model_store.load(folder / "models", 0)
+        first = load(Registry(folder / "models"), 0)
         run(chaos.pipeline, messages)
         Console().print(figures(chaos.pipeline, first))
         for message in chaos.pipeline.messages("retrain_topic"):

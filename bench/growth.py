@@ -2,8 +2,8 @@
 
     python -m bench.growth DATA_FOLDER --categories 10      (one step, in a process of its own)
 
-utils/dataset.py decides which columns there are, so a step changes that module before the rest of
-the pipeline is imported, fits a model on it and measures the CPU time of predictor.answer().
+utils/datasets/adult.py decides which columns there are, so a step changes that module before the
+rest of the pipeline is imported, fits a model on it and measures the CPU time of predictor.answer().
 """
 
 import argparse
@@ -32,7 +32,7 @@ def grow(data: Path, categories: int, features: int, trees: int, padding: int) -
     import lightgbm as lgb
     import pandas as pd
 
-    from utils import dataset
+    from utils.datasets import dataset
 
     frame, outcomes = dataset.read_training(data)
     rows = dataset.read_test_requests(data)[:BATCH]
@@ -53,7 +53,7 @@ def grow(data: Path, categories: int, features: int, trees: int, padding: int) -
         setattr(dataset, name, columns + more)
 
     from utils.feature_tools import FeatureTools
-    from utils.model_store import Model
+    from utils.model_store.model import Model
 
     tools = FeatureTools(
         dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
@@ -74,7 +74,7 @@ def measure(model, rows: list[dict]) -> dict[str, float]:
     from kafka.consumer.fetcher import ConsumerRecord
 
     import predictor
-    from utils.batch import Batch, SizeLimits
+    from utils.kafka_client.batch import Batch, SizeLimits
     from utils.messages import decode_requests
 
     blank = dict.fromkeys(ConsumerRecord._fields)
@@ -145,7 +145,7 @@ def backlog_table(arena: "Arena", models: Path) -> "Table":
     """Return how long a million requests take that wait when a predictor starts, and its memory."""
     from rich.table import Table
 
-    from bench.soak import memory
+    from tests.chaos.soak import memory
 
     table = Table("backlog", "")
     with arena.case(models) as case:

@@ -16,8 +16,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from bench.arena import Arena, Case, cpu_seconds
-from bench.soak import memory
-from tests.pipeline import wait_until
+from tests.chaos.soak import memory
+from tests.harness.pipeline import wait_until
 from utils.settings import ROOT
 
 RELOAD_EVERY = 2.0  # seconds

@@ -11,15 +11,17 @@ import os
 import time
 from contextlib import contextmanager
 
-import utils.quick_start  # noqa: F401 - as predictor.py does
-from utils import dataset, model_store
-from utils.kafka_client import APP_MESSAGES, PREDICTOR_GROUP, make_consumer, make_producer
-from utils.memory import collect_rarely
+from utils.datasets import dataset
+from utils.kafka_client.consumer import make_consumer
+from utils.kafka_client.producer import make_producer
+from utils.kafka_client.topics import APP_MESSAGES, PREDICTOR_GROUP
+from utils.kafka_client.transactional_clients import CONSUMER, PRODUCER
+from utils.kafka_client.transactions import TransactionalStream
 from utils.messages import InvalidMessage, Prediction, decode_request, encode
+from utils.model_store.model import load_champion
+from utils.model_store.registry import Registry
+from utils.process import collect_garbage_rarely, stop_on_signals
 from utils.settings import settings
-from utils.shutdown import stop_on_signals
-from utils.transactional_clients import CONSUMER, PRODUCER
-from utils.transactions import TransactionalStream
 
 REPLY = encode(Prediction("0" * 36, 0.0, 0.123456789012, 0))
 
@@ -32,7 +34,7 @@ def echo(stop) -> None:
     producer = make_producer(transactional_id=f"{PREDICTOR_GROUP}-echo", **PRODUCER)
     producer.init_transactions()
     consumer.subscribe([APP_MESSAGES])
-    collect_rarely()
+    collect_garbage_rarely()
     while not stop.is_set():
         polled = consumer.poll(timeout_ms=500)
         if not polled:
@@ -68,7 +70,7 @@ def no_model(stop) -> None:
     stream = TransactionalStream(
         APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, predictor.WRITES
     )
-    collect_rarely()
+    collect_garbage_rarely()
     while not stop.is_set():
         batch = stream.poll()
         predictor.answer(batch, NoModel())
@@ -134,7 +136,7 @@ def c_client(stop) -> None:
     """The same work on confluent-kafka: poll, decode, transform, predict, send, commit."""
     from confluent_kafka import Consumer, Producer, TopicPartition
 
-    model, _ = model_store.load_champion(settings.models_dir)
+    model, _ = load_champion(Registry())
     shared = {"bootstrap.servers": settings.kafka_host}
     consumer = Consumer(
         shared
@@ -157,7 +159,7 @@ def c_client(stop) -> None:
     )
     producer.init_transactions()
     consumer.subscribe([APP_MESSAGES])
-    collect_rarely()
+    collect_garbage_rarely()
     while not stop.is_set():
         records = consumer.consume(CONSUMER["max_poll_records"], 0.02)
         if not records:
@@ -219,7 +221,7 @@ def profile(stop) -> None:
     """The predictor with a clock at each step; prints microseconds of CPU a request."""
     import predictor
 
-    model, _ = model_store.load_champion(settings.models_dir)
+    model, _ = load_champion(Registry())
     stream = TransactionalStream(
         APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, predictor.WRITES
     )
@@ -234,7 +236,7 @@ def profile(stop) -> None:
     clock.wrap(stream._producer, "send_offsets_to_transaction", "commit")
     clock.wrap(stream._producer, "commit_transaction", "commit")
     clock.wrap(stream, "commit", "checks before the commit")
-    collect_rarely()
+    collect_garbage_rarely()
     while not stop.is_set():
         batch = stream.poll()
         if not requests:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tests.harness.brokers import free_port
 from tqdm import tqdm
 
 from bench.arena import Arena, Case, Figures, median
-from bench.chaos import free_port
 from bench.growth import backlog_table, growth_table
 from bench.latency import latency_table, start_table
 from utils.console import say

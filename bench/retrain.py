@@ -36,14 +36,16 @@ from tqdm import tqdm
 
 from bench import tutorial
 from train.fit import fit_model, score
+from train.observations import Observations
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
+from train.training_process import TrainingProcess as Training
 from train.warm_start import champion_points
-from utils import dataset, model_store
+from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
-from utils.observations import Observations
+from utils.model_store.model import load, save
+from utils.model_store.registry import Registry
 from utils.settings import ROOT
-from utils.training import Training
 
 THREADS = max((os.cpu_count() or 1) - 1, 1)  # as the trainer gives its child
 ROWS = 32_561  # of adult.data
@@ -162,8 +164,8 @@ def make_champion(folder: Path, seed: int, threads: int) -> dict:
         known_points=[START], trail=folder / "trail", **FIRST,
     )  # fmt: skip
     seconds = start.seconds()
-    model_store.save(model, folder)
-    model_store.promote(folder, 0)
+    save(model, Registry(folder))
+    Registry(folder).promote(0)
     test, y_test = dataset.read_test(folder)
     logloss = score(y_test, model.predict(test))["logloss"]
     return {**seconds, "trees": model.booster.num_trees(), "logloss": logloss}
@@ -189,7 +191,7 @@ def time_child(folder: Path, evals: int, seed: int, threads: int) -> dict:
             time.sleep(0.005)
         seconds = start.seconds()
         training.publish()
-        model = model_store.load(folder, 1)
+        model = load(Registry(folder), 1)
         training.close()
     logloss = score(y_test[~new], model.predict(test[~new]))["logloss"]
     return {**seconds, "trees": model.booster.num_trees(), "logloss": logloss}

@@ -27,7 +27,7 @@ from train import optimizer_class
 from train.fit import score
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
-from utils import dataset
+from utils.datasets import dataset
 
 EVALUATIONS = 10  # of each of the two optimisations
 SHOWN = 1, 2, 3, 5, 10  # the evaluations after which the best loss is shown

@@ -9,7 +9,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from utils import local_kafka
+from tools import local_kafka
 
 # Before the first import of utils.settings: nothing here may ever touch a broker of the user's.
 os.environ |= {"KAFKA_HOST": f"localhost:{local_kafka.free_port()}", "BROKER_TIMEOUT": "30"}
@@ -20,10 +20,10 @@ SETTINGS += [
 for name in SETTINGS:
     os.environ.pop(name, None)
 
-from tests.pipeline import Pipeline  # noqa: E402
-from utils import watchdog  # noqa: E402
+from tests.harness.pipeline import Pipeline  # noqa: E402
+from utils import process  # noqa: E402
+from utils.kafka_client.transactions import TransactionalStream  # noqa: E402
 from utils.settings import ROOT, settings  # noqa: E402
-from utils.transactions import TransactionalStream  # noqa: E402
 
 # Other work on the machine is no error.
 hypothesis.settings.register_profile(
@@ -32,7 +32,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("busy")
 
 # A test that hangs ends the run; a fresh start of pytest would hide it.
-watchdog.MAX_RESTARTS = 0
+process.MAX_RESTARTS = 0
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""The promises, kept while everything is killed and paused at random: see bench/chaos.py."""
+"""The promises, kept while everything is killed and paused at random: see tests/chaos/run.py."""
 
 import pytest
 
-from bench.chaos import Options, run
+from tests.chaos.run import Options, run
 
 
 def test_a_few_random_faults():

@@ -1,4 +1,4 @@
-"""utils/dataset.py with real files, a real web server on loopback and a really full disk."""
+"""utils/datasets/adult.py with real files, a real web server on loopback and a really full disk."""
 
 import functools
 import hashlib
@@ -22,8 +22,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils import dataset
-from utils.dataset import BUNDLED, SHA256, DatasetError, fetch, outcome_of
+from utils.datasets import dataset
+from utils.datasets.adult import BUNDLED, SHA256, fetch, outcome_of
+from utils.datasets.base import DatasetError
 
 NOWHERE = "http://127.0.0.1:9/adult.zip"  # the "discard" port: nobody listens there
 UCI = {name: lzma.decompress((BUNDLED / f"{name}.xz").read_bytes()) for name in SHA256}
@@ -344,7 +345,7 @@ def test_categories_have_no_blanks_and_the_question_mark_is_one_of_them(uci):
         "occupation": "Adm-clerical",
         "relationship": "Not-in-family",
         "race": "White",
-        "sex": "Male",
+        "gender": "Male",
         "capital_gain": 2174,
         "capital_loss": 0,
         "hours_per_week": 40,
@@ -375,7 +376,7 @@ def test_requests_are_the_rows_of_the_test_file(uci):
         ("occupation", "Machine-op-inspct"),
         ("relationship", "Own-child"),
         ("race", "Black"),
-        ("sex", "Male"),
+        ("gender", "Male"),
         ("capital_gain", 0),
         ("capital_loss", 0),
         ("hours_per_week", 40),

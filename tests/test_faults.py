@@ -11,9 +11,9 @@ import time
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from tests.pipeline import Pipeline, wait_until
+from tests.harness.pipeline import Pipeline, wait_until
 from tests.test_pipeline import answered_once
-from utils import local_kafka
+from tools import local_kafka
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder, RobustScaler, StandardScaler
 
-from utils import dataset
-from utils.dataset import BUNDLED, CATEGORICAL_COLUMNS, CROSSED_COLUMNS, NUMERIC_COLUMNS
+from utils.datasets import dataset
+from utils.datasets.adult import CATEGORICAL_COLUMNS, CROSSED_COLUMNS, NUMERIC_COLUMNS
+from utils.datasets.base import SHIPPED as BUNDLED
 from utils.feature_tools import FeatureTools
 
 FIRST_CODE = len(NUMERIC_COLUMNS)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kafka import KafkaProducer
 from kafka.errors import MessageSizeTooLargeError
 
-from tests.hostile import HOSTILE, VALID, UnreadableName, mutations, request
-from tests.pipeline import wait_until
+from tests.chaos.hostile_messages import HOSTILE, VALID, UnreadableName, mutations, request
+from tests.harness.pipeline import wait_until
 from utils.messages import (
     decode_control,
     decode_outcome,
@@ -129,21 +129,21 @@ def test_a_reply_that_is_too_large_with_its_key_goes_without(pipeline):
 
 def test_dead_letters_are_listed_shown_and_replayed_once(pipeline):
     pipeline.predictor()
-    assert pipeline.run("utils.dead_letters", "replay").stdout.endswith(b"Replayed 0 letters.\n")
+    assert pipeline.run("tools.dead_letters", "replay").stdout.endswith(b"Replayed 0 letters.\n")
     bad = [b'{"request_id": "x", "data": [red]}', b"\xff\x00"]
     for value in bad:
         pipeline.send(value, key=b"k")
     pipeline.producer.flush()
     first, second = (letter.offset for letter in wait_for_letters(pipeline, 2))
-    listed = pipeline.run("utils.dead_letters", "list").stdout.decode()
+    listed = pipeline.run("tools.dead_letters", "list").stdout.decode()
     assert "not valid JSON" in listed
-    assert pipeline.run("utils.dead_letters", "show", str(second)).stdout == bad[1]
-    assert pipeline.run("utils.dead_letters", "replay").stdout.endswith(b"Replayed 2 letters.\n")
+    assert pipeline.run("tools.dead_letters", "show", str(second)).stdout == bad[1]
+    assert pipeline.run("tools.dead_letters", "replay").stdout.endswith(b"Replayed 2 letters.\n")
     again = wait_for_letters(pipeline, 4)  # nothing was mended
     assert [(letter.key, letter.value) for letter in again] == [(b"k", value) for value in bad * 2]
     assert header(again[2], "offset") != header(again[0], "offset")
-    pipeline.run("utils.dead_letters", "replay")
-    pipeline.run("utils.dead_letters", "replay")
+    pipeline.run("tools.dead_letters", "replay")
+    pipeline.run("tools.dead_letters", "replay")
     assert first == 0
 
 
@@ -167,9 +167,9 @@ def test_letters_that_lie_do_not_stop_the_tool(pipeline):
     headers = [("topic", topic.encode()), ("partition", b"0"), ("offset", b"0")]
     pipeline.send(b"whole", topic="dead_letter_topic", headers=headers)
     pipeline.producer.flush()
-    assert b"\x1b" not in pipeline.run("utils.dead_letters", "list").stdout
-    assert pipeline.run("utils.dead_letters", "show", "5").stdout == b""
-    assert pipeline.run("utils.dead_letters", "replay").stdout.endswith(b"Replayed 1 letters.\n")
+    assert b"\x1b" not in pipeline.run("tools.dead_letters", "list").stdout
+    assert pipeline.run("tools.dead_letters", "show", "5").stdout == b""
+    assert pipeline.run("tools.dead_letters", "replay").stdout.endswith(b"Replayed 1 letters.\n")
     assert [record.value for record in pipeline.records("app_messages")] == [b"whole"]
 
 
@@ -250,6 +250,6 @@ def test_whatever_comes_is_a_request_a_reply_or_explained(value):
         decode(value)
 
 
-@given(st.fixed_dictionaries({name: st.none() | st.text() for name in ("sex", "race")}))
+@given(st.fixed_dictionaries({name: st.none() | st.text() for name in ("gender", "race")}))
 def test_whatever_is_a_category_gets_a_prediction(changes):
-    assert decode_request(request(**changes)).data["sex"] == changes["sex"]
+    assert decode_request(request(**changes)).data["gender"] == changes["gender"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 
-from utils.observations import Observations, read_snapshot
+from train.observations import Observations, read_snapshot
 
 REQUESTS, OUTCOMES = TopicPartition("requests", 0), TopicPartition("outcomes", 0)
 ids = st.sampled_from("abcdefgh")

@@ -8,9 +8,9 @@ import pytest
 
 from train.fit import fit_model
 from train.judge import interval, judge, weighted_medians
+from train.observations import Snapshot
 from train.rows import HELD_OUT, is_held_out, split
-from utils import dataset
-from utils.observations import Snapshot
+from utils.datasets import dataset
 
 EVERY, WINDOW = 4_000, 6_000  # observations of a training; rows to train on
 

@@ -22,8 +22,8 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from utils import kafka_install, local_kafka
-from utils.kafka_install import BrokerError, usable_kafka
+from tools import kafka_install, local_kafka
+from tools.kafka_install import BrokerError, usable_kafka
 
 LN = shutil.which("ln")
 
@@ -244,7 +244,7 @@ def test_a_broker_that_ends_while_starting_shows_its_log(jars, tmp_path):
 
 def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
     port = str(local_kafka.free_port())
-    command = [sys.executable, "-m", "utils.local_kafka", "start", "--port", port]
+    command = [sys.executable, "-m", "tools.local_kafka", "start", "--port", port]
     command += ["--folder", str(tmp_path)]
     with subprocess.Popen(command, cwd=kafka_install.ROOT, stderr=subprocess.PIPE) as starting:
         until(lambda: (tmp_path / "broker.pid").exists() and (tmp_path / "broker.log").read_text())

@@ -23,7 +23,7 @@ DATA = {
     "occupation": "Machine-op-inspct",
     "relationship": "Own-child",
     "race": "Black",
-    "sex": "Male",
+    "gender": "Male",
     "capital_gain": 0,
     "capital_loss": 0,
     "hours_per_week": 40,
@@ -94,7 +94,7 @@ def test_replies_are_skipped(value):
     [
         (data(age="old"), "data.age: expected a number, got 'old'", "r1"),
         (data(age=True), "data.age: expected a number, got True", "r1"),
-        (data(sex=["x"]), "data.sex: expected a string, got ['x']", "r1"),
+        (data(gender=["x"]), "data.gender: expected a string, got ['x']", "r1"),
         (message(data=5), "data: expected an object, got 5", "r1"),
         (message(data=None), "data: expected an object, got None", "r1"),
         (message(request_id=5), "request_id: expected a string, got 5", None),

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from utils import model_store
 from utils.files import write_atomically
-from utils.model_store import ModelError
+from utils.model_store.model import load, load_champion, save
+from utils.model_store.registry import ModelError, Registry
 
 
 @pytest.fixture
@@ -18,25 +18,25 @@ def folder(first_model, tmp_path):
 
 def add_copy(folder, model_id):
     """Save the first model once more, under another id."""
-    model = model_store.load(folder, 0)
-    model.card["model_id"] = model_id
-    model_store.save(model, folder)
+    model = load(Registry(folder), 0)
+    model.card.model_id = model_id
+    save(model, Registry(folder))
 
 
 def test_a_model_and_its_preprocessor_come_back_as_they_were(folder, first_model):
-    from utils import dataset
+    from utils.datasets import dataset
 
     frame, _ = dataset.read_test(first_model / "data")
-    first = model_store.load(folder, 0)
+    first = load(Registry(folder), 0)
     add_copy(folder, 1)
-    again = model_store.load(folder, 1)
+    again = load(Registry(folder), 1)
     assert (first.predict(frame) == again.predict(frame)).all()
 
 
 def test_online_and_offline_predictions_are_the_same_bits(folder, first_model):
-    from utils import dataset
+    from utils.datasets import dataset
 
-    model = model_store.load(folder, 0)
+    model = load(Registry(folder), 0)
     frame, _ = dataset.read_test(first_model / "data")
     rows = dataset.read_test_requests(first_model / "data")
     offline = model.predict(frame)
@@ -84,49 +84,49 @@ def other_pickle(path):
     ],
 )
 def test_a_model_that_can_not_be_used_is_refused_with_the_reason(folder, damage, reason):
-    damage(model_store.model_path(folder, 0))
+    damage(Registry(folder).path(0))
     with pytest.raises(ModelError, match=f"^model 0: .*{reason}"):
-        model_store.load(folder, 0)
+        load(Registry(folder), 0)
 
 
 def test_the_start_takes_the_champion_not_the_newest(folder):
     add_copy(folder, 1)
-    model, warnings = model_store.load_champion(folder)
+    model, warnings = load_champion(Registry(folder))
     assert (model.model_id, warnings) == (0, [])
-    model_store.promote(folder, 1)
-    assert model_store.load_champion(folder)[0].model_id == 1
+    Registry(folder).promote(1)
+    assert load_champion(Registry(folder))[0].model_id == 1
 
 
 def test_the_start_takes_the_newest_that_loads_where_the_champion_does_not(folder):
     for model_id in (1, 2, 3):
         add_copy(folder, model_id)
-    model_store.promote(folder, 1)
-    cut(model_store.model_path(folder, 1))
-    cut(model_store.model_path(folder, 3))
-    model, warnings = model_store.load_champion(folder)
+    Registry(folder).promote(1)
+    cut(Registry(folder).path(1))
+    cut(Registry(folder).path(3))
+    model, warnings = load_champion(Registry(folder))
     assert model.model_id == 2
     assert len(warnings) == 2
 
 
 def test_a_lost_champion_file_is_a_warning(folder):
     (folder / "champion.json").unlink()
-    model, warnings = model_store.load_champion(folder)
+    model, warnings = load_champion(Registry(folder))
     assert model.model_id == 0
     assert warnings == ["champion.json is missing or damaged"]
 
 
 def test_without_any_model_there_is_none_to_start_with(tmp_path):
     with pytest.raises(ModelError, match="there is no model"):
-        model_store.load_champion(tmp_path)
+        load_champion(Registry(tmp_path))
 
 
 def test_pruning_keeps_the_champion_and_the_newest_others(folder):
     for model_id in range(1, 6):
         add_copy(folder, model_id)
-    assert model_store.prune(folder, keep=2) == [1, 2, 3]
-    assert model_store.model_ids(folder) == [0, 4, 5]
+    assert Registry(folder).prune(keep=2) == [1, 2, 3]
+    assert Registry(folder).ids() == [0, 4, 5]
     assert not list(folder.glob("model_[123].*"))
-    assert model_store.prune(folder, keep=0) == [4, 5]
+    assert Registry(folder).prune(keep=0) == [4, 5]
 
 
 def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path, monkeypatch):
@@ -145,4 +145,4 @@ def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path, monkeypatch):
 
 def test_models_are_readable_by_their_owner_only(folder):
     add_copy(folder, 1)
-    assert model_store.model_path(folder, 1).stat().st_mode & 0o077 == 0
+    assert Registry(folder).path(1).stat().st_mode & 0o077 == 0

@@ -3,7 +3,7 @@ import threading
 import pytest
 from kafka import TopicPartition
 
-from utils.observations import Observations, only_trainer, read_snapshot
+from train.observations import Observations, only_trainer, read_snapshot
 
 REQUESTS = TopicPartition("app_messages", 0)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.test_faults import copy_of_the_first_model, set_counters, train_one_model
 from tests.test_pipeline import answered_once
-from utils import dataset
+from utils.datasets import dataset
 
 
 def card(pipeline, model_id: int) -> dict:
@@ -60,16 +60,16 @@ def test_somebody_asks_for_a_training_by_hand(pipeline):
 def test_a_model_is_promoted_by_hand_under_load(pipeline):
     predictor, request_ids = train_one_model(pipeline)
     request_ids += pipeline.requests(300)
-    pipeline.run("utils.model_store", "promote", "0")
+    pipeline.run("tools.models", "promote", "0")
     pipeline.wait_for_output(predictor, "Model 0 answers")
     request_ids += pipeline.requests(20)
     replies = pipeline.wait_for_replies(len(request_ids))
     assert answered_once(request_ids, replies)
     assert replies[-1]["model_id"] == 0
-    listed = pipeline.run("utils.model_store", "list").stdout
+    listed = pipeline.run("tools.models", "list").stdout
     assert b"0 * " in listed
-    assert json.loads(pipeline.run("utils.model_store", "show", "1").stdout)["parent"] == 0
-    missing = pipeline.run("utils.model_store", "promote", "7", code=1)
+    assert json.loads(pipeline.run("tools.models", "show", "1").stdout)["parent"] == 0
+    missing = pipeline.run("tools.models", "promote", "7", code=1)
     assert missing.stderr == b"There is no model 7: see list\n"
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 from kafka import KafkaProducer
 
-from tests.pipeline import wait_until
+from tests.harness.pipeline import wait_until
 
 
 def answered_once(request_ids: list[str], replies: list[dict]) -> bool:

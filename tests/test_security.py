@@ -15,9 +15,9 @@ import pytest
 from kafka import KafkaProducer, TopicPartition
 from pydantic import SecretStr
 
-from tests.forgetful_broker import forgetting, trusting
-from tests.pipeline import Pipeline
-from tests.secure_broker import (
+from tests.harness.forgetful_broker import forgetting, trusting
+from tests.harness.pipeline import Pipeline
+from tests.harness.secure_broker import (
     CERTIFICATE_USER,
     MECHANISMS,
     PASSWORD,
@@ -28,18 +28,20 @@ from tests.secure_broker import (
     make_certificate,
 )
 from tests.test_pipeline import answered_once
-from utils import kafka_client, kafka_install, security
+from tools import kafka_install
+from utils import kafka_client
 from utils.files import make_private
+from utils.kafka_client import security
+from utils.kafka_client.transactions import REPLACED_CHECK_INTERVAL
 from utils.settings import ROOT, Settings, load
-from utils.transactions import REPLACED_CHECK_INTERVAL
 
 SECRET = "sesame"
 RIGHTS = documented_rights()
 TOPICS = {right.name for right in RIGHTS if right.kind == "topic"}
 SCRIPTS = sorted({right.script for right in RIGHTS})
 COMMANDS = {
-    "utils/dead_letters.py": ("-m", "utils.dead_letters", "replay"),
-    "utils/model_store.py": ("-m", "utils.model_store", "promote", "0"),
+    "tools/dead_letters.py": ("-m", "tools.dead_letters", "replay"),
+    "tools/models.py": ("-m", "tools.models", "promote", "0"),
 }
 
 
@@ -237,8 +239,8 @@ def test_the_whole_pipeline_with_no_more_than_the_documented_rights(secure, secu
     secure.wait_for_replies(35)
     assert {m["model_id"] for m in secure.replies() if m["request_id"] in request_ids} == {1}
     assert [letter.value for letter in secure.records("dead_letter_topic")] == [b"not JSON"]
-    assert start(secure, "utils/dead_letters.py").wait(timeout=30) == 0
-    assert start(secure, "utils/model_store.py").wait(timeout=30) == 0
+    assert start(secure, "tools/dead_letters.py").wait(timeout=30) == 0
+    assert start(secure, "utils/model_store/registry.py").wait(timeout=30) == 0
     secure.wait_for_output(predictor, "Model 0 answers from now on")
     for process in (predictor, trainer):
         process.send_signal(signal.SIGTERM)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import train.optimizer
-from tests.pipeline import wait_until
+from tests.harness.pipeline import wait_until
 from tests.test_train import NAMES, PARAMS, Y, both, make_optimizer, measure_distance
-from train import experiments
+from tools import experiments
 from train.optimizer import known_points_to_try
 from train.space import SPACE, START, Range, as_point
 from train.trail import Trail, best_points
@@ -21,7 +21,7 @@ from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
 from train.train_optuna import open_storage, read_trials
 from train.warm_start import WIDER, WIDER_EVERY, champion_points, evaluations
-from utils import model_store
+from utils.model_store.registry import Registry
 from utils.settings import ROOT
 
 
@@ -249,7 +249,7 @@ def test_a_retraining_starts_with_the_champions_hyperparameters(tmp_path):
     card = tmp_path / "model_4.json"
     card.write_text(json.dumps({"parameters": {**PARAMS, "num_boost_round": 60}}))
     assert champion_points(tmp_path) == [START]
-    model_store.promote(tmp_path, 4)
+    Registry(tmp_path).promote(4)
     assert champion_points(tmp_path) == [PARAMS]
     for unusable in ({}, {"parameters": {**PARAMS, "num_leaves": 9999}}, {"parameters": None}):
         card.write_text(json.dumps(unusable))
@@ -270,11 +270,11 @@ def test_some_evaluations_go_to_known_points_and_most_of_many_to_new_ones():
     assert [known_points_to_try(n) for n in (1, 2, 3, 5, 10, 50)] == [1, 1, 1, 2, 5, 5]
 
 
-# python -m train.experiments
+# python -m tools.experiments
 
 
 def shown(capsys, monkeypatch, folder, what: str) -> str:
-    """Return what `python -m train.experiments` prints."""
+    """Return what `python -m tools.experiments` prints."""
     monkeypatch.setattr(sys, "argv", ["experiments", what])
     monkeypatch.setattr(experiments, "TRAIL", folder)
     experiments.main()

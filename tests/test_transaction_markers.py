@@ -1,6 +1,7 @@
-"""What Kafka forgets to end is ended as it was decided: see utils/transaction_markers.py.
+"""What Kafka forgets to end is ended as decided: see utils/kafka_client/transaction_markers.py.
 
-A test named *_without_our_cover says what else would come of it; see tests/forgetful_broker.py.
+A test named *_without_our_cover shows what would happen otherwise; the fault is that of
+tests/harness/forgetful_broker.py.
 """
 
 from contextlib import closing
@@ -10,12 +11,12 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.errors import KafkaConnectionError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from tests.forgetful_broker import forgetting, trusting
-from tests.pipeline import answer, next_batch, wait_until
-from utils.kafka_client import make_consumer
+from tests.harness.forgetful_broker import forgetting, trusting
+from tests.harness.pipeline import answer, next_batch, wait_until
+from utils.kafka_client.consumer import make_consumer
+from utils.kafka_client.transaction_markers import TransactionMarkers, partition_of_group
+from utils.kafka_client.transactional_clients import discard, new_producer, own_id
 from utils.settings import settings
-from utils.transaction_markers import TransactionMarkers, partition_of_group
-from utils.transactional_clients import discard, new_producer, own_id
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,8 +6,9 @@ from contextlib import closing
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
 
-from tests.pipeline import answer, next_batch, wait_until
-from utils.kafka_client import group_members, make_consumer
+from tests.harness.pipeline import answer, next_batch, wait_until
+from utils.kafka_client.consumer import make_consumer
+from utils.kafka_client.group import group_members
 
 
 def replied(pipeline) -> list[str]:

@@ -9,9 +9,9 @@ from types import MethodType
 from kafka import TopicPartition
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from tests.pipeline import answer, next_batch, wait_until
-from utils import transactions
-from utils.batch import Batch
+from tests.harness.pipeline import answer, next_batch, wait_until
+from utils.kafka_client import transactions
+from utils.kafka_client.batch import Batch
 
 
 def committed(stream, partition: TopicPartition) -> int | None:

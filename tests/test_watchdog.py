@@ -9,7 +9,7 @@ from utils.settings import ROOT
 MAX_RESTARTS = 5
 WAITS_FOR_EVER = """
 import threading
-from utils.watchdog import Watchdog, all_is_well
+from utils.process import Watchdog, reset_restarts
 {before}
 with Watchdog()(1, "Kafka did not answer"):
     threading.Event().wait()
@@ -31,12 +31,12 @@ def test_it_starts_afresh_and_gives_up_after_several_times_in_a_row():
     result = run(restarts=MAX_RESTARTS - 1)
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
-        "Kafka did not answer in time; starting afresh.",
-        f"Kafka did not answer in time; giving up after {MAX_RESTARTS} fresh starts in a row.",
+        "Kafka did not answer in time; restarting.",
+        f"Kafka did not answer in time; giving up after {MAX_RESTARTS} restarts in a row.",
     ]
 
 
 def test_a_success_in_between_makes_it_patient_again():
-    # The second start would be the last one, were it not for all_is_well(); the third ends it all.
-    stop = 'import os\nos.environ.get("WATCHDOG_RESTARTS") == "1" and os._exit(7)\nall_is_well()'
+    # Without reset_restarts() the second start would be the last one.
+    stop = 'import os\nos.environ.get("WATCHDOG_RESTARTS") == "1" and os._exit(7)\nreset_restarts()'
     assert run(restarts=MAX_RESTARTS, before=stop).returncode == 7

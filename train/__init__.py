@@ -5,6 +5,8 @@ import math
 import os
 from importlib import import_module
 
+from utils.script import command_line
+
 # LightGBM's threads wait for each other thousands of times a second. Left to itself OpenMP waits
 # spinning, and where another process needs one of the cores that made training up to ten times
 # slower. It is read once, when LightGBM is imported.
@@ -42,9 +44,7 @@ def parse_arguments(
 
     max_evals, timeout (seconds) : the script's defaults; flags : name and help of each one.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(description)
     known = ", ".join(OPTIMIZERS)
     parser.add_argument("--hyper", default="hyperopt", help=f"what tunes the model: {known}")
     parser.add_argument(

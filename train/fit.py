@@ -8,9 +8,10 @@ import numpy as np
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from train import optimizer_class
-from utils import dataset
+from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
-from utils.model_store import Model
+from utils.model_store.card import Card
+from utils.model_store.model import Model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,16 +52,16 @@ def fit_model(
     booster = optimizer.optimize(
         max_evals, timeout=timeout, known_points=known_points, progress=progress
     )
-    card = {
-        "model_id": model_id,
-        "rows": len(outcomes),
-        "hyper": hyper,
-        "evaluations": len(optimizer.trials),
-        "experiment": optimizer.experiment_id,
-        "seed": seed,
-        "parameters": optimizer.best,
-        "cv_logloss": optimizer.best_loss,
-    }
+    card = Card(
+        model_id=model_id,
+        rows=len(outcomes),
+        hyper=hyper,
+        evaluations=len(optimizer.trials),
+        experiment=optimizer.experiment_id,
+        seed=seed,
+        parameters=optimizer.best,
+        tuning_logloss=optimizer.best_loss,
+    )
     return Model(tools.encoder_, booster, card)
 
 

@@ -9,20 +9,31 @@ for it. Hence the median over the groups of their means (the median of means; Lu
 for its noise (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from train.fit import score
 from train.rows import Rows
-from utils.model_store import Model
+from utils.model_store.card import Figures, Judgement
+from utils.model_store.model import Model
 
 RESAMPLES = 1_000
 INTERVAL = (2.5, 97.5)  # percentiles: worse beyond noise means that all between them is worse
 
 
+class Verdict(NamedTuple):
+    """The decision, the reason in words, and the figures."""
+
+    decision: str  # "promoted" or "rejected"
+    why: str
+    figures: Judgement
+
+
 def judge(
     champion: Model, challenger: Model, rows: Rows, groups: np.ndarray, seed: int = 1
-) -> dict:
-    """Return the decision, in words too, and the figures; a part of the challenger's card.
+) -> Verdict:
+    """Return whether the challenger deserves to replace the champion.
 
     rows : at least two, of both outcomes; groups : for each of them the training that was the first
     to have it, 0 for an original row.
@@ -30,23 +41,20 @@ def judge(
     probabilities = [model.predict(rows.frame) for model in (champion, challenger)]
     before, after = (log_losses(rows.outcomes, each) for each in probabilities)
     low, high = interval(after - before, groups, seed)
-    figures = [score(rows.outcomes, each) for each in probabilities]
-    verdict = "worse beyond noise" if low > 0 else "not worse beyond noise"
-    return {
-        "decision": "rejected" if low > 0 else "promoted",
-        "why": (
-            f"{verdict}, {low:+.4f} to {high:+.4f} in the median group of {len(rows)} held-out "
-            f"rows (logloss of all {figures[1]['logloss']:.4f}, of the champion "
-            f"{figures[0]['logloss']:.4f})"
-        ),
-        "judge": {
-            "rows": len(rows),
-            "observed": int((groups > 0).sum()),
-            "champion": figures[0],
-            "challenger": figures[1],
-            "difference": [low, high],
-        },
-    }
+    old, new = (Figures(**score(rows.outcomes, each)) for each in probabilities)
+    comparison = "worse beyond noise" if low > 0 else "not worse beyond noise"
+    why = (
+        f"{comparison}, {low:+.4f} to {high:+.4f} in the median group of {len(rows)} held-out "
+        f"rows (logloss of all {new.logloss:.4f}, of the champion {old.logloss:.4f})"
+    )
+    figures = Judgement(
+        rows=len(rows),
+        observed=int((groups > 0).sum()),
+        champion=old,
+        challenger=new,
+        difference=(low, high),
+    )
+    return Verdict("rejected" if low > 0 else "promoted", why, figures)
 
 
 def log_losses(outcomes: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

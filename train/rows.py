@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from utils import dataset
-from utils.observations import Snapshot
+from train.observations import Snapshot
+from utils.datasets import dataset
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,22 +1,15 @@
 """What a retraining begins with: the champion's hyperparameters, and how far it looks beyond."""
 
-from contextlib import suppress
-from pathlib import Path
-
 from train.space import START, as_point
-from utils import model_store
+from utils.model_store.card import Card
 
-WIDER_EVERY = 10  # every so many-th model is searched for more widely ...
-WIDER = 10  # ... with so many times the evaluations, so that a good start does not become a cage
+WIDER_EVERY = 10  # every tenth model is searched for more widely ...
+WIDER = 10  # ... with ten times the evaluations, so that tuning does not stay in a local optimum
 
 
-def champion_points(models: Path) -> list[dict]:
-    """Return the champion's hyperparameters; START where there is none in today's space."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        card = model_store.read_card(models, model_store.champion_id(models))
-        if point := as_point(card["parameters"]):
-            return [point]
-    return [START]
+def champion_points(champion: Card) -> list[dict]:
+    """Return the champion's hyperparameters; START where they are not in today's space."""
+    return [as_point(champion.parameters) or START]
 
 
 def evaluations(model_id: int, max_evals: int) -> int:

@@ -10,8 +10,8 @@ from threading import Event, Thread
 
 from kafka.errors import KafkaError
 
-from utils.access import refusal
-from utils.kafka_client import is_reachable
+from utils.kafka_client.connection import is_reachable
+from utils.kafka_client.rights import refusal
 from utils.settings import settings
 
 NEVER_KNOWN = 0.02  # share of the outcomes that nobody ever reports

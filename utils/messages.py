@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from utils import dataset
-from utils.consumer import Unreadable
+from utils.datasets import dataset
+from utils.kafka_client.records import Unreadable
 
 MAX_ECHO = 80  # characters of a sender's value that an error reply repeats
 

@@ -1,0 +1,215 @@
+"""Compares what is in the topics, the store and the folders with what was promised.
+
+It reads them as they are, with no code of the pipeline.
+"""
+
+import hashlib
+import json
+import sqlite3
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import closing
+
+from kafka import KafkaConsumer, TopicPartition
+from rich.table import Table
+
+from tests.chaos.witness import Fault, Load
+from tests.harness.pipeline import Pipeline
+
+TRAINING_ROWS = 32_561  # of adult.data
+
+
+class Audit:
+    """Compares what is in the topics, the store and the folders with what was promised."""
+
+    def __init__(self, pipeline: Pipeline, load: Load, retrain_every: int) -> None:
+        self.violations: list[str] = []
+        self._pipeline, self._load, self._every = pipeline, load, retrain_every
+        self._models = pipeline.folder / "models"
+        self.requests: dict[int, list[tuple[int, str]]] = defaultdict(list)  # (offset, id)
+        self.lost = self.doubled = self.torn = self.forgotten = 0
+        self.control: list[dict] = []
+
+    def check(self, promise: bool, otherwise: str) -> None:
+        """Note a violation where the promise was not kept."""
+        if not promise:
+            self.violations.append(otherwise)
+
+    def wait_for(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
+        """Wait until the condition holds; a violation when it does not in time."""
+        deadline = time.monotonic() + timeout
+        while not (holds := condition()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        self.check(holds, f"waited {timeout} s for {what} in vain")
+
+    def all_is_answered(self) -> bool:
+        """True when every acknowledged request has an answer."""
+        return self._load.acknowledged <= self._load.answered
+
+    def all_is_trained(self) -> bool:
+        """True when the trainer knows everything and no training is due or under way."""
+        control = self._pipeline.messages("retrain_topic")
+        counters, ids = self._store()
+        return (
+            len(ids) >= len(self._load.answered)
+            and counters["retrain_requests"] == sum("retrain" in m for m in control)
+            and counters["retrain_requests_covered"] == self._due(counters, ids)
+            and not counters["training_model_id"]
+        )
+
+    def run(self) -> None:
+        """Audit everything; call it when all scripts have ended."""
+        self._audit_answers()
+        self.control = self._pipeline.messages("retrain_topic")
+        for partition, requests in self.requests.items():
+            self._audit_counts(partition, requests)
+        self._audit_store()
+        self._audit_announcements()
+        self._audit_models()
+        self._audit_output()
+
+    def _audit_answers(self) -> None:
+        asked, answered = Counter(), Counter()
+        for record in self._pipeline.records("app_messages"):
+            message = json.loads(record.value)
+            if "data" in message:
+                self.requests[record.partition].append((record.offset, message["request_id"]))
+                asked[record.partition, message["request_id"]] += 1
+            else:
+                answered[record.partition, message["request_id"]] += 1
+                self.check("prediction" in message, f"no prediction: {message}")
+        self.lost, self.doubled = (asked - answered).total(), (answered - asked).total()
+        self.check(not self.lost, f"lost: {self.lost}, e.g. {list(asked - answered)[:3]}")
+        self.check(not self.doubled, f"doubled: {self.doubled}, e.g. {list(answered - asked)[:3]}")
+        # These two would be the fault of Kafka or its client, and spoil the run.
+        missing = self._load.acknowledged - {request_id for _, request_id in asked}
+        self.check(not missing, f"acknowledged, but not in the log: {len(missing)} requests")
+        self.check(len(asked) == asked.total(), "the producer has sent requests twice")
+
+    def _audit_counts(self, partition: int, requests: list[tuple[int, str]]) -> None:
+        borders = requests[self._every - 1 :: self._every]
+        expected = [(k, offset) for k, (offset, _) in enumerate(borders, 1)]
+        mine = [m for m in self.control if m.get("retrain") and m["partition"] == partition]
+        found = [(m["batch_id"], m["offset"]) for m in mine]
+        wrong = sorted(set(found) ^ set(expected))[:3] or "their order or number"
+        self.check(found == expected, f"retrain requests of partition {partition}: {wrong}")
+        count = self._committed_count(partition)
+        self.check(
+            count == len(requests), f"partition {partition} counts {count}, not {len(requests)}"
+        )
+
+    def _committed_count(self, partition: int) -> int | None:
+        group, topic = self._pipeline.prefix + "predictors", self._pipeline.prefix + "app_messages"
+        client = {"bootstrap_servers": self._pipeline.host, "enable_auto_commit": False}
+        with closing(KafkaConsumer(**client, group_id=group)) as consumer:
+            committed = consumer.committed(TopicPartition(topic, partition), metadata=True)
+        return json.loads(committed.metadata)["count"] if committed else None
+
+    def _store(self) -> tuple[dict[str, int], set[str]]:
+        """Return the trainer's counters, and the ids of its complete observations."""
+        path = self._pipeline.folder / "data" / "observations.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            counters = dict(db.execute("SELECT name, value FROM counters"))
+            query = "SELECT request_id FROM observations WHERE data NOT NULL AND outcome NOT NULL"
+            return counters, {request_id for (request_id,) in db.execute(query)}
+
+    def _due(self, counters: dict[str, int], ids: set[str]) -> int:
+        return min(counters["retrain_requests"], len(ids) // self._every)
+
+    def _audit_store(self) -> None:
+        counters, ids = self._store()
+        known = {request_id for requests in self.requests.values() for _, request_id in requests}
+        self.check(ids == known, f"the store differs in {len(ids ^ known)} requests from the log")
+        asked, covered = counters["retrain_requests"], counters["retrain_requests_covered"]
+        sent = sum("retrain" in m for m in self.control)
+        self.check(asked == sent, f"the store has {asked} retrain requests, the log has {sent}")
+        due = self._due(counters, ids)
+        self.check(covered == due, f"{covered} retrain requests are covered, {due} are due")
+
+    def _audit_announcements(self) -> None:
+        new = [m for m in self.control if "training_completed" in m]
+        for name in ("model_id", "observations", "retrain_requests_covered"):
+            values = [m[name] for m in new if name in m]
+            self.check(values == sorted(values), f"announced {name} went backwards: {values}")
+        # After a crash an announcement may repeat, but only as it was.
+        new = [m for m in new if "observations" in m]  # not those that only say who it is now
+        different = {json.dumps(m, sort_keys=True) for m in new}
+        self.check(len({m["model_id"] for m in new}) == len(different), "a model id was reused")
+
+    def _audit_models(self) -> None:
+        champion = json.loads((self._models / "champion.json").read_bytes())["model_id"]
+        self.check((self._models / f"model_{champion}.p").exists(), f"no champion {champion}")
+        total = sum(map(len, self.requests.values()))
+        for model in self._models.glob("model_*.p"):
+            digest = hashlib.sha256(model.read_bytes()).hexdigest()
+            card_path = model.with_suffix(".json")
+            card = json.loads(card_path.read_bytes()) if card_path.exists() else {}
+            self.torn += card.get("digest") != digest
+            self.check(card.get("digest") == digest, f"{model.name} does not fit its card")
+            observations = card.get("observations", 0)
+            self.check(observations <= total, f"{card_path.name}: {observations} observations")
+            rows = card.get("rows", 0) + card.get("held_out", 0)
+            self.check(rows == TRAINING_ROWS + observations, f"{card_path.name}: {rows} rows")
+        for folder in (self._models, self._models.parent / "data"):
+            hidden = [path.name for path in folder.glob(".*")]
+            self.check(not hidden, f"leftovers in {folder.name}/: {hidden}")
+        cards = {path.stem for path in self._models.glob("model_*.json")}
+        models = {path.stem for path in self._models.glob("model_*.p")}
+        self.check(cards == models, f"cards {cards}, but models {models}")
+
+    def _audit_output(self) -> None:
+        for log in sorted({process.log for process in self._pipeline.processes}):
+            text = log.read_text(errors="replace")
+            self.torn += text.count("does not match the digest")
+            self.forgotten += text.count("Kafka has forgotten to ")
+            last = text.rstrip().rpartition("\n")[2]
+            self.check("Traceback" not in text, f"{log.name} has a traceback; it ends: {last}")
+
+    def table(self, faults: list[Fault], restarts: dict[str, int]) -> Table:
+        """Return all figures as one table."""
+        table = Table("", "", show_header=False, title="Audit")
+        kinds = Counter(fault.kind for fault in faults)
+        for kind, number in sorted(kinds.items()):
+            table.add_row(f"{kind}, {number} times", self._resumed(kind, faults))
+        in_log = sum(map(len, self.requests.values()))
+        requests = f"{self._load.sent:,}, {len(self._load.acknowledged):,}, {in_log:,}"
+        table.add_row("sent, acknowledged, in the log", requests)
+        table.add_row("answered", f"{len(self._load.answered):,}")
+        table.add_row("lost, doubled", f"{self.lost}, {self.doubled}")
+        table.add_row("torn models", f"{self.torn}")
+        table.add_row("ended for Kafka", f"{self.forgotten} transactions")
+        table.add_row("longest silence", self._silence(faults))
+        restarted = ", ".join(f"{name} {number}" for name, number in restarts.items())
+        table.add_row("restarts", restarted)
+        done = {m["model_id"] for m in self.control if "training_completed" in m}
+        failed = sum("training_failed" in m for m in self.control)
+        table.add_row("trainings", f"{len(done)} completed, {failed} failed")
+        table.add_row("violations", f"{len(self.violations)}")
+        return table
+
+    def _silence(self, faults: list[Fault]) -> str:
+        """Say how long no answer came, and how soon after the last fault in that time one did."""
+        began, ended = self._load.longest_silence()
+        inside = [f for f in faults if f.overlaps(began, ended) and not f.kind.startswith("train")]
+        text = f"{ended - began:.1f} s"
+        if inside:
+            last = max(fault.over for fault in inside)
+            text += f", with {len(inside)} faults in it; {ended - last:.1f} s after the last one"
+        return text
+
+    def _resumed(self, kind: str, faults: list[Fault]) -> str:
+        """Say how soon answers came again; only faults that no other one ran into can tell."""
+        times = []
+        for fault in (fault for fault in faults if fault.kind == kind):
+            after = self._load.resumed_after(fault.over)
+            others = [f for f in faults if f is not fault and not f.kind.startswith("train")]
+            if after and not any(f.overlaps(fault.began, fault.over + after) for f in others):
+                times.append(after)
+        if not times:
+            return "never alone: others before the answers came again"
+        middle, longest = statistics.median(times), max(times)
+        return (
+            f"answers again after {middle:.1f} s, at most {longest:.1f} s (of {len(times)} alone)"
+        )

@@ -1,0 +1,74 @@
+"""A script that a supervisor keeps running, for tests/chaos/run.py."""
+
+import signal
+import subprocess
+
+from tests.chaos.witness import Chronicle
+from tests.harness.pipeline import Pipeline
+
+EXIT_FENCED = 3  # a predictor's word for: do not restart me
+STOP_TIMEOUT = 60  # seconds for a script to end after SIGTERM
+
+
+class Service:
+    """A script that is started again at once whenever it has ended, as a supervisor does it."""
+
+    def __init__(
+        self, pipeline: Pipeline, chronicle: Chronicle, name: str, *command: str, **environment: str
+    ) -> None:
+        self.name = name
+        self.restarts = -1
+        self.complaints: list[str] = []  # ends that nobody asked for, and ends that did not come
+        self._start = lambda: pipeline.start(*command, **environment)
+        self._chronicle = chronicle
+        self._stopping = False
+        self._launch()
+
+    def _launch(self) -> None:
+        self.process = self._start()
+        self.restarts += 1
+        self._expected: set[int] = set()
+        self._copied = 0
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        if number == signal.SIGTERM:
+            # It is just starting (-15), or has been asked twice (128 + 15).
+            self._expected |= {0, -number, 128 + number}
+        elif number == signal.SIGKILL:
+            self._expected |= {-number}
+        self.process.send_signal(number)
+
+    def look_after(self) -> None:
+        """Copy new output into the chronicle, and start the script again if it has ended."""
+        code = self.process.poll()
+        text = self.process.log.read_text(errors="replace")
+        end = max(self._copied, len(text) if code is not None else text.rfind("\n") + 1)
+        self._chronicle.write(self.name, text[self._copied : end])
+        self._copied = end
+        if code is None or self._stopping:
+            return
+        self._chronicle.write(self.name, f"[ended with exit code {code}]")
+        self._check(code)
+        if code == EXIT_FENCED:
+            self._stopping = True
+        else:
+            self._launch()
+
+    def _check(self, code: int) -> None:
+        if code not in self._expected:
+            asked = "after SIGTERM" if 0 in self._expected else "by itself"
+            log = self.process.log.name
+            self.complaints.append(f"{self.name} ended {asked} with exit code {code}: see {log}")
+
+    def end(self) -> None:
+        """Stop it cleanly and for good."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self.send(signal.SIGTERM)
+        try:
+            self._check(self.process.wait(STOP_TIMEOUT))
+        except subprocess.TimeoutExpired:
+            self.complaints.append(f"{self.name} runs on {STOP_TIMEOUT} s after SIGTERM")
+        self.look_after()

@@ -1,0 +1,213 @@
+"""Runs the real scripts against the real broker, each test with topics and folders of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+
+from utils.datasets import dataset
+from utils.kafka_client.batch import Batch
+from utils.kafka_client.consumer import Consumer
+from utils.settings import ROOT
+
+
+def wait_until(condition: Callable, timeout: float = 60, what: str = ""):
+    """Return the condition's first true value; AssertionError when it does not come in time."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"did not happen within {timeout} s: {what}"
+        time.sleep(0.05)
+    return value
+
+
+def next_batch(stream) -> Batch:
+    """Return the next batch that has requests; replies go by."""
+
+    def requests() -> Batch | None:
+        batch = stream.poll()
+        if any(b'"data"' in record.value for record in batch.records):
+            return batch
+        stream.commit(batch)
+        return None
+
+    return wait_until(requests, what="a batch of requests")
+
+
+def answer(batch: Batch) -> Batch:
+    """Put a prediction for each request into the batch."""
+    for record in batch.records:
+        message = json.loads(record.value)
+        if "data" in message:
+            reply = {"request_id": message["request_id"], "prediction": 0.0}
+            batch.reply(record, json.dumps(reply).encode())
+    return batch
+
+
+class Pipeline:
+    """One pipeline: its scripts as processes, its topics as lists of messages."""
+
+    def __init__(self, host: str, prefix: str, folder: Path) -> None:
+        self.host, self.prefix, self.folder = host, prefix, folder
+        self.processes: list[subprocess.Popen] = []
+        self.producer = KafkaProducer(bootstrap_servers=host, linger_ms=5)
+        self.rows = dataset.read_test_requests(folder / "data")
+        self.environment = {
+            "KAFKA_HOST": host,
+            "TOPIC_PREFIX": prefix,
+            "DATA_DIR": str(folder / "data"),
+            "MODELS_DIR": str(folder / "models"),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+        """Start a script with Python."""
+        return self.start_command(sys.executable, *command, **environment)
+
+    def start_command(self, *command: str, **environment: str) -> subprocess.Popen:
+        """Start a program; its output goes to <name>-<n>.log in the folder of the test."""
+        log = self.folder / f"{Path(command[1]).stem}-{len(self.processes)}.log"
+        with open(log, "wb") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | self.environment | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        process.log = log
+        self.processes.append(process)
+        return process
+
+    def run(self, module: str, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        """Run a tool, `python -m module`, to its end; it has to end with this exit code."""
+        ended = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env=os.environ | self.environment,
+            capture_output=True,
+        )
+        assert ended.returncode == code, ended.stderr.decode()
+        return ended
+
+    def start_and_wait(self, *command: str, until: str, **environment: str) -> subprocess.Popen:
+        """Start a script and return when its output has the text `until`."""
+        process = self.start(*command, **environment)
+        self.wait_for_output(process, until)
+        return process
+
+    def wait_for_output(self, process: subprocess.Popen, text: str, timeout: float = 60) -> None:
+        """Return when the process has printed the text."""
+
+        def printed() -> bool:
+            output = process.log.read_text()
+            assert process.poll() is None or text in output, f"ended without {text!r}: {output}"
+            return text in output
+
+        wait_until(printed, timeout, f"{text!r} in {process.log.name}")
+
+    def create_topic(self, topic: str, partitions: int = 1, **options) -> None:
+        """Create a topic before any script does."""
+        admin = KafkaAdminClient(bootstrap_servers=self.host)
+        options |= {"num_partitions": partitions, "replication_factor": 1}
+        admin.create_topics({self.prefix + topic: options}, wait_for_metadata=True)
+        admin.close()
+
+    def predictor(self, **environment: str) -> subprocess.Popen:
+        """Start a predictor that is ready."""
+        return self.start_and_wait("predictor.py", until=" answers with model ", **environment)
+
+    def trainer(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        """Start a trainer that is ready and tunes for a moment only."""
+        command = ("trainer.py", "--max-evals", "1", *arguments)
+        return self.start_and_wait(*command, until="waits for retrain requests", **environment)
+
+    def request(self, row: int = 0, request_id: str | None = None, **options) -> str:
+        """Send a row of adult.test as a request and return its id."""
+        request_id = request_id or str(uuid.uuid4())
+        data = self.rows[row % len(self.rows)]
+        self.send({"request_id": request_id, "data": data}, **options)
+        return request_id
+
+    def requests(self, number: int) -> list[str]:
+        """Send so many requests and return their ids."""
+        request_ids = [self.request(row) for row in range(number)]
+        self.producer.flush()
+        return request_ids
+
+    def send(self, message: dict | bytes, topic: str = "app_messages", **options) -> None:
+        """Send a message as any client would."""
+        value = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self.producer.send(self.prefix + topic, value, **options)
+
+    def records(self, topic: str) -> list:
+        """Return all committed records of a topic, in each partition's order."""
+        consumer = Consumer(
+            bootstrap_servers=self.host,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+        )
+        try:
+            found = consumer.partitions_for_topic(self.prefix + topic) or ()
+            partitions = [TopicPartition(self.prefix + topic, p) for p in sorted(found)]
+            if not partitions:
+                return []
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            ends = consumer.end_offsets(partitions)
+            records = []
+            while any(consumer.position(p) < ends[p] for p in partitions):
+                for batch in consumer.poll(timeout_ms=200).values():
+                    records += batch
+            return records
+        finally:
+            consumer.close()
+
+    def messages(self, topic: str) -> list[dict]:
+        """Return all committed messages of a topic that are JSON objects."""
+        messages = []
+        for record in self.records(topic):
+            with suppress(ValueError, RecursionError):
+                if isinstance(record.value, bytes):
+                    messages.append(json.loads(record.value.decode()))
+        return [message for message in messages if isinstance(message, dict)]
+
+    def replies(self) -> list[dict]:
+        """Return all predictions and error replies so far."""
+        return [m for m in self.messages("app_messages") if "data" not in m]
+
+    def wait_for_replies(self, number: int, timeout: float = 60) -> list[dict]:
+        """Return the replies when there are so many."""
+
+        def enough() -> list[dict] | None:
+            replies = self.replies()
+            return replies if len(replies) >= number else None
+
+        return wait_until(enough, timeout, f"{number} replies")
+
+    def wait_for_control(self, condition: Callable[[list[dict]], bool], timeout: float = 90):
+        """Return retrain_topic's messages when they satisfy the condition."""
+
+        def satisfied() -> list[dict] | None:
+            messages = self.messages("retrain_topic")
+            return messages if messages and condition(messages) else None
+
+        return wait_until(satisfied, timeout, "a message on retrain_topic")
+
+    def stop_all(self) -> None:
+        """Kill what still runs."""
+        self.producer.close(timeout=5)
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -1,0 +1,77 @@
+"""Lists the models, shows their cards, and makes one of them the champion by hand.
+
+python -m tools.models list          # every model, the champion with an asterisk
+python -m tools.models show 3        # its card: data, parameters, figures, decision
+python -m tools.models promote 3     # every predictor answers with it in a moment
+"""
+
+from contextlib import closing
+
+from utils.console import say
+from utils.model_store.card import encode_card
+from utils.model_store.registry import ModelError, Registry
+from utils.script import command_line, run
+
+
+def show_list(registry: Registry) -> None:
+    """Print one line for each model; the champion has an asterisk."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "created (UTC)", "rows", "tuning", "judge", "decision", title="logloss")
+    champion = registry.champion_id()
+    for model_id in registry.ids():
+        try:
+            card = registry.card(model_id)
+        except ModelError as error:
+            table.add_row(str(model_id), str(error))
+            continue
+        table.add_row(
+            f"{model_id}{' *' if model_id == champion else ''}",
+            card.created[:19],
+            f"{card.rows:,}",
+            f"{card.tuning_logloss:.4f}",
+            f"{card.judge.challenger.logloss:.4f}" if card.judge else "",
+            card.decision,
+        )
+    Console().print(table)
+
+
+def promote(registry: Registry, model_id: int) -> None:
+    """Make a model the champion and tell every predictor; SystemExit if it can't be used."""
+    from utils.kafka_client.producer import make_producer
+    from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
+    from utils.model_store.announcements import announce
+    from utils.model_store.model import load
+
+    prepare_topics(write=(RETRAIN_TOPIC,))
+    with closing(make_producer()) as producer, registry.locked():
+        try:
+            load(registry, model_id)
+        except ModelError as error:
+            raise SystemExit(f"Not promoted: {error}") from None
+        registry.promote(model_id)
+        announce(producer, model_id, training_completed=True)
+    say(f"Model {model_id} is the champion; the predictors were told.", "bold green")
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = command_line(__doc__, "tools.models")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="every model, the champion marked")
+    commands.add_parser("show", help="a model's card").add_argument("model_id", type=int)
+    promotion = commands.add_parser("promote", help="make it the champion, now")
+    promotion.add_argument("model_id", type=int)
+    arguments, registry = parser.parse_args(), Registry()
+    if arguments.command == "list":
+        return show_list(registry)
+    if arguments.model_id not in registry.ids():
+        raise SystemExit(f"There is no model {arguments.model_id}: see list")
+    if arguments.command == "promote":
+        return promote(registry, arguments.model_id)
+    return print(encode_card(registry.card(arguments.model_id)).decode())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Everything that touches kafka-python: connections, clients, topics, rights, transactions."""

@@ -1,0 +1,92 @@
+"""The topics of the pipeline; a script waits for Kafka and creates those that it needs."""
+
+import time
+from collections.abc import Iterable
+from contextlib import closing, suppress
+
+from kafka import KafkaAdminClient
+from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
+
+from utils.console import say, warn
+from utils.kafka_client.connection import is_reachable, make_admin
+from utils.kafka_client.rights import _check_rights, _is_forbidden, _needed
+from utils.process import stopping
+from utils.settings import settings
+
+APP_MESSAGES = settings.topic_prefix + "app_messages"
+RETRAIN_TOPIC = settings.topic_prefix + "retrain_topic"
+OUTCOMES_TOPIC = settings.topic_prefix + "outcomes_topic"
+DEAD_LETTER_TOPIC = settings.topic_prefix + "dead_letter_topic"
+PREDICTOR_GROUP = settings.topic_prefix + "predictors"
+
+# Announcements need one order, hence one partition. The dead letter is the request plus headers,
+# so its topic takes records larger than the broker's default limit of 1 MiB.
+_TOPICS = {
+    APP_MESSAGES: {"num_partitions": settings.partitions},
+    RETRAIN_TOPIC: {"num_partitions": 1},
+    OUTCOMES_TOPIC: {"num_partitions": 1},
+    DEAD_LETTER_TOPIC: {"num_partitions": 1, "configs": {"max.message.bytes": str(2**23)}},
+}
+
+
+def prepare_topics(read: Iterable[str] = (), write: Iterable[str] = ()) -> None:
+    """Wait until Kafka answers, then create those of the topics that aren't there.
+
+    Raises SystemExit with one sentence when Kafka stays away for BROKER_TIMEOUT seconds, or when a
+    topic is missing and may not be created; Refused when Kafka does not let us in, or does not
+    allow to read or write them.
+    """
+    for operation, topics in (("READ", read), ("WRITE", write)):
+        for name in topics:
+            _needed.setdefault(name, set()).add(operation)
+    with closing(_wait_for_admin()) as admin:
+        for topic in admin.describe_topics(list(_needed)):
+            name, partitions = topic["name"], len(topic["partitions"])
+            if _is_forbidden(topic):
+                continue
+            if not partitions:
+                _create_topic(admin, name)
+            elif partitions != _TOPICS[name]["num_partitions"]:
+                _accept_partitions(name, partitions)
+        _check_rights(admin)
+
+
+def _wait_for_admin() -> KafkaAdminClient:
+    deadline = time.monotonic() + settings.broker_timeout
+    listens = is_reachable()
+    if not listens:
+        warn(f"Waiting for Kafka at {settings.kafka_host} ...")
+    while time.monotonic() < deadline and not stopping():
+        if listens := is_reachable():
+            with suppress(KafkaError):
+                return make_admin()
+        time.sleep(0.2)
+    if stopping():
+        raise SystemExit(0)
+    protocol = settings.kafka_security_protocol
+    raise SystemExit(
+        f"No Kafka answers at {settings.kafka_host} (KAFKA_HOST) for "
+        f"{settings.broker_timeout:g} s (BROKER_TIMEOUT). "
+        + (f"Is KAFKA_SECURITY_PROTOCOL={protocol} right?" if listens else "Start one: make kafka")
+    )
+
+
+def _create_topic(admin: KafkaAdminClient, name: str) -> None:
+    try:
+        admin.create_topics({name: _TOPICS[name]}, wait_for_metadata=True)
+    except TopicAlreadyExistsError:  # another script of the pipeline was faster
+        admin.wait_for_topics([name])
+    except KafkaError as error:
+        reason = "CREATE is not allowed" if isinstance(error, AuthorizationError) else error
+        raise SystemExit(f"Topic {name} is missing and can't be created: {reason}") from error
+    else:
+        say(f"Created the topic {name}.")
+
+
+def _accept_partitions(name: str, partitions: int) -> None:
+    if name == RETRAIN_TOPIC:
+        raise SystemExit(f"Topic {name} has {partitions} partitions, but it must have one.")
+    if name == APP_MESSAGES:
+        say(
+            f"Topic {name} has {partitions} partitions (PARTITIONS asks for {settings.partitions})."
+        )
