@@ -1,4 +1,4 @@
-"""All settings of the pipeline: environment variables, one table, checked once at the start.
+"""All settings of the pipeline: environment variables, checked once when a script starts.
 
     RETRAIN_EVERY=100 python predictor.py
 
@@ -67,62 +67,65 @@ class Settings(BaseSettings):
         "localhost:9092", description="Kafka's bootstrap servers, host:port, separated by commas"
     )
     retrain_every: int = Field(
-        25, gt=0, description="requests, and outcomes, after which the model is retrained"
+        25, gt=0, description="requests, and known outcomes, after which the model is retrained"
     )
     extra_models_to_keep: int = Field(
         1,
         ge=0,
-        description="older models kept in MODELS_DIR beside the champion and the last rejected",
+        description="older models kept in MODELS_DIR, beside the champion and the last rejected one",
     )
-    train_window: int = Field(
-        0, ge=0, description="train on the newest rows only, so many; 0 means all"
-    )
+    train_window: int = Field(0, ge=0, description="number of newest rows to train on; 0 means all")
     promote: Literal["unless-worse", "always"] = Field(
         "unless-worse", description="when a new model replaces the champion: unless-worse or always"
     )
     outcome_days: float = Field(
         90,
         gt=0,
-        description="days that a request waits for its outcome, and an outcome for its request",
+        description="days after which unmatched requests and outcomes are deleted",
     )
     partitions: int = Field(
-        1, gt=0, description="partitions of app_messages, when the topic has to be created"
+        1, gt=0, description="partitions of app_messages, if the topic has to be created"
     )
     predictor_id: Annotated[KafkaName, Field(min_length=1)] = Field(
-        "predictor-0", description="name of this predictor; each running one needs its own"
+        "predictor-0", description="name of this predictor, unique among the running ones"
     )
     topic_prefix: KafkaName = Field(
         "",
-        description="put before every topic, group and transactional id: pipelines side by side, "
-        "each with DATA_DIR and MODELS_DIR of its own",
+        description="prefix of all topics, groups and transactional ids, to run several pipelines on "
+        "one Kafka; each needs its own DATA_DIR and MODELS_DIR",
     )
     data_dir: Folder = Field(
-        Path("data"), description="original data, the trainer's store, the trail of experiments"
+        Path("data"), description="original data, observations, trials of tuning"
     )
-    models_dir: Folder = Field(Path("models"), description="models, their cards, the champion")
+    models_dir: Folder = Field(
+        Path("models"), description="models, their cards, the name of the champion"
+    )
     broker_timeout: float = Field(
-        60, gt=0, description="seconds that a script waits for Kafka before it gives up"
+        60, gt=0, description="seconds that a starting script waits for Kafka"
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="PLAINTEXT, SSL (encrypted), SASL_PLAINTEXT or SASL_SSL (login)"
+        "PLAINTEXT",
+        description="PLAINTEXT, SSL (encrypted), SASL_PLAINTEXT (login) or SASL_SSL (both)",
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "SCRAM-SHA-512", description="how to log in: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+        "SCRAM-SHA-512", description="login mechanism: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
     )
-    kafka_username: str = Field("", description="who logs in")
-    kafka_password: Secret = Field(SecretStr(""), description="the user's password")
+    kafka_username: str = Field("", description="user name of the login")
+    kafka_password: Secret = Field(SecretStr(""), description="password of the login")
     kafka_ca_file: File = Field(
-        "", description="PEM file with whom to trust, instead of the system's authorities"
+        "", description="PEM file of trusted CA certificates, instead of the system's"
     )
     kafka_certificate_file: File = Field(
-        "", description="PEM file with our own certificate, where Kafka asks for one"
+        "", description="PEM file of the client certificate, if Kafka asks for one"
     )
-    kafka_key_file: File = Field("", description="PEM file with its key, if that is not in it")
-    kafka_key_password: Secret = Field(SecretStr(""), description="the key's password")
+    kafka_key_file: File = Field(
+        "", description="PEM file of the client key, if the certificate file lacks it"
+    )
+    kafka_key_password: Secret = Field(SecretStr(""), description="password of the client key")
 
     @model_validator(mode="after")
     def _check_security(self) -> Self:
-        """A setting without effect is an error: who set it believes to be protected by it."""
+        """A security setting without effect is an error: its user would rely on it."""
         protocol = self.kafka_security_protocol
         for part, names in _ONLY_WITH.items():
             for name in names:
