@@ -70,9 +70,7 @@ class Settings(BaseSettings):
         25, gt=0, description="requests, and known outcomes, after which the model is retrained"
     )
     extra_models_to_keep: int = Field(
-        1,
-        ge=0,
-        description="older models kept in MODELS_DIR, beside the champion and the last rejected one",
+        1, ge=0, description="older models to keep beside the champion and the last rejected one"
     )
     train_window: int = Field(0, ge=0, description="number of newest rows to train on; 0 means all")
     promote: Literal["unless-worse", "always"] = Field(
@@ -91,8 +89,8 @@ class Settings(BaseSettings):
     )
     topic_prefix: KafkaName = Field(
         "",
-        description="prefix of all topics, groups and transactional ids, to run several pipelines on "
-        "one Kafka; each needs its own DATA_DIR and MODELS_DIR",
+        description="prefix of all topics, groups and transactional ids, for several pipelines on one "
+        "Kafka; each needs its own DATA_DIR and MODELS_DIR",
     )
     data_dir: Folder = Field(
         Path("data"), description="original data, observations, trials of tuning"
