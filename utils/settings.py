@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     )
     topic_prefix: KafkaName = Field(
         "",
-        description="prefix of all topics, groups and transactional ids, for several pipelines on one "
-        "Kafka; each needs its own DATA_DIR and MODELS_DIR",
+        description="prefix of all topics, groups and transactional ids, for several pipelines on "
+        "one Kafka; each needs its own DATA_DIR and MODELS_DIR",
     )
     data_dir: Folder = Field(
         Path("data"), description="original data, observations, trials of tuning"
