@@ -84,12 +84,12 @@ def test_retraining_waits_for_requests_and_outcomes(store, requests, observation
 
 def test_model_ids_ascend_and_an_unfinished_training_is_remembered(store):
     assert store.unfinished_training() is None
-    assert store.begin_training(covers=2, at_least=1) == 1
+    assert store.begin_training(requests_covered=2, at_least=1) == 1
     assert store.unfinished_training() == (1, 2)
-    assert store.begin_training(covers=2, at_least=1) == 2  # killed and started again
+    assert store.begin_training(requests_covered=2, at_least=1) == 2  # killed and started again
     store.end_training(2)
     assert store.unfinished_training() is None
-    assert store.begin_training(covers=3, at_least=9) == 9
+    assert store.begin_training(requests_covered=3, at_least=9) == 9
 
 
 def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
@@ -107,7 +107,7 @@ def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     thread.start()
     while not stop.is_set():
         snapshot = read_snapshot(path)
-        seen.append((len(snapshot.data), snapshot.origin["offsets"]["app_messages-0"]))
+        seen.append((len(snapshot.data), snapshot.offsets["app_messages-0"]))
     thread.join()
     assert all(rows == offset for rows, offset in seen)
 
@@ -149,7 +149,7 @@ def test_an_observation_belongs_to_the_first_training_that_had_it(store, path):
         assert read_snapshot(path).training == {"a": 1, "b": 2}[request_id]
         store.end_training(1)
     snapshot = read_snapshot(path)
-    first = dict(zip(snapshot.request_ids, snapshot.first_trained, strict=True))
+    first = dict(zip(snapshot.request_ids, snapshot.first_training, strict=True))
     assert first == {"a": 1, "late-a": 2, "b": 2, "late-b": 3}
 
 
