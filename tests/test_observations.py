@@ -3,6 +3,7 @@ import threading
 import pytest
 from kafka import TopicPartition
 
+from train.database import StoreError
 from train.observations import Observations, only_trainer, read_snapshot
 
 REQUESTS = TopicPartition("app_messages", 0)
@@ -42,6 +43,33 @@ def test_a_poll_that_can_not_be_stored_moves_no_offset(store):
     assert store.offsets() == {REQUESTS: 3}
     assert store.count() == 0
     assert store.counter("retrain_requests") == 0
+
+
+def test_a_store_that_can_not_be_read_is_one_sentence_with_its_name(store, path):
+    other = path.with_name("other.db")
+    other.write_bytes(b"no database" * 100)
+    for open_it in (Observations, read_snapshot):
+        with pytest.raises(StoreError, match=f"^{other}: file is not a database$"):
+            open_it(other)
+    with pytest.raises(StoreError, match="unable to open database file"):
+        read_snapshot(path.with_name("missing.db"))
+
+
+def test_a_locked_store_is_an_error_that_leaves_it_as_it_was(store, path):
+    store.add([], 0, {REQUESTS: 3})
+    second = Observations(path)
+    second._db._connection.execute("PRAGMA busy_timeout = 10")
+    with store._db.transaction():
+        for refused in (
+            lambda: second.add([("a", b"{}", 1.0)], 1, {REQUESTS: 4}),
+            lambda: second.expire(seconds=-1),
+            second.ask_by_hand,
+        ):
+            with pytest.raises(StoreError, match=f"^{path}: database is locked$"):
+                refused()
+        assert second.offsets() == {REQUESTS: 3}  # readers do not wait
+    second.add([("a", b"{}", 1.0)], 1, {REQUESTS: 4})
+    second.close()
 
 
 @pytest.mark.parametrize(

@@ -407,8 +407,19 @@ def test_a_wrong_argument_is_refused_in_one_sentence(arguments, message, monkeyp
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_package_alone_imports_no_heavy_library():
-    heavy = "{'hyperopt', 'optuna', 'lightgbm', 'numpy'}"
-    code = f"import sys, train.retrain; print({heavy} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("train.retrain", {"hyperopt", "optuna", "lightgbm", "numpy", "kafka"}),
+        ("train.fit, train.judge, train.observations, train.trials", {"kafka"}),  # the child's
+        ("trainer", {"lightgbm", "sklearn", "pandas", "optuna", "hyperopt"}),
+        ("predictor", {"sklearn", "pandas", "pyarrow"}),
+        ("tools.models, utils.model_store.model", {"sklearn", "pandas", "pyarrow"}),
+        ("utils.model_store.registry, utils.model_store.card", {"lightgbm", "kafka", "numpy"}),
+    ],
+)
+def test_what_is_not_imported(modules, absent):
+    """Each of these takes a tenth of a second or more at every start."""
+    code = f"import sys, {modules}; print({absent} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from kafka import TopicPartition
-
 from train.database import Database
 from utils.console import say
 from utils.files import locked
 from utils.settings import settings
 
 STORE = settings.data_dir / "observations.db"
+Partition = tuple[str, int]  # topic and number; equal to kafka-python's TopicPartition
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS observations (
@@ -67,16 +66,16 @@ class Observations:
         """Close the file."""
         self._db.close()
 
-    def offsets(self) -> dict[TopicPartition, int]:
+    def offsets(self) -> dict[Partition, int]:
         """Return the offset to read next for every partition that was read before."""
         rows = self._db.query("SELECT topic, partition, next_offset FROM offsets")
-        return {TopicPartition(topic, partition): offset for topic, partition, offset in rows}
+        return {(topic, partition): offset for topic, partition, offset in rows}
 
     def add(
         self,
         observed: Iterable[tuple[str, bytes | None, float | None]],
         retrain_requests: int,
-        offsets: dict[TopicPartition, int],
+        offsets: dict[Partition, int],
         announced: int | None = None,
     ) -> None:
         """Store what one poll returned, and the offsets to read next, in one transaction.
