@@ -1,9 +1,9 @@
-"""Prepares everything: fetches the data, fits the preprocessor, tunes and saves the first model.
+"""Prepares everything: unpacks the data, then tunes, fits and saves the first model.
 
     python initialize.py                   # 30 evaluations, under a minute
     python initialize.py --max-evals 10    # quicker
 
-Needs no Kafka. Running it again is safe: what is there and in order is kept.
+Needs no Kafka. It may be run again: files that are there and undamaged are kept.
 """
 
 from datetime import UTC, datetime
@@ -12,11 +12,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from train import parse_arguments
+from train.arguments import parse_arguments
 from train.fit import evaluate, fit_model, score
 from train.rows import original_rows
 from train.space import START
-from train.trail import TRAIL
+from train.trials import TRIALS
 from utils.console import say, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
@@ -30,7 +30,7 @@ registry = Registry()
 
 
 def keep_champion() -> bool:
-    """True, and said so, if there is a model already that the predictor can start with."""
+    """Return True if there is a model that a predictor can start with, and keep it."""
     try:
         champion, warnings = load_champion(registry)
     except ModelError as error:
@@ -39,15 +39,17 @@ def keep_champion() -> bool:
         return False
     for warning in warnings:
         warn(warning)
-    registry.promote(champion.model_id)
-    say(f"Keeping model {champion.model_id}, the champion. To begin anew: make clean")
+    registry.promote(champion.model_id)  # champion.json may be missing, or name a damaged model
+    say(f"Keeping model {champion.model_id}, the champion. To begin again: make clean")
     return True
 
 
 def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
-    """Tune, fit and save a model on adult.data, and make it the champion."""
-    rows, held_out = original_rows(settings.data_dir)
-    rows = rows[~held_out]  # those judge whether a later model is better
+    """Tune, fit and save a model of the original data, and make it the champion."""
+    rows, for_judge = original_rows(settings.data_dir)
+    # One row in ten is never trained on. The trainer compares models on these rows, so they must be
+    # new to the first model too.
+    rows = rows[~for_judge]
     say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {max_evals} evaluations.")
     model = fit_model(
         rows.frame,
@@ -56,12 +58,14 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         hyper=hyper,
         max_evals=max_evals,
         timeout=timeout,
-        known_points=[START],
-        trail=settings.data_dir / TRAIL,
+        known_points=[START],  # good hyperparameters: tuning tries them first
+        trials_path=TRIALS,
         progress=True,
     )
     model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
-    model.card.judge_rows_held_out = int(held_out.sum())
+    model.card.judge_rows_held_out = int(for_judge.sum())
+    # First the model, then champion.json that names it: a predictor that starts between the two
+    # finds either no champion or a whole one.
     save(model, registry)
     registry.promote(model.model_id)
     say(f"Saved model {model.model_id}, the champion, in {settings.models_dir.name}/.", "green")
@@ -83,14 +87,15 @@ def show_quality(model: Model) -> None:
 
 
 def main() -> None:
-    """Prepare data/ and models/."""
-    chosen = parse_arguments(__doc__, max_evals=30, timeout=45)
+    """Prepare the folders data/ and models/."""
+    arguments = parse_arguments(__doc__, max_evals=30, timeout=45)
     for folder in (settings.data_dir, settings.models_dir):
-        make_private(folder, ROOT)
+        make_private(folder, ROOT)  # data/ will hold personal data
     try:
         say(dataset.fetch(settings.data_dir))
         if not keep_champion():
-            show_quality(make_first_model(chosen.hyper, chosen.max_evals, chosen.timeout))
+            model = make_first_model(arguments.hyper, arguments.max_evals, arguments.timeout)
+            show_quality(model)
     except (DatasetError, OSError) as error:
         raise SystemExit(str(error)) from None
 

@@ -2,24 +2,24 @@
 
     python trainer.py
     python trainer.py --max-evals 10     # look beyond the champion's hyperparameters
-    python trainer.py --now              # ask for a training by hand, whatever the counts say
+    python trainer.py --now              # ask for a training by hand, whatever the counts are
 
-It keeps every request and every outcome in a store of its own (data/observations.db). When
-RETRAIN_EVERY requests have been answered, and the outcomes of as many are known, it retrains on the
-original data plus all observations in a child process. The new model becomes the champion, unless
-it is worse than the one that answers now, and is announced on retrain_topic. Killed anywhere, it
-ends its work after it starts again. A second trainer waits until the first is gone.
+It stores every request and every outcome in a file of its own (data/observations.db). A training is
+due when RETRAIN_EVERY requests have been answered and the outcomes of as many are known. A child
+process then trains a model on the original data and all observations. Unless it is worse than the
+champion, the model that answers now, it becomes the champion and is announced on retrain_topic.
+Killed at any moment, the trainer completes its work after the next start. Numbers like 4 are those
+of the walkthrough in the README.
 """
 
 import os
-import sqlite3
 from argparse import Namespace
 from contextlib import closing
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from train import parse_arguments
+from train.arguments import parse_arguments
 from train.ingest import ingest
 from train.observations import STORE, Observations, only_trainer
 from train.recovery import announce_the_champion, interrupted_training
@@ -37,94 +37,107 @@ from utils.settings import settings
 registry = Registry()
 
 
-def begin_training(store: Observations, covers: int, arguments: Namespace) -> TrainingProcess:
-    """Start a child that trains on everything the store has now, and judges the result: 4."""
+def begin_training(
+    store: Observations, requests_covered: int, arguments: Namespace
+) -> TrainingProcess:
+    """Start a child process that trains a model on all data and judges it: 4.
+
+    A process of its own, because training takes seconds to minutes: this one goes on reading, and
+    the system can give the child the lowest priority.
+    """
     store.expire(settings.outcome_days * 86_400)
-    model_id = store.begin_training(covers, at_least=registry.newest_id() + 1)
-    observations = f"{store.count()} or more observations"
+    model_id = store.begin_training(requests_covered, at_least=registry.newest_id() + 1)
+    observations = f"{store.count()} or more observations"  # more may come before the child reads
     say(f"Retraining: model {model_id}, on the original data and {observations}.")
-    return TrainingProcess(model_id, covers, arguments)
+    return TrainingProcess(model_id, requests_covered, arguments)
 
 
 def finish_training(
     training: TrainingProcess, store: Observations, producer: KafkaProducer
 ) -> None:
-    """Publish the model that the child made, or say why not; KafkaError to try again."""
-    model_id, covers = training.model_id, training.covers
+    """Publish the model that the child made, or announce that there is none.
+
+    After a KafkaError or an OSError, call it again: each of its steps may be repeated.
+    """
     if failure := training.failure():
         warn(f"Training failed: {failure}")
-        announce(producer, model_id, covers, training_failed=failure[:500])
-        store.end_training(covers)
+        fields = {"training_failed": failure[:500]}
+        announce(producer, training.model_id, training.requests_covered, **fields)
+        store.end_training(training.requests_covered)
     else:
         training.publish(registry)
-        conclude(model_id, covers, store, producer)
+        conclude(training.model_id, training.requests_covered, store, producer)
     training.close()
 
 
-def conclude(model_id: int, covers: int, store: Observations, producer: KafkaProducer) -> None:
-    """Make a published model the champion, or reject it, and announce that: 5."""
-    with registry.locked():
-        promote_or_reject(model_id, covers, store, producer)
-        store.end_training(covers)
+def conclude(model_id: int, covered: int, store: Observations, producer: KafkaProducer) -> None:
+    """Make a published model the champion, or reject it, and announce which: 5.
+
+    The order makes a kill -9 at any point harmless. Model, card and champion.json are on disk
+    before the announcement, so whoever hears it finds them. The training is recorded as ended last:
+    a trainer that finds its model published, but not its end, starts here again.
+    """
+    with registry.locked():  # against `python -m tools.models promote` at the same moment
+        card = registry.card(model_id)
+        champion = registry.champion_id()
+        if champion not in (card.replaces, model_id):
+            card.decision = "rejected"
+            card.why = f"model {champion} was promoted during the training"
+            registry.write_card(card)
+        fields = {"observations": card.observations, "judge": card.judge}
+        if card.decision == "promoted":
+            registry.promote(model_id)
+            announce(producer, model_id, covered, training_completed=True, **fields)
+            store.note_announced(model_id)
+            say(f"Model {model_id} is the champion: {card.why}.", "bold green")
+        else:
+            announce(producer, model_id, covered, training_rejected=card.why, **fields)
+            warn(f"Model {model_id} is rejected: {card.why}.")
+        store.end_training(covered)
         registry.prune(settings.extra_models_to_keep)
 
 
-def promote_or_reject(
-    model_id: int, covers: int, store: Observations, producer: KafkaProducer
-) -> None:
-    """Do what the card says, unless somebody has promoted another model by hand meanwhile."""
-    card = registry.card(model_id)
-    champion = registry.champion_id()
-    if champion not in (card.replaces, model_id):
-        card.decision, card.why = (
-            "rejected",
-            f"model {champion} was promoted during the training",
-        )
-        registry.write_card(card)
-    facts = {"observations": card.observations, "judge": card.judge}
-    if card.decision == "promoted":
-        registry.promote(model_id)
-        announce(producer, model_id, covers, training_completed=True, **facts)
-        store.note_announced(model_id)
-        say(f"Model {model_id} is the champion: {card.why}.", "bold green")
-    else:
-        announce(producer, model_id, covers, training_rejected=card.why, **facts)
-        warn(f"Model {model_id} is rejected: {card.why}.")
-
-
 def main() -> None:
-    """Ingest, retrain and announce until Ctrl-C or SIGTERM."""
+    """Read, retrain and announce until Ctrl-C or SIGTERM."""
     arguments = parse_arguments(__doc__, 1, timeout=60, now="ask for a training, and end")
-    os.nice(10)  # predicting comes first
+    os.nice(10)  # predictors come first
     stop = stop_on_signals()
     if not (settings.data_dir.is_dir() and registry.ids()):
         raise SystemExit("There is no model to improve on, or no data: run python initialize.py")
     if arguments.now:
         with closing(Observations(STORE)) as store:
             store.ask_by_hand()
-        return say("Asked for a training: the trainer that runs, or the next one, begins it.")
+        return say("Asked for a training: the running trainer, or the next one, starts it.")
     prepare_topics(read=(APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC), write=(RETRAIN_TOPIC,))
+    # One trainer at a time: model ids and the store have one writer. A second trainer waits here,
+    # and takes over when the first one ends, for any reason.
     with only_trainer(STORE, stop), closing(Observations(STORE)) as store:
+        # Kafka numbers the records of a partition; the next number to read is the reader's offset.
+        # Most programs join a consumer group and let Kafka keep their offsets: to "commit" is to
+        # store them there. The trainer does neither. Its offsets are in SQLite, written in the same
+        # transaction as the records before them, so a crash can't separate the two: no observation
+        # is lost or stored twice. And without a group it reads all partitions, whoever else reads.
         consumer = read_from(store.offsets(), APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
         producer = make_producer()
         training = None
-        if interrupted := interrupted_training(store, registry):
+        if interrupted := interrupted_training(store, registry):  # by kill -9, or a power cut
             conclude(*interrupted, store, producer)
         reset_restarts()
         say("The trainer waits for retrain requests.", "bold")
         while not stop.is_set():
             try:
-                ingest(store, consumer)  # 1b, 3, 6
+                ingest(store, consumer)  # 1b, 3, 6: waits for records, at most half a second
                 if training is None:
                     announce_the_champion(store, registry, producer)
-                    if (covers := store.training_due(settings.retrain_every)) is not None:
-                        training = begin_training(store, covers, arguments)
+                    if (covered := store.training_due(settings.retrain_every)) is not None:
+                        training = begin_training(store, covered, arguments)
                 elif training.has_ended():
                     finish_training(training, store, producer)
                     training = None
-            except (KafkaError, OSError, sqlite3.Error) as error:
+            except (KafkaError, OSError) as error:  # Kafka is away, the disk is full, ...
                 stop.wait(1)
-                recover(error, consumer, store.offsets())  # what was polled and not stored
+                # Back to the stored offsets: what was polled and not stored is read again.
+                recover(error, consumer, store.offsets())
         if training:
             training.close()
         producer.close(timeout=5)

@@ -17,8 +17,8 @@ from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder, RobustScaler, St
 
 from utils.datasets import dataset
 from utils.datasets.adult import CATEGORICAL_COLUMNS, CROSSED_COLUMNS, NUMERIC_COLUMNS
-from utils.datasets.base import SHIPPED as BUNDLED
 from utils.feature_tools import FeatureTools
+from utils.settings import ROOT
 
 FIRST_CODE = len(NUMERIC_COLUMNS)
 ROWS = [
@@ -34,7 +34,7 @@ no_range = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def adult(tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The features of adult.data and adult.test."""
     folder = tmp_path_factory.mktemp("adult")
-    dataset.fetch(folder, url=BUNDLED.as_uri(), say=lambda text: None)
+    dataset.fetch(folder)
     return dataset.read_training(folder)[0], dataset.read_test(folder)[0]
 
 
@@ -415,14 +415,14 @@ class NoPandas:
         if name.partition(".")[0] == "pandas":
             raise ImportError(name)
 sys.meta_path.insert(0, NoPandas())
-from utils import dataset
+from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
 rows = {ROWS}
 print(FeatureTools(["age"], ["sex", "job"], [("sex", "job")]).fit(rows).transform(rows).tolist())
 """
     result = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=BUNDLED.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,

@@ -77,7 +77,7 @@ def dying(rows: list):
 
 def compare(path, logs: dict, order: list) -> None:
     snapshot = read_snapshot(path)
-    read = [snapshot.origin["offsets"].get(f"{p.topic}-0", 0) for p in (REQUESTS, OUTCOMES)]
+    read = [snapshot.offsets.get(f"{p.topic}-0", 0) for p in (REQUESTS, OUTCOMES)]
     prefixes = logs[REQUESTS][: read[0]], logs[OUTCOMES][: read[1]]
     found = zip(snapshot.request_ids, snapshot.data, snapshot.outcomes, strict=True)
     assert {r: (data, outcome) for r, data, outcome in found} == plain_join(*prefixes, order)

@@ -9,8 +9,9 @@ import pytest
 from train.fit import fit_model
 from train.judge import interval, judge, weighted_medians
 from train.observations import Snapshot
-from train.rows import HELD_OUT, is_held_out, split
+from train.rows import JUDGE_ONE_IN, is_for_judge, training_data
 from utils.datasets import dataset
+from utils.datasets.base import SHIPPED
 
 EVERY, WINDOW = 4_000, 6_000  # observations of a training; rows to train on
 
@@ -19,7 +20,7 @@ EVERY, WINDOW = 4_000, 6_000  # observations of a training; rows to train on
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for name in ("adult.data", "adult.test"):
-        packed = dataset.BUNDLED / f"{name}.xz"
+        packed = SHIPPED / f"{name}.xz"
         (folder / name).write_bytes(lzma.decompress(packed.read_bytes()))
     return folder
 
@@ -35,11 +36,11 @@ def snapshot(folder, batches: str, every: int = EVERY) -> Snapshot:
         data.append(json.dumps(row).encode())
         outcomes.append(1 - outcome if batches[number // every] == "x" else outcome)
     first = [1 + number // every for number in range(len(ids))]
-    return Snapshot(ids, data, outcomes, first, len(batches), {})
+    return Snapshot(ids, data, outcomes, first, len(batches), {}, 0, 0)
 
 
 def train(folder, batches: str, model_id: int = 1, window: int = WINDOW):
-    rows = split(folder, snapshot(folder, batches), window)
+    rows = training_data(folder, snapshot(folder, batches), window)
     rest = {"model_id": model_id, "hyper": "hyperopt", "max_evals": 1, "num_threads": 1}
     return fit_model(rows.training.frame, rows.training.outcomes, **rest), rows
 
@@ -50,7 +51,7 @@ def champion(folder):
 
 
 def decision(champion, challenger, rows) -> str:
-    return judge(champion, challenger, rows.judge, rows.groups)["decision"]
+    return judge(champion, challenger, rows.judge, rows.judge_groups).decision
 
 
 @pytest.mark.parametrize("window", [WINDOW, 0], ids=["newest rows", "all rows"])
@@ -71,34 +72,32 @@ def test_a_change_that_lasts_is_accepted_within_five_trainings(folder, champion)
 
 def test_more_of_the_same_is_promoted(folder, champion):
     challenger, rows = train(folder, ".....")
-    verdict = judge(champion, challenger, rows.judge, rows.groups)
-    assert verdict["decision"] == "promoted"
-    figures = verdict["judge"]["challenger"]
-    assert figures.keys() == {"logloss", "auc", "accuracy", "calibration_error"}
-    assert figures["calibration_error"] < 0.05
+    verdict = judge(champion, challenger, rows.judge, rows.judge_groups)
+    assert verdict.decision == "promoted"
+    assert verdict.judgement.challenger.calibration_error < 0.05
     assert len(rows.judge) == 2_000
-    assert verdict["judge"]["observed"] > 1_900
+    assert verdict.judgement.observed > 1_900
 
 
 def test_who_is_held_out_is_never_trained_on_and_judges(folder):
     few = snapshot(folder, "..", every=1_000)
-    rows = split(folder, few, window=0)
-    out = is_held_out(few.request_ids)
+    rows = training_data(folder, few, window=0)
+    out = is_for_judge(few.request_ids)
     assert 0.08 < out.mean() < 0.12
     assert len(rows.training) + rows.held_out == 32_561 + 2_000
-    assert abs(rows.held_out * HELD_OUT / (32_561 + 2_000) - 1) < 0.1
+    assert abs(rows.held_out * JUDGE_ONE_IN / (32_561 + 2_000) - 1) < 0.1
     assert len(rows.judge) == 2_000  # filled up with original rows
-    assert (rows.groups > 0).sum() == out.sum()
-    judged = rows.judge.frame[rows.groups > 0].reset_index(drop=True)
+    assert (rows.judge_groups > 0).sum() == out.sum()
+    judged = rows.judge.frame[rows.judge_groups > 0].reset_index(drop=True)
     sent = [json.loads(data) for data, held in zip(few.data, out, strict=True) if held]
     assert judged.to_dict("records") == [{name: row[name] for name in judged} for row in sent]
 
 
 def test_the_window_takes_the_newest_rows(folder):
     few = snapshot(folder, "..", every=100)
-    rows = split(folder, few, window=50)
+    rows = training_data(folder, few, window=50)
     newest = [json.loads(data) for data in few.data[-50:]]
-    out = is_held_out(few.request_ids[-50:])
+    out = is_for_judge(few.request_ids[-50:])
     kept = [row for row, held in zip(newest, out, strict=True) if not held]
     found = rows.training.frame
     assert found.to_dict("records") == [{name: row[name] for name in found} for row in kept]
@@ -106,8 +105,8 @@ def test_the_window_takes_the_newest_rows(folder):
 
 def test_only_what_the_last_five_trainings_brought_judges(folder):
     many = snapshot(folder, "........", every=3_000)
-    rows = split(folder, many, window=0)
-    assert set(rows.groups) - {0} == {4, 5, 6, 7, 8}  # 0: original rows, where these are few
+    rows = training_data(folder, many, window=0)
+    assert set(rows.judge_groups) - {0} == {4, 5, 6, 7, 8}  # 0: original rows, where these are few
 
 
 def test_equal_models_and_a_median_by_weight():

@@ -3,6 +3,7 @@ import threading
 import pytest
 from kafka import TopicPartition
 
+from train.database import StoreError
 from train.observations import Observations, only_trainer, read_snapshot
 
 REQUESTS = TopicPartition("app_messages", 0)
@@ -42,6 +43,33 @@ def test_a_poll_that_can_not_be_stored_moves_no_offset(store):
     assert store.offsets() == {REQUESTS: 3}
     assert store.count() == 0
     assert store.counter("retrain_requests") == 0
+
+
+def test_a_store_that_can_not_be_read_is_one_sentence_with_its_name(store, path):
+    other = path.with_name("other.db")
+    other.write_bytes(b"no database" * 100)
+    for open_it in (Observations, read_snapshot):
+        with pytest.raises(StoreError, match=f"^{other}: file is not a database$"):
+            open_it(other)
+    with pytest.raises(StoreError, match="unable to open database file"):
+        read_snapshot(path.with_name("missing.db"))
+
+
+def test_a_locked_store_is_an_error_that_leaves_it_as_it_was(store, path):
+    store.add([], 0, {REQUESTS: 3})
+    second = Observations(path)
+    second._db._connection.execute("PRAGMA busy_timeout = 10")
+    with store._db.transaction():
+        for refused in (
+            lambda: second.add([("a", b"{}", 1.0)], 1, {REQUESTS: 4}),
+            lambda: second.expire(seconds=-1),
+            second.ask_by_hand,
+        ):
+            with pytest.raises(StoreError, match=f"^{path}: database is locked$"):
+                refused()
+        assert second.offsets() == {REQUESTS: 3}  # readers do not wait
+    second.add([("a", b"{}", 1.0)], 1, {REQUESTS: 4})
+    second.close()
 
 
 @pytest.mark.parametrize(
@@ -84,12 +112,12 @@ def test_retraining_waits_for_requests_and_outcomes(store, requests, observation
 
 def test_model_ids_ascend_and_an_unfinished_training_is_remembered(store):
     assert store.unfinished_training() is None
-    assert store.begin_training(covers=2, at_least=1) == 1
+    assert store.begin_training(requests_covered=2, at_least=1) == 1
     assert store.unfinished_training() == (1, 2)
-    assert store.begin_training(covers=2, at_least=1) == 2  # killed and started again
+    assert store.begin_training(requests_covered=2, at_least=1) == 2  # killed and started again
     store.end_training(2)
     assert store.unfinished_training() is None
-    assert store.begin_training(covers=3, at_least=9) == 9
+    assert store.begin_training(requests_covered=3, at_least=9) == 9
 
 
 def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
@@ -107,7 +135,7 @@ def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     thread.start()
     while not stop.is_set():
         snapshot = read_snapshot(path)
-        seen.append((len(snapshot.data), snapshot.origin["offsets"]["app_messages-0"]))
+        seen.append((len(snapshot.data), snapshot.offsets["app_messages-0"]))
     thread.join()
     assert all(rows == offset for rows, offset in seen)
 
@@ -149,7 +177,7 @@ def test_an_observation_belongs_to_the_first_training_that_had_it(store, path):
         assert read_snapshot(path).training == {"a": 1, "b": 2}[request_id]
         store.end_training(1)
     snapshot = read_snapshot(path)
-    first = dict(zip(snapshot.request_ids, snapshot.first_trained, strict=True))
+    first = dict(zip(snapshot.request_ids, snapshot.first_training, strict=True))
     assert first == {"a": 1, "late-a": 2, "b": 2, "late-b": 3}
 
 

@@ -33,7 +33,7 @@ def test_requests_are_answered_and_the_model_is_replaced(pipeline):
     )
     card = json.loads((pipeline.folder / "models" / "model_2.json").read_text())
     assert card["observations"] == 50
-    assert card["rows"] + card["held_out"] == 32_561 + 50
+    assert card["rows"] + card["judge_rows_held_out"] == 32_561 + 50
     for process in (predictor, trainer):
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) == 0, process.log.read_text()

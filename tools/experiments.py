@@ -1,85 +1,71 @@
-"""What has been tried: all optimisations ever made, and the best trial of each experiment.
+"""Shows what tuning has tried: all searches, and the best trial of each experiment.
 
-    python -m tools.experiments list     # one line an optimisation, the newest last
+    python -m tools.experiments list     # one line per study, the newest last
     python -m tools.experiments best     # the best trial of each experiment, as JSON lines
 
-An optimisation is what was tried on the same data. Losses compare within one, not between two; an
-experiment's best trial is that of its newest optimisation. See train/trail.py and, for more about
-what `--hyper optuna` did, Optuna's own programs (train/train_optuna.py).
+A study holds the trials of one optimizer on the same data, with the same seed; losses can be
+compared within one study only. The best trial of an experiment is that of its newest study.
+Optuna's own programs show more: see train/trials.py.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from train.trail import TRAIL, Trail
-from utils.settings import settings
+from train.trials import TRIALS, open_storage, read_trials
+from utils.script import command_line, run
 
 
-def read_all(folder: Path) -> list[dict]:
-    """Return all trials that Hyperopt and Optuna have left in this folder, oldest first."""
-    trials = [{"hyper": "hyperopt", **trial} for trial in Trail(folder).read()]
-    if (folder / "optuna.db").exists():
-        from train.train_optuna import open_storage, read_trials
-
-        trials += [{"hyper": "optuna", **trial} for trial in read_trials(open_storage(folder))]
-    return sorted(trials, key=lambda trial: trial["time"])
-
-
-def optimisations(trials: list[dict]) -> list[list[dict]]:
-    """Return the trials in groups of the same optimizer, experiment and data, oldest first."""
-    groups: dict[tuple, list[dict]] = {}
-    for trial in trials:
-        key = trial["hyper"], trial["experiment"], trial["data"]
-        groups.setdefault(key, []).append(trial)
-    return list(groups.values())
+def read_studies(path: Path) -> list[list[dict]]:
+    """Return the trials of each study in this store, the study with the newest trial last."""
+    studies: dict[tuple, list[dict]] = {}
+    for trial in read_trials(open_storage(path)) if path.exists() else ():
+        key = tuple(trial[name] for name in ("hyper", "experiment", "data", "seed"))
+        studies.setdefault(key, []).append(trial)
+    return sorted(studies.values(), key=lambda trials: trials[-1]["time"])
 
 
 def best_of(trials: list[dict]) -> dict:
-    """Return the trial with the lowest loss; a pruned one only where there is no other."""
+    """Return the trial with the lowest loss; a pruned one only if all are pruned."""
     return min(trials, key=lambda trial: (trial["pruned"], trial["loss"]))
 
 
-def show_list(trials: list[dict]) -> None:
-    """Print one line for each optimisation."""
+def show_list(studies: list[list[dict]]) -> None:
+    """Print one line for each study."""
     columns = "until (UTC)", "hyper", "experiment", "data", "rows", "trials", "pruned", "best"
     table = Table(*columns, box=None, pad_edge=False)  # fits into 80 columns
-    for group in optimisations(trials):
-        newest = group[-1]
+    for trials in studies:
+        newest = trials[-1]
         table.add_row(
             newest["time"][:16].replace("T", " "),
             *(newest[name][:8] for name in ("hyper", "experiment", "data")),
             f"{newest['rows']:,}",
-            str(len(group)),
-            str(sum(trial["pruned"] for trial in group)),
-            f"{best_of(group)['loss']:.4f}",
+            str(len(trials)),
+            str(sum(trial["pruned"] for trial in trials)),
+            f"{best_of(trials)['loss']:.4f}",
         )
     Console().print(table)
 
 
-def show_best(trials: list[dict]) -> None:
-    """Print the best trial of each experiment's newest optimisation, one JSON object a line."""
-    newest = {(group[0]["hyper"], group[0]["experiment"]): group for group in optimisations(trials)}
-    for group in newest.values():
-        print(json.dumps(best_of(group)))
+def show_best(studies: list[list[dict]]) -> None:
+    """Print the best trial of each experiment's newest study, one JSON object per line."""
+    newest = {(trials[0]["hyper"], trials[0]["experiment"]): trials for trials in studies}
+    for trials in newest.values():
+        print(json.dumps(best_of(trials)))
 
 
 def main() -> None:
-    """Show the trail below DATA_DIR."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Show the store of trials below DATA_DIR."""
+    parser = command_line(__doc__, "tools.experiments")
     parser.add_argument("what", choices=["list", "best"])
     what = parser.parse_args().what
-    folder = settings.data_dir / TRAIL
-    trials = read_all(folder)
-    if not trials:
-        raise SystemExit(f"{folder} holds no trial yet: python initialize.py makes the first ones")
-    (show_list if what == "list" else show_best)(trials)
+    studies = read_studies(TRIALS)
+    if not studies:
+        raise SystemExit(f"{TRIALS} holds no trial yet: python initialize.py makes the first ones")
+    (show_list if what == "list" else show_best)(studies)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,8 +1,8 @@
 """Lists the models, shows their cards, and makes one of them the champion by hand.
 
-python -m tools.models list          # every model, the champion with an asterisk
+python -m tools.models list          # all models; the champion has an asterisk
 python -m tools.models show 3        # its card: data, parameters, figures, decision
-python -m tools.models promote 3     # every predictor answers with it in a moment
+python -m tools.models promote 3     # every predictor changes to it within a second
 """
 
 from contextlib import closing
@@ -14,7 +14,7 @@ from utils.script import command_line, run
 
 
 def show_list(registry: Registry) -> None:
-    """Print one line for each model; the champion has an asterisk."""
+    """Print one line for each model: log losses in tuning and before the judge, the decision."""
     from rich.console import Console
     from rich.table import Table
 
@@ -38,7 +38,7 @@ def show_list(registry: Registry) -> None:
 
 
 def promote(registry: Registry, model_id: int) -> None:
-    """Make a model the champion and tell every predictor; SystemExit if it can't be used."""
+    """Make a model the champion and announce it to the predictors; SystemExit if it can't load."""
     from utils.kafka_client.producer import make_producer
     from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
     from utils.model_store.announcements import announce
@@ -52,16 +52,16 @@ def promote(registry: Registry, model_id: int) -> None:
             raise SystemExit(f"Not promoted: {error}") from None
         registry.promote(model_id)
         announce(producer, model_id, training_completed=True)
-    say(f"Model {model_id} is the champion; the predictors were told.", "bold green")
+    say(f"Model {model_id} is the champion, and announced to the predictors.", "bold green")
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Run the command that the command line names."""
     parser = command_line(__doc__, "tools.models")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="every model, the champion marked")
+    commands.add_parser("list", help="all models")
     commands.add_parser("show", help="a model's card").add_argument("model_id", type=int)
-    promotion = commands.add_parser("promote", help="make it the champion, now")
+    promotion = commands.add_parser("promote", help="make a model the champion")
     promotion.add_argument("model_id", type=int)
     arguments, registry = parser.parse_args(), Registry()
     if arguments.command == "list":

@@ -13,9 +13,9 @@ Observed = tuple[str, bytes | None, float | None]  # request_id, data, outcome
 
 
 def ingest(store: Observations, consumer: KafkaConsumer) -> None:
-    """Put what has arrived since the last time into the store, with its offsets, in one commit.
+    """Poll once, and store what came and the offsets after it in one transaction.
 
-    Requests that retention has deleted before they could be read are counted and skipped.
+    Records that Kafka's retention deleted before they were read are counted and skipped.
     """
     try:
         polled = consumer.poll(timeout_ms=500)
@@ -39,7 +39,7 @@ def ingest(store: Observations, consumer: KafkaConsumer) -> None:
 
 
 def _requests(records: list) -> list[Observed]:
-    requests, _ = decode_requests(records)  # the predictor sees to the invalid ones
+    requests, _ = decode_requests(records)  # the predictor deals with the invalid ones
     return [(request.request_id, encode(request.data), request.outcome) for _, request in requests]
 
 

@@ -1,35 +1,34 @@
-"""The trainer's memory: one SQLite file with every request, outcome, offset and training.
+"""The trainer's store: one SQLite file with all requests, outcomes, offsets and trainings.
 
-What a poll brought in and the offsets that it moved are one SQLite transaction, so that a trainer
-killed anywhere goes on exactly where its memory ends. SQLite runs in WAL mode: the training child
-reads one consistent state while the trainer goes on writing.
+What a poll returned and the offsets after it are stored in one SQLite transaction. So a trainer
+that is killed at any moment continues where its store ends, and no observation is lost or counted
+twice. The training child reads one consistent snapshot while the trainer goes on writing.
 """
 
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from kafka import TopicPartition
-
+from train.database import Database
 from utils.console import say
 from utils.files import locked
 from utils.settings import settings
 
 STORE = settings.data_dir / "observations.db"
+Partition = tuple[str, int]  # topic and number; equal to kafka-python's TopicPartition
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS observations (
     request_id TEXT PRIMARY KEY,
-    data BLOB,          -- JSON of the request's data, NULL until the request has come
-    outcome REAL,       -- 0.0 or 1.0, NULL until the outcome has come
-    seen REAL,          -- when the trainer saw the first of the two, seconds since the epoch
-    first_trained INTEGER  -- the training, counted from 1, that was the first to have it
+    data BLOB,              -- JSON of the request's data; NULL until the request is read
+    outcome REAL,           -- 0.0 or 1.0; NULL until the outcome is read
+    seen REAL,              -- when the trainer read the first of the two, in seconds since 1970
+    first_training INTEGER  -- number, from 1, of the first training that used it; NULL if none did
 );
-CREATE INDEX IF NOT EXISTS complete ON observations (first_trained)
+CREATE INDEX IF NOT EXISTS complete ON observations (first_training)
     WHERE data IS NOT NULL AND outcome IS NOT NULL;
 CREATE INDEX IF NOT EXISTS incomplete ON observations (seen)
     WHERE data IS NULL OR outcome IS NULL;
@@ -45,7 +44,7 @@ INSERT OR IGNORE INTO counters VALUES
     ('missed_records', 0), ('expired_records', 0);
 """
 
-# The first request of an id wins, the last outcome does.
+# Of several requests with the same id the first one counts, of several outcomes the last one.
 _UPSERT = """
 INSERT INTO observations VALUES (?, ?, ?, ?, NULL) ON CONFLICT (request_id) DO UPDATE SET
     data = coalesce(observations.data, excluded.data),
@@ -55,44 +54,39 @@ _COMPLETE = "data IS NOT NULL AND outcome IS NOT NULL"
 
 
 class Observations:
-    """The store, open for writing; only one process has it at a time (see `only_trainer`)."""
+    """The store, open for writing by one process at a time (see `only_trainer`).
+
+    Every method raises StoreError if the file can't be read or written.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._db.executescript(_SCHEMA)
+        self._db = Database(path, _SCHEMA)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield self._db
-
-    def offsets(self) -> dict[TopicPartition, int]:
-        """Return the offset to read next, of every partition read so far."""
-        rows = self._db.execute("SELECT topic, partition, next_offset FROM offsets")
-        return {TopicPartition(topic, partition): offset for topic, partition, offset in rows}
+    def offsets(self) -> dict[Partition, int]:
+        """Return the offset to read next for every partition that was read before."""
+        rows = self._db.query("SELECT topic, partition, next_offset FROM offsets")
+        return {(topic, partition): offset for topic, partition, offset in rows}
 
     def add(
         self,
         observed: Iterable[tuple[str, bytes | None, float | None]],
         retrain_requests: int,
-        offsets: dict[TopicPartition, int],
+        offsets: dict[Partition, int],
         announced: int | None = None,
     ) -> None:
-        """Take in what one poll brought: (request_id, data, outcome) rows, offsets, one commit.
+        """Store what one poll returned, and the offsets to read next, in one transaction.
 
-        announced : the champion that retrain_topic named last, if it named one.
+        observed : (request_id, data, outcome); announced : the model that the last announcement of
+        a new champion names, None if there was no announcement.
         """
         now = time.time()
-        with self._transaction() as db:
-            db.executemany(_UPSERT, ((*row, now) for row in observed))
-            db.executemany(
+        with self._db.transaction():
+            self._db.execute_many(_UPSERT, ((*row, now) for row in observed))
+            self._db.execute_many(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)",
                 [(*partition, offset) for partition, offset in offsets.items()],
             )
@@ -101,154 +95,155 @@ class Observations:
                 self._set(announced_model_id=announced)
 
     def expire(self, seconds: float) -> int:
-        """Forget requests without an outcome, and outcomes without a request, after so long.
+        """Delete unmatched requests and outcomes that are older; return how many.
 
-        What counts is when the trainer saw them: a record's own timestamp is the sender's word.
-        Returns how many there were.
+        Age counts from when the trainer read them: a record's timestamp is set by its sender.
         """
-        with self._transaction() as db:
+        with self._db.transaction():
             old = "(data IS NULL OR outcome IS NULL) AND seen < ?"
-            where = (time.time() - seconds,)
-            expired = db.execute(f"DELETE FROM observations WHERE {old}", where).rowcount
+            self._db.query(f"DELETE FROM observations WHERE {old}", (time.time() - seconds,))
+            expired = self._db.query("SELECT changes()")[0][0]
             self._increase(expired_records=expired)
         return expired
 
     def add_missed(self, records: int) -> None:
-        """Count records that were deleted before this trainer saw them."""
-        with self._transaction():
+        """Count records that Kafka deleted before the trainer read them."""
+        with self._db.transaction():
             self._increase(missed_records=records)
 
     def ask_by_hand(self) -> None:
-        """Ask for a training, whatever the counts say; safe while a trainer is at work."""
-        with self._transaction():
+        """Make a training due now, whatever the counts are; safe while a trainer is running."""
+        with self._db.transaction():
             self._increase(asked_by_hand=1)
 
     def counter(self, name: str) -> int:
-        """Return one of the counters of the schema above."""
-        return self._db.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()[0]
+        """Return a counter; the schema above has their names."""
+        return self._db.query("SELECT value FROM counters WHERE name = ?", (name,))[0][0]
 
     def _increase(self, **steps: int) -> None:
-        self._db.executemany(
+        self._db.execute_many(
             "UPDATE counters SET value = value + ? WHERE name = ?",
             [(step, name) for name, step in steps.items() if step],
         )
 
     def _set(self, **values: int) -> None:
-        self._db.executemany(
+        self._db.execute_many(
             "UPDATE counters SET value = ? WHERE name = ?",
             [(value, name) for name, value in values.items()],
         )
 
     def training_due(self, retrain_every: int) -> int | None:
-        """Return how many retrain requests a training that is due now covers; None if none is due.
+        """Return how many retrain requests a training would cover, or None if no training is due.
 
-        Retraining waits for outcomes: R retrain requests and O observations make
-        min(R, O // retrain_every) requests due. Somebody who asked by hand does not wait.
+        Retraining waits for outcomes: with R retrain requests and O complete observations,
+        min(R, O // retrain_every) of them are due. A training asked for by hand does not wait.
         """
         requests = self.counter("retrain_requests")
         covered = self.counter("retrain_requests_covered")
         by_hand = self.counter("asked_by_hand") > self.counter("asked_by_hand_covered")
-        if requests <= covered and not by_hand:  # spares the count of a large table
+        if requests <= covered and not by_hand:  # saves counting the rows of a large table
             return None
         due = min(requests, self.count() // retrain_every)
         return max(due, covered) if due > covered or by_hand else None
 
     def count(self) -> int:
         """Return the number of complete observations: requests whose outcome is known."""
-        query = f"SELECT count(*) FROM observations WHERE {_COMPLETE}"
-        return self._db.execute(query).fetchone()[0]
+        return self._db.query(f"SELECT count(*) FROM observations WHERE {_COMPLETE}")[0][0]
 
-    def begin_training(self, covers: int, at_least: int) -> int:
-        """Note that a training begins and return the id of its model, never given out before."""
-        with self._transaction() as db:
+    def begin_training(self, requests_covered: int, at_least: int) -> int:
+        """Record that a training begins; return the id of its model, which was never used before.
+
+        requests_covered : as training_due() returned it; at_least : the smallest id allowed.
+        """
+        with self._db.transaction():
             model_id = max(self.counter("last_model_id") + 1, at_least)
             self._set(
                 last_model_id=model_id,
                 training_model_id=model_id,
-                training_covers=covers,
+                training_covers=requests_covered,
                 training_asked=self.counter("asked_by_hand"),
             )
-            # Those that come between now and the child's snapshot are the next training's new ones.
-            new = f"UPDATE observations SET first_trained = ? WHERE {_COMPLETE}"
-            db.execute(f"{new} AND first_trained IS NULL", (self.counter("trainings") + 1,))
+            # Observations that become complete between now and the child's snapshot are used by
+            # this training too, but count as new ones of the next.
+            update = f"UPDATE observations SET first_training = ? WHERE {_COMPLETE}"
+            number = (self.counter("trainings") + 1,)
+            self._db.query(f"{update} AND first_training IS NULL", number)
         return model_id
 
     def unfinished_training(self) -> tuple[int, int] | None:
-        """Return (model_id, covers) of a training that was begun and has not ended, or None."""
+        """Return (model_id, requests_covered) of a training that has begun and not ended."""
         model_id = self.counter("training_model_id")
         return (model_id, self.counter("training_covers")) if model_id else None
 
     def abandon_training(self) -> None:
-        """Forget a training that was killed before it came to anything."""
-        with self._transaction():
+        """Record that a training ended without a result: what it would cover is still due."""
+        with self._db.transaction():
             self._set(training_model_id=0)
 
-    def end_training(self, covered: int) -> None:
-        """Note that the training has ended, whatever came of it, and covers its requests."""
-        with self._transaction() as db:
-            # One that brought nothing new does not count: the judge looks at what others brought.
-            new = "SELECT 1 FROM observations WHERE first_trained = counters.value + 1"
+    def end_training(self, requests_covered: int) -> None:
+        """Record that a training has ended, with any result: the requests it covers are done."""
+        with self._db.transaction():
+            # A training without new observations gets no number: the judge compares models on the
+            # observations that the last trainings added.
+            new = "SELECT 1 FROM observations WHERE first_training = counters.value + 1"
             where = f"name = 'trainings' AND EXISTS ({new} AND {_COMPLETE})"
-            db.execute(f"UPDATE counters SET value = value + 1 WHERE {where}")
+            self._db.query(f"UPDATE counters SET value = value + 1 WHERE {where}")
             self._set(
-                retrain_requests_covered=covered,
+                retrain_requests_covered=requests_covered,
                 asked_by_hand_covered=self.counter("training_asked"),
                 training_model_id=0,
             )
 
     def note_announced(self, model_id: int) -> None:
-        """Remember which champion the predictors were told of last."""
-        with self._transaction():
+        """Record which champion was announced last."""
+        with self._db.transaction():
             self._set(announced_model_id=model_id)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All complete observations at one moment, oldest first, and where they came from."""
+    """All complete observations at one moment, oldest first, and up to where topics were read."""
 
     request_ids: list[str]
     data: list[bytes]
     outcomes: list[float]
-    first_trained: list[int]  # the training that was the first to have it, counted from 1
-    training: int  # the number of the training that reads this
-    offsets: dict[str, int]  # "topic-partition": up to which offset it was read
+    first_training: list[int]  # number, from 1, of the first training that used the observation
+    training: int  # the number of the training that reads this snapshot
+    offsets: dict[str, int]  # "topic-partition" -> the offset to read next
     missed_records: int
     expired_records: int
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """Return what the store knows at one moment, whatever the trainer writes meanwhile."""
-    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
-    try:
-        db.execute("BEGIN")
-        counters = dict(db.execute("SELECT name, value FROM counters"))
-        offsets = db.execute("SELECT topic || '-' || partition, next_offset FROM offsets")
-        read_up_to = dict(offsets.fetchall())
+    """Return the content of the store at one moment; StoreError if it can't be read."""
+    with closing(Database(path, read_only=True)) as db:
+        db.query("BEGIN")  # all that follows reads the same state
+        counters = dict(db.query("SELECT name, value FROM counters"))
+        offsets = dict(db.query("SELECT topic || '-' || partition, next_offset FROM offsets"))
         training = counters["trainings"] + 1
-        query = "SELECT request_id, data, outcome, coalesce(first_trained, ?) FROM observations"
-        oldest_first = "ORDER BY coalesce(first_trained, ?), rowid"
-        query = f"{query} WHERE {_COMPLETE} {oldest_first}"
-        rows = db.execute(query, (training, training)).fetchall()
-        columns = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [])
-        missed, expired = counters["missed_records"], counters["expired_records"]
-        return Snapshot(*columns, training, read_up_to, missed, expired)
-    finally:
-        db.close()
+        rows = db.query(
+            "SELECT request_id, data, outcome, coalesce(first_training, ?) AS first"
+            f" FROM observations WHERE {_COMPLETE} ORDER BY first, rowid",
+            (training,),
+        )
+    columns = map(list, zip(*rows, strict=True)) if rows else ([], [], [], [])
+    missed, expired = counters["missed_records"], counters["expired_records"]
+    return Snapshot(*columns, training, offsets, missed, expired)
 
 
 @contextmanager
 def only_trainer(store: Path, stop: Event) -> Iterator[None]:
-    """Wait until no other trainer works on this store, then hold an OS lock beside it.
+    """Hold an OS lock beside the store, and first wait until no other trainer holds it.
 
     SystemExit if `stop` is set while waiting.
     """
-    told = False
+    announced = False
 
     def wait() -> None:
-        nonlocal told
-        if not told:
-            say("Another trainer is running; this one takes over when that one ends.")
-            told = True
+        nonlocal announced
+        if not announced:
+            say("Another trainer is running; this one takes over when it ends.")
+            announced = True
         if stop.wait(0.2):
             raise SystemExit(0)
 

@@ -1,4 +1,4 @@
-"""What every optimizer shares: how a point is evaluated, what is kept of it, and the final fit."""
+"""What the optimizers share: the evaluation of a point, the record of a trial, the final fit."""
 
 import hashlib
 import json
@@ -9,39 +9,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 
-from train.space import SPACE, as_point
+from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, number_of_folds, split_into_folds
+from train.space import SPACE
+from train.trials import open_study, past_points, storage_for_tuning
+from train.warm_start import distinct_points, known_points_to_try
 
-# How a point is evaluated. Chosen on adult.data alone, with 120 random points evaluated on three
-# quarters of it and measured on the fourth: of 10 points the one that a holdout finds best comes to
-# a logloss of 0.2795 on average, the one that 3 folds find best to 0.2794, in three times the time.
-# In the same time 3 folds come to 0.2817. (Of 25 points: 0.2781, 0.2781 and 0.2800.)
-PARTS = 5  # the rows are split into so many stratified parts; fewer where a class has fewer rows
-HELD_OUT = 1  # how many of them are measured on, one after another; PARTS would be a full CV
-MAX_ROUNDS = 500  # the tutorial's limit; every tree costs time in each prediction too
-PATIENCE = 30  # early stopping: rounds without a lower loss before a trial ends
 METRIC = "binary_logloss"
-
-# Pruning: a trial whose last WINDOW rounds were so much better than the WINDOW before that HORIZON
-# more at this pace would still not beat the best, is given up. (On the curves of these points, 25
-# at a time: 0.6 of the time, and the best point found is worse by 0.00002 on average.)
-WINDOW, HORIZON = 30, 100
 
 
 class BaseOptimizer(ABC):
     """Find good hyperparameters for a binary LightGBM model, and fit it with them.
 
-    The same data, arguments, trail and library versions give the same trials and the same model,
-    unless time runs out; another num_threads can change the last digits of a loss, which is then
-    summed in another order. ValueError: y holds anything but 0 and 1, or fewer than two rows of
-    either.
+    The same data, arguments, earlier trials and library versions give the same trials and the same
+    model, unless time runs out. Another num_threads can change the last digits of a loss, as sums
+    are then made in another order. ValueError if y contains anything but 0 and 1, or fewer than two
+    of either.
 
     Parameters
     ----------
@@ -49,23 +38,23 @@ class BaseOptimizer(ABC):
     y : array (rows,) of 0 and 1.
     feature_names : one name per column of X.
     categorical_indices : which columns of X hold categories.
-    num_threads : for LightGBM; 0 lets it choose. More than free cores make it many times slower.
-    seed : of the search, the split and LightGBM's own sampling; not negative.
-    is_unbalance : weigh the classes as if they had equally many rows. Off unless asked for: it
-        moves the probabilities away from the true rates.
-    trail : the folder in which every trial is kept, and from which past ones are learned; None
-        for neither.
+    num_threads : for LightGBM; 0 lets it choose. More threads than free cores are much slower.
+    seed : of the search, the folds and LightGBM's own sampling; not negative.
+    is_unbalance : weight the classes as if they had equally many rows. Off by default: it moves the
+        probabilities away from the true rates.
+    trials_path : the store of trials, see train/trials.py: every trial is kept there, and good
+        points are taken from it. None for neither.
 
-    Attributes, there after `optimize`
+    Attributes after `optimize`
     ----------
     best : the hyperparameters of the final fit: plain Python numbers, LightGBM's names.
     best_loss : the binary log loss measured with them on the held-out rows.
     trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `losses` (one per
-        held-out part), `rounds` (how many early stopping found best), `seconds`, `pruned`.
-    past_trials : the trials of earlier searches whose losses hold here, as the data is the same.
+        evaluated fold), `rounds` (the best number, by early stopping), `seconds`, `pruned`.
+    past_trials : trials of earlier searches that need no new evaluation: same data, same seed.
     """
 
-    hyper: str  # the name that --hyper knows it by
+    hyper: str  # its name for --hyper
 
     def __init__(
         self,
@@ -77,10 +66,10 @@ class BaseOptimizer(ABC):
         num_threads: int = 0,
         seed: int = 1,
         is_unbalance: bool = False,
-        trail: Path | None = None,
+        trials_path: Path | None = None,
     ) -> None:
-        self.parts = _number_of_parts(y)
-        self.seed, self.trail, self.rows = seed, trail, len(y)
+        self.folds = number_of_folds(y)
+        self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
         self.objective = {  # the same in tuning and in the final fit
             "objective": "binary",  # without one, lgb.cv would tune a regression
             "metric": METRIC,
@@ -89,14 +78,14 @@ class BaseOptimizer(ABC):
         }
         self.fixed = self.objective | {
             "seed": seed,
-            # Left to itself, LightGBM times two ways to build histograms and takes the faster one.
-            # They round differently, so `deterministic` needs one of them to be fixed.
+            # By default LightGBM times two ways to build histograms and takes the faster one. They
+            # round differently, so `deterministic` needs one of them to be fixed.
             "deterministic": True,
             "force_col_wise": True,
             "num_threads": num_threads,
             "verbosity": -1,
         }
-        # One Dataset serves all trials: no tuned parameter changes how it is binned.
+        # One Dataset for all trials: no tuned parameter changes how it is binned.
         self.dataset = lgb.Dataset(
             X,
             y,
@@ -104,15 +93,17 @@ class BaseOptimizer(ABC):
             categorical_feature=[int(i) for i in categorical_indices],
             params=self.fixed,
         ).construct()
-        self.splits = _split(y, self.parts, seed)
-        self._folds = [[self.dataset.subset(rows).construct() for rows in s] for s in self.splits]
+        self.splits = split_into_folds(y, self.folds, seed)
+        self._subsets = [
+            [self.dataset.subset(rows).construct() for rows in split] for split in self.splits
+        ]
         self.experiment = {
             "features": list(feature_names),
             "categorical": [int(i) for i in categorical_indices],
             "objective": self.objective,
             "evaluation": {
-                "parts": self.parts,
-                "held_out": len(self.splits),
+                "folds": self.folds,
+                "evaluated_folds": len(self.splits),
                 "patience": PATIENCE,
                 "max_rounds": MAX_ROUNDS,
             },
@@ -131,21 +122,25 @@ class BaseOptimizer(ABC):
     ) -> lgb.Booster:
         """Evaluate at most `max_evals` points, fit the best one on all rows, return the booster.
 
-        known_points : hyperparameters to begin with, the most promising first; those that are
-            not in the space are left out. What the trail knows comes after them.
-        timeout : seconds, without the final fit; the first evaluation is finished in any case.
-        progress : show a bar on stderr, or one line at the end where stderr is not a terminal.
+        known_points : hyperparameters to begin with, the most promising first; those outside the
+            space are ignored. The best points of the store of trials come after them.
+        timeout : seconds, without the final fit; the first evaluation is always finished.
+        progress : show a bar on stderr, or one line at the end if stderr is not a terminal.
 
-        A second call starts afresh. ValueError: `max_evals` is below 1.
+        A second call forgets the first one. ValueError if `max_evals` is below 1.
         """
         if max_evals < 1:
             raise ValueError(f"max_evals must be at least 1, got {max_evals}")
         self.trials: list[dict] = []
         self.past_trials: list[dict] = []
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
+        self.storage = storage_for_tuning(self.trials_path)
+        self.study = open_study(self.storage, self.study_attributes())
+        past = past_points(self.storage, self.experiment_id, self.data_id)
+        points = distinct_points(chain(known_points, past), known_points_to_try(max_evals))
         shown = progress and sys.stderr.isatty()
         with tqdm(total=max_evals, desc="tuning", unit="trial", disable=not shown) as self._bar:
-            self.search(max_evals, known_points)
+            self.search(max_evals, points)
         best = self.best_trial()
         self.best_loss = best["loss"]
         self.best = {**best["params"], "num_boost_round": self.rounds_on_all_rows(best["rounds"])}
@@ -154,11 +149,14 @@ class BaseOptimizer(ABC):
         return self.fit(self.best)
 
     @abstractmethod
-    def search(self, max_evals: int, known_points: Iterable[dict]) -> None:
-        """Evaluate points by `run_trial` until there are `max_evals` or time is up."""
+    def search(self, max_evals: int, points: list[dict]) -> None:
+        """Evaluate by `run_trial` these points first, then others, until `max_evals` or timeout.
+
+        Keep every trial in `study`.
+        """
 
     def run_trial(self, params: dict) -> dict:
-        """Evaluate `params`, pruned by the best trial so far, keep the trial and return it."""
+        """Evaluate `params`, pruned by the best trial so far; append the trial and return it."""
         first = not self.trials and not self.past_trials
         to_beat = math.inf if first else self.best_trial()["loss"]
         deadline = math.inf if first else self.deadline
@@ -169,11 +167,11 @@ class BaseOptimizer(ABC):
         return trial
 
     def best_trial(self) -> dict:
-        """Return the trial with the lowest loss, past ones on the same data included."""
+        """Return the trial with the lowest loss, past_trials included."""
         return min(self.past_trials + self.trials, key=lambda trial: trial["loss"])
 
     def seconds_left(self) -> float:
-        """Return for how long further trials may begin; below 0 when time is up, or infinite."""
+        """Return for how long new trials may begin: infinite without a timeout, or below 0."""
         return self.deadline - time.monotonic()
 
     def evaluate(
@@ -181,13 +179,13 @@ class BaseOptimizer(ABC):
     ) -> dict:
         """Measure `params` on the held-out rows and return the trial, as in `trials`.
 
-        Rounds are added until PATIENCE of them have brought nothing (as `lgb.cv` with early
-        stopping), or the trial is pruned: it can't reach the loss `to_beat` any more, or
+        Rounds are added until the loss has not fallen for PATIENCE rounds (as in `lgb.cv` with
+        early stopping), or the trial is pruned: it can't reach the loss `to_beat` any more, or
         `time.monotonic()` has reached `deadline`.
         """
         start = time.perf_counter()
-        boosters = [self._booster(params, *fold) for fold in self._folds]
-        history: list[list[float]] = []  # one list a round: the loss on each held-out part
+        boosters = [self._booster(params, *fold) for fold in self._subsets]
+        history: list[list[float]] = []  # one list per round: the loss on each evaluated fold
         curve: list[float] = []  # their means
         best, pruned = 0, False
         while len(curve) < MAX_ROUNDS and len(curve) - best <= PATIENCE and not pruned:
@@ -210,23 +208,29 @@ class BaseOptimizer(ABC):
         return lgb.train({**self.fixed, **params}, self.dataset)
 
     def rounds_on_all_rows(self, rounds: int) -> int:
-        """Return how many rounds suit all rows, where `rounds` suited those not held out.
+        """Return the number of rounds for all rows, given the best number for the fitted folds.
 
-        (On the points above, scaling them gained 0.0003 of logloss.)
+        More rows allow more rounds: this scaling gained 0.0003 of logloss on the points that
+        train/evaluation.py mentions.
         """
-        return round(rounds * self.parts / (self.parts - 1))
+        return round(rounds * self.folds / (self.folds - 1))
 
-    def origin(self) -> dict:
-        """Return what the trail says of where trials come from, the same for all of a search."""
+    def study_attributes(self) -> dict:
+        """Return what the store of trials records about this search."""
         return {
+            "hyper": self.hyper,
             "experiment": self.experiment_id,
             "data": self.data_id,
-            "rows": self.rows,
             "seed": self.seed,
+            "rows": self.rows,
             "features": self.experiment["features"],
             "metric": METRIC,
-            "libraries": {name: version(name) for name in ("lightgbm", "numpy", self.hyper)},
+            "description": self.experiment,
         }
+
+    def libraries(self) -> dict[str, str]:
+        """Return the versions of the libraries that a trial depends on."""
+        return {name: version(name) for name in ("lightgbm", "numpy", self.hyper)}
 
     def _booster(self, params: dict, known: lgb.Dataset, unseen: lgb.Dataset) -> lgb.Booster:
         booster = lgb.Booster({**self.fixed, **params}, known)
@@ -237,47 +241,6 @@ class BaseOptimizer(ABC):
 def _add_round(booster: lgb.Booster) -> float:
     booster.update()
     return booster.eval_valid()[0][2]
-
-
-def is_hopeless(curve: Sequence[float], to_beat: float) -> bool:
-    """True if a trial with these losses, one a round, won't go below `to_beat`.
-
-    It would not even if its pace stayed what it is for HORIZON rounds more, and a loss falls ever
-    more slowly. Means over WINDOW rounds, as a single loss is too noisy to tell a pace from.
-    """
-    if len(curve) < 2 * WINDOW:
-        return False
-    before, now = np.mean(curve[-2 * WINDOW : -WINDOW]), np.mean(curve[-WINDOW:])
-    pace = (before - now) / WINDOW
-    return bool(now - pace * (HORIZON + WINDOW / 2) > to_beat)
-
-
-def distinct_points(points: Iterable[dict], limit: int) -> list[dict]:
-    """Return the first `limit` different points of the space among these, in their order."""
-    unique = {json.dumps(point): point for point in map(as_point, points) if point}
-    return list(islice(unique.values(), limit))
-
-
-def known_points_to_try(max_evals: int) -> int:
-    """Return how many of `max_evals` evaluations go to points that were good in the past."""
-    return min(max(max_evals // 2, 1), 5)
-
-
-def _split(y: np.ndarray, parts: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows to learn from and the rows to measure on, once per held-out part."""
-    folds = StratifiedKFold(parts, shuffle=True, random_state=seed).split(y, y)
-    return list(islice(folds, HELD_OUT))
-
-
-def _number_of_parts(y: np.ndarray) -> int:
-    """Return into how many stratified parts y can be split, PARTS at most; ValueError if none."""
-    y = np.asarray(y)
-    zeros, ones = int(np.count_nonzero(y == 0)), int(np.count_nonzero(y == 1))
-    if zeros + ones != len(y):
-        raise ValueError("y must hold nothing but 0 and 1")
-    if min(zeros, ones) < 2:
-        raise ValueError(f"y needs two rows of each class, got {zeros} of 0 and {ones} of 1")
-    return min(PARTS, zeros, ones)
 
 
 def _digest(*contents: bytes | np.ndarray) -> str:

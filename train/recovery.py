@@ -1,4 +1,4 @@
-"""What a trainer finishes for the one before it, which may have been killed anywhere."""
+"""How a trainer completes the work of one that was killed."""
 
 from kafka import KafkaProducer
 
@@ -10,9 +10,10 @@ from utils.model_store.registry import Registry
 
 
 def interrupted_training(store: Observations, registry: Registry) -> tuple[int, int] | None:
-    """Return (model_id, covers) of a training whose model is complete but was not announced.
+    """Return (model_id, requests_covered) of a training that made a model but did not end.
 
-    What an incomplete one left is removed; what it was for is still due.
+    A training that was killed before its model was published is abandoned: its files are removed,
+    and the training that it was for is due again.
     """
     registry.remove_leftovers()
     remove_attempts()
@@ -20,15 +21,15 @@ def interrupted_training(store: Observations, registry: Registry) -> tuple[int, 
     if unfinished is None or unfinished[0] in registry.ids():
         return unfinished
     store.abandon_training()
-    say(f"The training of model {unfinished[0]} was interrupted: what it was for is still due.")
+    say(f"The training of model {unfinished[0]} was interrupted; it starts again when it is due.")
     return None
 
 
 def announce_the_champion(store: Observations, registry: Registry, producer: KafkaProducer) -> None:
-    """Announce the champion, unless it is the one that retrain_topic named last.
+    """Announce the champion unless it was announced last; KafkaError if that fails.
 
-    Whoever promoted another one by hand may have been killed before the announcement; and somebody
-    else may have announced a model that is not the champion.
+    A promotion by hand may have been killed before its announcement, and anyone who can write to
+    retrain_topic can announce a model that is not the champion.
     """
     champion = registry.champion_id()
     if champion is not None and champion != store.counter("announced_model_id"):

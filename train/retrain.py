@@ -2,29 +2,27 @@
 
     python -m train.retrain --folder data/attempt-1 --model-id 1 --hyper hyperopt ...
 
-It has the lowest priority and few threads, so that training never takes the CPU that predicting
-needs. It writes into its own folder only; the trainer publishes the result. When the trainer is
-gone (its standard input ends), it removes the folder and ends.
+It runs at the lowest priority, with few threads, so that predictors get the CPU they need. It saves
+the model and its card in its own folder, from where the trainer publishes them. When the trainer
+ends, so does the child: its standard input is closed, and it removes the folder and exits.
 """
 
+import argparse
 import os
 import shutil
 import sys
 import threading
 import traceback
-from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from utils.files import write_atomically
-from utils.script import command_line
 from utils.settings import settings
 
-MODEL, CARD, ERROR = "model.p", "card.json", "error.txt"  # what the child leaves in its folder
+ERROR = "error.txt"  # in the child's folder: why there is no model
 
 
 def end_with_parent(folder: Path) -> None:
-    """End this process, and remove its folder, as soon as the trainer does not exist any more."""
+    """Start a thread that removes the folder and exits as soon as the trainer has ended."""
 
     def watch() -> None:
         os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
@@ -35,61 +33,60 @@ def end_with_parent(folder: Path) -> None:
 
 
 def take_lowest_priority() -> None:
-    """Leave the CPU to every other process that wants it."""
+    """Let every other process that needs the CPU go first."""
     os.nice(19)
-    # Linux: others need not even wait for the end of a time slice, nor for the disk, as the
-    # scheduling class decides the IO priority too (ioprio_set(2)).
+    # On Linux, SCHED_IDLE processes are preempted at once. It sets the priority for the disk too
+    # (ioprio_set(2)).
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def retrain(arguments: Namespace) -> None:
-    """Fit a model on the rows it may see, judge it against the champion, save it in the folder."""
+def retrain(arguments: argparse.Namespace) -> None:
+    """Fit a model on the data that may be used, judge it, and save it in the child's folder."""
     from train.fit import fit_model
     from train.judge import judge
     from train.observations import STORE, read_snapshot
-    from train.rows import split
-    from train.trail import TRAIL
+    from train.rows import training_data
+    from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
-    from utils.model_store.card import encode_card
-    from utils.model_store.model import dumps, load_champion
+    from utils.model_store.model import load_champion, save
     from utils.model_store.registry import Registry
 
     registry = Registry()
-    replaces = registry.champion_id()  # None, or one that does not load: both are repaired
+    replaces = registry.champion_id()  # may be None, or a model that does not load
     champion, _ = load_champion(registry)
     snapshot = read_snapshot(STORE)
-    rows = split(settings.data_dir, snapshot, settings.train_window)
+    data = training_data(settings.data_dir, snapshot, settings.train_window)
     model = fit_model(
-        rows.training.frame,
-        rows.training.outcomes,
+        data.training.frame,
+        data.training.outcomes,
         model_id=arguments.model_id,
         hyper=arguments.hyper,
         max_evals=evaluations(arguments.model_id, arguments.max_evals),
         timeout=arguments.timeout,
         known_points=champion_points(champion.card),
-        trail=settings.data_dir / TRAIL,
-        num_threads=max((os.cpu_count() or 1) - 1, 1),  # predicting needs one
+        trials_path=TRIALS,
+        num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
     )
     card = model.card
     card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = len(snapshot.outcomes)
-    card.judge_rows_held_out = rows.held_out
-    card.digest_of_rows = rows.training.digest()
+    card.judge_rows_held_out = data.held_out
+    card.digest_of_rows = data.training.digest()
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
-    judgement = judge(champion, model, rows.judge, rows.groups)
-    card.decision, card.why, card.judge = judgement
+    card.decision, card.why, card.judge = judge(champion, model, data.judge, data.judge_groups)
     if settings.promote == "always":
         card.decision, card.why = "promoted", f"PROMOTE=always; {card.why}"
-    write_atomically(arguments.folder / MODEL, dumps(model))
-    write_atomically(arguments.folder / CARD, encode_card(model.card))
+    save(model, Registry(arguments.folder))
 
 
 def main() -> None:
-    """Retrain once; exit 1 with the reason in the folder's error.txt when that fails."""
-    parser = command_line(__doc__, "train.retrain")
+    """Retrain once; on failure write the reason into error.txt and exit with 1."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--model-id", type=int, required=True)
     parser.add_argument("--hyper", required=True)

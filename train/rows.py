@@ -1,4 +1,4 @@
-"""Which rows a model is trained on, and which ones judge it."""
+"""Which rows a model is trained on, and which rows judge it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ from utils.datasets import dataset
 if TYPE_CHECKING:
     import pandas as pd
 
-HELD_OUT = 10  # one row in so many is never trained on
-JUDGED_TRAININGS = 5  # W: the judge looks at what these last trainings brought
-JUDGE_ROWS = 2_000  # at least; where there are not so many, original rows fill up
+JUDGE_ONE_IN = 10  # one row in ten is never trained on: it judges models
+JUDGED_TRAININGS = 5  # W: the judge uses the observations that the last five trainings added
+JUDGE_ROWS = 2_000  # at least; original rows are added if these observations are fewer
 
 
 @dataclass
-class Rows:
-    """Rows of the data set and what was true: a frame, and 0.0 or 1.0 for each of its rows."""
+class LabeledRows:
+    """Rows of the data set, as a frame, and their true outcomes, 0.0 or 1.0."""
 
     frame: "pd.DataFrame"
     outcomes: np.ndarray
@@ -31,16 +31,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.outcomes)
 
-    def __getitem__(self, chosen: np.ndarray | slice) -> "Rows":
-        return Rows(self.frame[chosen], self.outcomes[chosen])
+    def __getitem__(self, chosen: np.ndarray | slice) -> "LabeledRows":
+        return LabeledRows(self.frame[chosen], self.outcomes[chosen])
 
-    def __add__(self, other: "Rows") -> "Rows":
+    def __add__(self, other: "LabeledRows") -> "LabeledRows":
         import pandas as pd
 
         if not len(self) or not len(other):
             return self if len(self) else other
         frame = pd.concat([self.frame, other.frame], ignore_index=True)
-        return Rows(frame, np.concatenate([self.outcomes, other.outcomes]))
+        return LabeledRows(frame, np.concatenate([self.outcomes, other.outcomes]))
 
     def digest(self) -> str:
         """Return a SHA-256 of all values, in order."""
@@ -50,56 +50,60 @@ class Rows:
         return hashlib.sha256(hashes.to_numpy().tobytes() + self.outcomes.tobytes()).hexdigest()
 
 
-def is_held_out(keys: Iterable[str]) -> np.ndarray:
-    """Return for each key (a row's position, or its request_id) whether its row is held out.
+def is_for_judge(keys: Iterable[str]) -> np.ndarray:
+    """Return for each row's key (its position, or its request_id) whether it is for the judge.
 
-    A digest decides: the same row always meets the same fate.
+    A digest of the key decides, so a row is on the same side in every training.
     """
     digests = (hashlib.blake2b(key.encode(), digest_size=4).digest() for key in keys)
-    return np.array([int.from_bytes(digest) % HELD_OUT == 0 for digest in digests], dtype=bool)
+    return np.array([int.from_bytes(digest) % JUDGE_ONE_IN == 0 for digest in digests], dtype=bool)
 
 
-def original_rows(folder: Path) -> tuple[Rows, np.ndarray]:
-    """Return the original data, and which of its rows are held out."""
-    rows = Rows(*dataset.read_training(folder))
-    return rows, is_held_out(f"row-{position}" for position in range(len(rows)))
+def original_rows(folder: Path) -> tuple[LabeledRows, np.ndarray]:
+    """Return the original data, and which of its rows are for the judge."""
+    rows = LabeledRows(*dataset.read_training(folder))
+    return rows, is_for_judge(f"row-{position}" for position in range(len(rows)))
 
 
-def observed_rows(snapshot: Snapshot) -> tuple[Rows, np.ndarray]:
-    """Return the observations, oldest first, and which of them are held out."""
+def observed_rows(snapshot: Snapshot) -> tuple[LabeledRows, np.ndarray]:
+    """Return the observations, oldest first, and which of them are for the judge."""
     import pandas as pd
 
     columns = [*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]
     values = itemgetter(*columns)
     decoded = [values(msgspec.json.decode(content)) for content in snapshot.data]
     frame = pd.DataFrame.from_records(decoded, columns=columns)
-    return Rows(frame, np.array(snapshot.outcomes)), is_held_out(snapshot.request_ids)
+    return LabeledRows(frame, np.array(snapshot.outcomes)), is_for_judge(snapshot.request_ids)
 
 
 @dataclass(frozen=True)
-class Split:
-    """The rows of one training, and of its judge."""
+class TrainingData:
+    """The rows of one training, and of the judge after it."""
 
-    training: Rows
-    held_out: int  # rows that the training would have, were they not held out
-    judge: Rows
-    groups: np.ndarray  # of the judge's rows: the first training that had it, 0 for original ones
+    training: LabeledRows
+    held_out: int  # rows of the window that are not in `training`, as they are for the judge
+    judge: LabeledRows
+    judge_groups: np.ndarray  # of each judge's row: the first training that used it, 0 for none
 
 
-def split(folder: Path, snapshot: Snapshot, window: int) -> Split:
-    """Return which rows are for training, and which for the judge.
+def training_data(folder: Path, snapshot: Snapshot, window: int) -> TrainingData:
+    """Return the rows to train on and the rows to judge with.
 
-    Training takes the newest `window` rows (original ones first, then the observed ones; 0 means
-    all) that are not held out. The judge takes held-out rows that the last W trainings brought.
+    Training uses the newest `window` rows (original rows count as the oldest; 0 means all rows),
+    without those for the judge. The judge uses its observations of the last W trainings.
     """
-    original, original_out = original_rows(folder)
-    observed, observed_out = observed_rows(snapshot)
+    original, original_for_judge = original_rows(folder)
+    observed, observed_for_judge = observed_rows(snapshot)
     observed.frame = observed.frame[list(original.frame.columns)]
-    rows, out = original + observed, np.concatenate([original_out, observed_out])
-    newest = np.arange(len(rows)) >= (len(rows) - window if window else 0)
-    first = np.array(snapshot.first_trained, dtype=int)
-    judging = observed_out & (first > snapshot.training - JUDGED_TRAININGS)
-    fill = original[original_out][: max(JUDGE_ROWS - int(judging.sum()), 0)]
-    groups = np.concatenate([np.zeros(len(fill), dtype=int), first[judging]])
-    held_out = int((out & newest).sum())
-    return Split(rows[~out & newest], held_out, fill + observed[judging], groups)
+    rows = original + observed
+    for_judge = np.concatenate([original_for_judge, observed_for_judge])
+    in_window = np.arange(len(rows)) >= (len(rows) - window if window else 0)
+    first = np.array(snapshot.first_training, dtype=int)
+    recent = observed_for_judge & (first > snapshot.training - JUDGED_TRAININGS)
+    fill = original[original_for_judge][: max(JUDGE_ROWS - int(recent.sum()), 0)]
+    return TrainingData(
+        training=rows[~for_judge & in_window],
+        held_out=int((for_judge & in_window).sum()),
+        judge=fill + observed[recent],
+        judge_groups=np.concatenate([np.zeros(len(fill), dtype=int), first[recent]]),
+    )

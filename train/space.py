@@ -1,9 +1,9 @@
-"""The search space: which hyperparameters of LightGBM are tuned, and between which bounds.
+"""The search space: the hyperparameters of LightGBM that are tuned, and their bounds.
 
-The names are the tutorial's (jrzaurin/ml_pipelines). `num_boost_round` is not drawn: early stopping
-finds it, and a drawn one would only cut good trials short. Where the bounds left out what is good
-they are wider: fewer leaves and fewer columns a tree, penalties that have an effect. Learning rates
-of 0.03, 0.05 and 0.08 came to the same loss, and half the rate takes twice the time. Meanings:
+The names are the tutorial's (jrzaurin/ml_pipelines). `num_boost_round` is not among them, because
+early stopping finds it. Where the tutorial's bounds left out good points they are wider here: fewer
+leaves, fewer columns per tree, penalties that have an effect. Learning rates of 0.03, 0.05 and 0.08
+gave the same loss, and half the rate takes twice the time. What the names mean:
 https://lightgbm.readthedocs.io/en/stable/Parameters.html
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `low` to `high`, both included; `log`: small ones as often as large ones."""
+    """The numbers from `low` to `high`, both included; `log` : draw uniformly on a log scale."""
 
     low: float
     high: float
@@ -33,8 +33,8 @@ SPACE = {
     "reg_lambda": Range(0.001, 10, log=True),
 }
 
-# The best known point where nothing else is known yet. Found on adult.data alone, on four splits of
-# it into three quarters to learn from and a fourth to measure on.
+# Where the first search begins. Found on adult.data alone, on four splits of it into three quarters
+# to fit and one to measure.
 START = {
     "learning_rate": 0.08,
     "num_leaves": 20,
@@ -47,7 +47,7 @@ START = {
 
 
 def as_point(parameters: dict) -> dict | None:
-    """Return the hyperparameters of the space among these, or None if it isn't a point of it."""
+    """Return those of the parameters that the space has, or None if that is no point of it."""
     point = {name: parameters[name] for name in SPACE if name in parameters}
     inside = len(point) == len(SPACE) and all(point[name] in SPACE[name] for name in SPACE)
     return point if inside else None

@@ -1,23 +1,20 @@
-"""Tune LightGBM with Hyperopt.
+"""Tune LightGBM with Hyperopt's TPE, the tree-structured Parzen estimator.
 
-Hyperopt searches with TPE, the tree-structured Parzen estimator of Bergstra et al., "Algorithms for
-Hyper-Parameter Optimization" (NIPS 2011). It begins with the points that are known to be good: the
-champion's, then the best of the trail (train/trail.py).
+Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (NIPS 2011).
 """
 
 import logging
-from collections.abc import Iterable
 from functools import partial
 from math import log
 
 import numpy as np
 from hyperopt import STATUS_FAIL, STATUS_OK, fmin, hp, tpe
 
-from train.optimizer import BaseOptimizer, distinct_points, known_points_to_try
+from train.optimizer import BaseOptimizer
 from train.space import SPACE, Range
-from train.trail import Trail, best_points
+from train.trials import add_trial, count_studies
 
-# Hyperopt logs two INFO lines per trial, which would drown the log of a program that shows INFO.
+# Hyperopt logs two INFO lines a trial, which would flood the log of a program that shows INFO.
 logging.getLogger("hyperopt").setLevel(logging.WARNING)
 
 
@@ -30,49 +27,44 @@ class LGBOptimizer(BaseOptimizer):
         """Return what Hyperopt draws from."""
         return {name: _distribution(name, bounds) for name, bounds in SPACE.items()}
 
-    def search(self, max_evals: int, known_points: Iterable[dict]) -> None:
-        """Evaluate the known points, then what Hyperopt draws; every trial goes into the trail."""
-        past = self._read_trail()
-        points = distinct_points(
-            [*known_points, *best_points(past, self.data_id)], known_points_to_try(max_evals)
-        )
-        if len(points) == max_evals:  # then fmin would evaluate none of them
+    def search(self, max_evals: int, points: list[dict]) -> None:
+        """Evaluate the points, then those that Hyperopt draws; keep each trial in the study."""
+        if len(points) == max_evals:  # fmin would evaluate none of them
             for point in points:
                 self._loss(point)
             return
         fmin(
             self._loss,
             self.hyperparameter_space(),
-            # Some random points, then TPE; beside known ones it needs fewer of them.
+            # Random points first, then TPE; fewer are needed when good points are known.
             algo=partial(tpe.suggest, n_startup_jobs=len(points) + max_evals // 5),
-            max_evals=max_evals - len(points),  # beside the given points
+            max_evals=max_evals - len(points),  # besides the given points
             points_to_evaluate=points or None,
-            # With the same seed, a second search must not draw the first one's points again.
-            rstate=np.random.default_rng([self.seed, len(past)]),
+            # The same seed must not draw the points of earlier searches again.
+            rstate=np.random.default_rng([self.seed, self._earlier_draws()]),
             early_stop_fn=lambda trials, *_: (self.seconds_left() <= 0, []),
             verbose=False,  # turns off Hyperopt's own progress bar
         )
 
+    def _earlier_draws(self) -> int:
+        """Return a number that differs from search to search in one experiment; 0 for the first."""
+        other_studies = count_studies(self.storage, self.experiment_id) - 1
+        return other_studies + len(self.study.get_trials(deepcopy=False))
+
     def _loss(self, point: dict) -> dict:
-        """Evaluate a point as Hyperopt draws it, and return the loss."""
-        if (
-            self.trials and self.seconds_left() <= 0
-        ):  # the known points are evaluated without a pause
+        """Evaluate a point as Hyperopt draws it, keep the trial, return the loss."""
+        # Hyperopt evaluates all points_to_evaluate before it asks early_stop_fn.
+        if self.trials and self.seconds_left() <= 0:
             return {"status": STATUS_FAIL}
         trial = self.run_trial(
             {name: int(v) if SPACE[name].integer else float(v) for name, v in point.items()}
         )
-        if self.trail:
-            Trail(self.trail).append({**self.origin(), **trial})
+        add_trial(self.study, trial, self.libraries())
         return {"status": STATUS_OK, "loss": trial["loss"]}
-
-    def _read_trail(self) -> list[dict]:
-        records = Trail(self.trail).read() if self.trail else []
-        return [record for record in records if record["experiment"] == self.experiment_id]
 
 
 def _distribution(name: str, bounds: Range):
-    """Return Hyperopt's distribution of a hyperparameter; integers are rounded ones."""
+    """Return Hyperopt's distribution of a hyperparameter; integers are rounded numbers."""
     low, high = (log(bounds.low), log(bounds.high)) if bounds.log else (bounds.low, bounds.high)
     if bounds.integer:
         return (hp.qloguniform if bounds.log else hp.quniform)(name, low, high, 1)

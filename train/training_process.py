@@ -1,4 +1,4 @@
-"""The trainer's side of one training: start the child, watch it, publish what it made."""
+"""The trainer's side of one training: start the child, watch it, publish the model it made."""
 
 import shutil
 import subprocess
@@ -6,22 +6,21 @@ import sys
 from argparse import Namespace
 from contextlib import suppress
 
-from train.retrain import CARD, ERROR, MODEL
-from utils.model_store.card import decode_card
+from train.retrain import ERROR
 from utils.model_store.registry import Registry
 from utils.settings import ROOT, settings
 
-ATTEMPT = "attempt-"  # folders below DATA_DIR in which children write
+ATTEMPT = "attempt-"  # the names of the folders below DATA_DIR in which children write
 
 
 class TrainingProcess:
-    """A running training child; it writes into a folder named by its attempt.
+    """A running training child, which writes into a folder of its own.
 
-    The child reads its settings from the environment, as every script does.
+    It reads its settings from the environment, as every script does.
     """
 
-    def __init__(self, model_id: int, covers: int, tuning: Namespace) -> None:
-        self.model_id, self.covers = model_id, covers
+    def __init__(self, model_id: int, requests_covered: int, tuning: Namespace) -> None:
+        self.model_id, self.requests_covered = model_id, requests_covered
         self._folder = settings.data_dir / f"{ATTEMPT}{model_id}"
         self._folder.mkdir(mode=0o700)
         arguments = {
@@ -31,18 +30,18 @@ class TrainingProcess:
         command = [sys.executable, "-m", "train.retrain"]
         for name, value in arguments.items():
             command += [f"--{name}", str(value)]
-        # The child ends when this pipe does. A session of its own keeps Ctrl-C away from it: the
-        # trainer decides.
+        # The child ends when this pipe is closed, so it never outlives the trainer. In a session of
+        # its own it does not get the terminal's Ctrl-C: the trainer decides when it ends.
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
         )
 
     def has_ended(self) -> bool:
-        """Return True when the child has ended, whether it succeeded or not."""
+        """Return True if the child has ended, with or without a model."""
         return self._child.poll() is not None
 
     def failure(self) -> str:
-        """Return why the child made no model, or "" if it did; only after it has ended."""
+        """Return why the child made no model, or "" if it made one; call it after the end."""
         if self._child.returncode == 0:
             return ""
         with suppress(OSError):
@@ -51,12 +50,13 @@ class TrainingProcess:
         return f"the training process ended with exit code {self._child.returncode}"
 
     def publish(self, registry: Registry) -> None:
-        """Put the model that the child made into the registry; may be repeated."""
-        card = decode_card((self._folder / CARD).read_bytes())
-        registry.publish(card, (self._folder / MODEL).read_bytes())
+        """Copy the child's model into the registry; may be repeated."""
+        result = Registry(self._folder)
+        card = result.card(self.model_id)
+        registry.publish(card, result.content(card))
 
     def close(self) -> None:
-        """End the child if it still runs and remove its folder."""
+        """Kill the child if it is running, and remove its folder."""
         self._child.kill()
         self._child.wait()
         self._child.stdin.close()
@@ -64,6 +64,6 @@ class TrainingProcess:
 
 
 def remove_attempts() -> None:
-    """Remove the folders that the children of a killed trainer left."""
+    """Remove the folders of children whose trainer was killed."""
     for folder in settings.data_dir.glob(f"{ATTEMPT}*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,1 +1,1 @@
-"""Models on disk and in memory."""
+"""The models: on disk, in memory, and how a running predictor changes from one to the next."""

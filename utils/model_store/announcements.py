@@ -1,4 +1,4 @@
-"""What is announced about models on retrain_topic, and waits until Kafka has it."""
+"""Announcements on retrain_topic: a new champion, a rejected model, a training that failed."""
 
 from kafka import KafkaProducer
 
@@ -6,10 +6,14 @@ from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import ControlMessage, encode
 
 
-def announce(producer: KafkaProducer, model_id: int, covers: int | None = None, **fields) -> None:
-    """Send an announcement about a model; KafkaError if Kafka doesn't take it.
+def announce(
+    producer: KafkaProducer, model_id: int, retrain_requests_covered: int | None = None, **fields
+) -> None:
+    """Send an announcement about a model and wait until Kafka has it; KafkaError if it fails.
 
-    covers : how many retrain requests are covered by now; None where the model was chosen by hand.
+    retrain_requests_covered : how many retrain requests trainings have covered so far; None if the
+    model was promoted by hand. fields : the other fields of the ControlMessage.
     """
-    message = ControlMessage(model_id=model_id, retrain_requests_covered=covers, **fields)
-    producer.send(RETRAIN_TOPIC, encode(message), partition=0).get(timeout=30)
+    fields |= {"model_id": model_id, "retrain_requests_covered": retrain_requests_covered}
+    message = encode(ControlMessage(**fields))
+    producer.send(RETRAIN_TOPIC, message, partition=0).get(timeout=30)

@@ -1,12 +1,10 @@
-"""A model's card: what is known about a model, one JSON file beside it."""
-
-from typing import Any
+"""A model's card: everything that is known about a model, as one JSON file beside it."""
 
 import msgspec
 
 
 class Figures(msgspec.Struct):
-    """How good probabilities were on some rows; see train/fit.py: score()."""
+    """How good probabilities are on some rows; see score() of train/fit.py."""
 
     logloss: float
     auc: float
@@ -15,63 +13,60 @@ class Figures(msgspec.Struct):
 
 
 class Judgement(msgspec.Struct):
-    """Champion and challenger on rows that neither was trained on; see train/judge.py."""
+    """The champion and the challenger on rows that neither was trained on; see train/judge.py."""
 
     rows: int
-    observed: int  # rows that came with requests, not with the original data
+    observed: int  # of these rows: how many are observations, not original data
     champion: Figures
     challenger: Figures
-    difference: tuple[float, float]  # 95 % interval of the difference of the log losses
+    difference: tuple[float, float]  # 95 % interval of challenger's minus champion's log loss
 
 
 class Card(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Everything that is known about a model; each group of fields says who writes it.
+    """Everything that is known about a model; comments say who writes each group of fields.
 
-    A field that a reader does not know is ignored, so cards of later versions can be read.
+    Unknown fields are ignored, so older code can read the cards of newer code.
     """
 
-    # Written by fit_model() of train/fit.py: how the model was made.
+    # fit_model() of train/fit.py: how the model was made.
     model_id: int
-    rows: int  # trained on
-    hyper: str
+    rows: int  # in the training set
+    hyper: str  # the optimizer's name, as --hyper takes it
     evaluations: int
-    experiment: str  # the digest of what makes trials comparable, see train/optimizer.py
+    experiment: str  # a digest: which trials are comparable, see train/trials.py
     seed: int
-    parameters: dict[str, float]
+    parameters: dict[str, int | float]
     tuning_logloss: float  # on the rows that tuning held out
 
-    # Written by initialize.py and by the training child, train/retrain.py: of which data.
+    # initialize.py and the training child, train/retrain.py: from which data.
     created: str = ""  # ISO 8601, UTC
-    observations: int = 0  # known when the training began
-    judge_rows_held_out: int = 0  # rows that are never trained on
-    digest_of_rows: str = ""
-    offsets: dict[str, int] = {}  # up to which offset of each partition the store had read
-    missed_records: int = 0
-    expired_records: int = 0
+    observations: int = 0  # complete ones when the training began
+    judge_rows_held_out: int = 0  # never trained on, they judge
+    digest_of_rows: str = ""  # SHA-256 of the training set
+    offsets: dict[str, int] = {}  # "topic-partition": the offset that was to be read next
+    missed_records: int = 0  # deleted by Kafka before the trainer read them, so far
+    expired_records: int = 0  # deleted from the store because request or outcome never came
 
-    # Written by the training child: what the judge decided. trainer.py may overrule it.
-    parent: int | None = None  # the model that it was judged against
-    replaces: int | None = None  # the champion when the training began
-    decision: str = ""  # promoted or rejected; empty for the first model
+    # The training child: what the judge decided. trainer.py may overrule the decision.
+    parent: int | None = None  # the model it was compared with
+    replaces: int | None = None  # what champion.json named when the training began
+    decision: str = ""  # "promoted" or "rejected"; "" for the first model
     why: str = ""
     judge: Judgement | None = None
 
-    # Written by model.save(): what a reader verifies before it loads the model.
+    # save() of utils/model_store/model.py: what load() checks.
+    features: list[str] = []  # the columns of a request that the model reads
+    libraries: dict[str, str] = {}  # name -> version
+
+    # Registry.publish()
     digest: str = ""  # SHA-256 of the model's file
-    features: list[str] = []
-    libraries: dict[str, str] = {}
 
 
 def encode_card(card: Card) -> bytes:
-    """Return the card as JSON for people."""
+    """Return the card as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(card), indent=2)
 
 
 def decode_card(content: bytes) -> Card:
-    """Return the card in this JSON; ValueError if it is none."""
+    """Return the card in this JSON; ValueError if it is not a card."""
     return msgspec.json.decode(content, type=Card)
-
-
-def as_judgement(figures: Any) -> Judgement:
-    """Return a judgement made of plain dicts; ValueError if it is none."""
-    return msgspec.convert(figures, Judgement)

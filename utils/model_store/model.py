@@ -1,8 +1,8 @@
-"""A model in memory: the fitted preprocessor and the booster, saved, loaded and used as one thing.
+"""A model in memory: a fitted preprocessor and a booster, saved, loaded and replaced together.
 
-A model's file is one pickle: what FeatureTools has learned, and the booster in LightGBM's own text
-format. The digest in its card detects damage, not attack: a pickle runs code when it is loaded.
-Whoever can write to the models' folder can run code in every predictor.
+A model's content is one pickle of what FeatureTools has learned and the booster in LightGBM's text
+format. Unpickling can run any code, so whoever can write to MODELS_DIR can run code in every
+predictor: the digest in the card detects damage, not an attack.
 """
 
 import pickle
@@ -18,9 +18,9 @@ from utils.feature_encoder import FeatureEncoder
 from utils.model_store.card import Card
 from utils.model_store.registry import ModelError, Registry
 
-# LightGBM imports scikit-learn and pandas where they are installed, and needs neither for a
-# booster's predictions: hidden from it, a predictor starts a second sooner. None makes an import
-# fail (the import system's reference, 5.3.1); who imports them later gets them.
+# LightGBM imports scikit-learn, pandas and pyarrow if they are installed. A Booster, and a Dataset
+# made of arrays, needs none of them, and without them a predictor starts a second sooner. None in
+# sys.modules makes an import fail ("The import system", 5.3.1); imports after this one succeed.
 _HIDDEN = {name: None for name in ("sklearn", "pandas", "pyarrow") if name not in sys.modules}
 sys.modules.update(_HIDDEN)
 try:
@@ -34,7 +34,7 @@ LIBRARIES = ("lightgbm", "scikit-learn", "numpy")
 
 @dataclass
 class Model:
-    """A fitted preprocessor and its booster."""
+    """A fitted preprocessor, the booster trained on its output, and their card."""
 
     features: FeatureEncoder
     booster: lgb.Booster
@@ -42,13 +42,14 @@ class Model:
 
     @property
     def model_id(self) -> int:
-        """The id that the trainer gave this model."""
+        """The model's id."""
         return self.card.model_id
 
     def predict(self, rows: Sequence[dict]) -> np.ndarray:
         """Return P(outcome = 1) of each row, shape (n_rows,); rows are dicts or a DataFrame.
 
-        One thread: a micro-batch is too small to share, and the other cores have work.
+        Uses one thread: a batch is too small to divide, and Kafka and the trainer need the other
+        cores. ValueError for rows that FeatureTools can't transform.
         """
         if not len(rows):
             return np.empty(0)
@@ -56,22 +57,18 @@ class Model:
 
 
 def save(model: Model, registry: Registry) -> None:
-    """Publish the model, with its features and the library versions added to its card."""
+    """Publish a model; adds its columns and the versions of the libraries to its card."""
     model.card.features = model.features.columns
     model.card.libraries = {name: version(name) for name in LIBRARIES}
-    registry.publish(model.card, dumps(model))
-
-
-def dumps(model: Model) -> bytes:
-    """Return the model as the content of its file."""
-    return pickle.dumps({"features": model.features, "booster": model.booster.model_to_string()})
+    parts = {"features": model.features, "booster": model.booster.model_to_string()}
+    registry.publish(model.card, pickle.dumps(parts))
 
 
 def load(registry: Registry, model_id: int) -> Model:
-    """Return a model, verified and warmed up by a first prediction.
+    """Return a model that has been checked and has made a first prediction.
 
-    Raises ModelError when the model or its card is missing, damaged, made for other columns or by
-    another major version of a library.
+    ModelError if the model or its card is missing or damaged, or if the model was made for other
+    columns or with another major version of a library.
     """
     card = registry.card(model_id)
     content = registry.content(card)
@@ -82,16 +79,15 @@ def load(registry: Registry, model_id: int) -> Model:
         _warm_up(model)
     except ModelError:
         raise
-    except Exception as error:
-        # Unpickling a file made elsewhere can raise anything; the caller keeps what it has.
+    except Exception as error:  # unpickling a file that was made elsewhere can raise anything
         raise ModelError(f"model {model_id}: {type(error).__name__}: {error}") from error
     return model
 
 
 def load_champion(registry: Registry) -> tuple[Model, list[str]]:
-    """Return the model to start with, and a warning for each one that was to be preferred.
+    """Return the model to start with, and the reasons why preferred ones can't be used.
 
-    ModelError if there is none.
+    This is the champion, or the best replacement that loads; ModelError if no model loads.
     """
     warnings = []
     if registry.champion_id() is None and registry.ids():
@@ -107,11 +103,13 @@ def load_champion(registry: Registry) -> tuple[Model, list[str]]:
 def _check(card: Card) -> None:
     columns = list(dataset.NUMERIC_COLUMNS + dataset.CATEGORICAL_COLUMNS)
     if card.features != columns:
-        raise ModelError(f"model {card.model_id}: trained on other columns than the data set has")
+        raise ModelError(
+            f"model {card.model_id}: trained on other columns than those of the data set"
+        )
     for name, made_by in card.libraries.items():
         if made_by.split(".")[0] != version(name).split(".")[0]:
             raise ModelError(
-                f"model {card.model_id}: made by {name} {made_by}, here is {version(name)}"
+                f"model {card.model_id}: made by {name} {made_by}, installed is {version(name)}"
             )
 
 

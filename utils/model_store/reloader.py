@@ -1,8 +1,8 @@
-"""The champion in memory: loaded at the start, replaced when a new one is announced.
+"""Keeps the champion in memory: loads it at the start, and again when a new one is announced.
 
-A thread reads retrain_topic without a group, so that every predictor hears every announcement. It
-loads, verifies and warms up the new model beside the running one; `model` then changes by one
-assignment. A model that can't be used is reported, and the old one goes on.
+A thread reads retrain_topic without a consumer group, so every predictor gets every announcement.
+It loads, checks and warms up the new model while the old one still answers; then one assignment
+replaces `model`. A model that can't be used is reported and the old one stays.
 """
 
 import threading
@@ -19,15 +19,17 @@ from utils.model_store.registry import ModelError, Registry
 
 
 class Reloader:
-    """Holds the model that answers, as `model`; SystemExit if there is none to start with."""
+    """Holds the model that answers, as `model`; SystemExit if no model can be used."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        # The reader's place first, then champion.json: an announcement in between is heard.
+        # Position the reader before reading champion.json: a champion that is announced between
+        # the two is read twice, in the other order it could be missed.
         self._consumer = read_from_now_on(RETRAIN_TOPIC)
         self.model = self._first_model()
+        self._problem = ""  # the last one that was reported, to report each one once
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name="reload", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="reloader", daemon=True)
         self._thread.start()
 
     def _first_model(self) -> Model:
@@ -41,36 +43,37 @@ class Reloader:
             warn(f"{warning}; starting with model {model.model_id} instead.")
         return model
 
-    def _listen(self) -> None:
-        said = ""
+    def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 polled = self._consumer.poll(timeout_ms=200)
-                said = ""
+                self._problem = ""
             except KafkaError as error:
-                problem = str(refusal(error) or error)
-                if problem != said and not self._stop.is_set():
-                    warn(f"Can't hear announcements at the moment: {problem}")
-                said = problem
+                self._report(str(refusal(error) or error))
                 self._stop.wait(1)
                 continue
             for record in (record for records in polled.values() for record in records):
                 message = decode_control(record.value)
                 if message and message.training_completed and message.model_id is not None:
-                    self._swap(message.model_id)
+                    self._replace(message.model_id)
 
-    def _swap(self, model_id: int) -> None:
+    def _report(self, problem: str) -> None:
+        if problem != self._problem and not self._stop.is_set():
+            warn(f"Can't read announcements of new models: {problem}")
+        self._problem = problem
+
+    def _replace(self, model_id: int) -> None:
         if model_id == self.model.model_id:
-            return  # an announcement may repeat
+            return  # an announcement may be repeated
         try:
             self.model = load(self._registry, model_id)
         except ModelError as error:
-            warn(f"Can't use the announced model ({error}); model {self.model.model_id} goes on.")
+            warn(f"Can't use the announced model ({error}); keeping model {self.model.model_id}.")
         else:
             say(f"Model {model_id} answers from now on.", "bold green")
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop the thread and close the consumer."""
         self._stop.set()
         self._thread.join(timeout=5)
         self._consumer.close(timeout_ms=1_000)

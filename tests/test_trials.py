@@ -1,0 +1,324 @@
+"""The store of trials: which past trials count, and that no crash loses them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+import train.optimizer
+from tests.harness.pipeline import wait_until
+from tests.test_train import NAMES, PARAMS, Y, both, make_optimizer, measure_distance
+from tools import experiments
+from train.database import StoreError
+from train.space import SPACE, START, Range, as_point
+from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
+from train.train_optuna import LGBOptimizer as OptunaOptimizer
+from train.trials import best_points, open_storage, read_trials
+from train.warm_start import (
+    WIDER,
+    WIDER_EVERY,
+    champion_points,
+    distinct_points,
+    evaluations,
+    known_points_to_try,
+)
+from utils.model_store.card import Card
+from utils.settings import ROOT
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "trials.db"
+
+
+def search(kind: type, path, monkeypatch, *, evals: int = 6, **settings):
+    """Return an optimizer after a search that kept its trials in this store; no model is fitted."""
+    optimizer = make_optimizer(kind, trials_path=path, **settings)
+    measure_distance(optimizer, monkeypatch)
+    monkeypatch.setattr(optimizer, "fit", lambda best: None)
+    optimizer.optimize(evals)
+    return optimizer
+
+
+def points(optimizer) -> list[dict]:
+    """Return the points that were evaluated, in order."""
+    return [trial["params"] for trial in optimizer.trials]
+
+
+def best_point(optimizer) -> dict:
+    """Return the hyperparameters of the best trial, as they were drawn."""
+    return min(optimizer.trials, key=lambda trial: trial["loss"])["params"]
+
+
+def changed_data() -> np.ndarray:
+    """Return y with one other outcome."""
+    return np.where(np.arange(len(Y)) == 3, 1 - Y, Y)
+
+
+# What is compatible
+
+
+@both
+def test_the_second_search_starts_with_what_the_first_has_learned(kind, path, monkeypatch):
+    first = search(kind, path, monkeypatch)
+    second = search(kind, path, monkeypatch)
+    assert second.experiment_id == first.experiment_id
+    assert second.data_id == first.data_id
+    assert second.best_loss <= first.best_loss
+    drawn = [point for point in points(second) if point not in points(first)]
+    assert len(drawn) >= 3  # and does not repeat what the first has drawn
+
+
+def test_hyperopt_evaluates_the_best_past_points_first(path, monkeypatch):
+    first = search(HyperoptOptimizer, path, monkeypatch)
+    second = search(HyperoptOptimizer, path, monkeypatch)
+    ranked = sorted(first.trials, key=lambda trial: trial["loss"])
+    assert points(second)[:3] == [trial["params"] for trial in ranked[:3]]
+
+
+def test_optuna_goes_on_in_its_study_and_believes_its_losses(path, monkeypatch):
+    first = search(OptunaOptimizer, path, monkeypatch)
+    second = search(OptunaOptimizer, path, monkeypatch, evals=1)
+    assert second.best_loss == first.best_loss
+    assert second.best == first.best
+    assert best_point(first) not in points(second)
+    assert [study.study_name for study in open_storage(path).get_all_studies()] == [
+        f"optuna-{first.experiment_id}-{first.data_id}-1"
+    ]
+
+
+@both
+def test_changed_data_evaluates_the_old_best_point_again(kind, path, monkeypatch):
+    first = search(kind, path, monkeypatch)
+    second = search(kind, path, monkeypatch, y=changed_data())
+    assert second.experiment_id == first.experiment_id
+    assert second.data_id != first.data_id
+    assert points(second)[0] == best_point(first)
+    assert second.past_trials == []
+    third = search(kind, path, monkeypatch)  # the first data again: its own trials count
+    assert third.best_loss <= first.best_loss
+
+
+@pytest.mark.parametrize(
+    "kind", [HyperoptOptimizer, pytest.param(OptunaOptimizer, marks=pytest.mark.slow)]
+)
+def test_another_feature_list_metric_or_space_is_another_experiment(kind, path, monkeypatch):
+    first = search(kind, path, monkeypatch, evals=3)
+    ids = {first.experiment_id}
+    for target, value in (("NAMES", [*NAMES[:3], "region"]), ("CATEGORICAL", [3])):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"tests.test_train.{target}", value)
+            ids.add((other := search(kind, path, patch, evals=3)).experiment_id)
+        assert points(other) == points(first)  # as the same seed draws them from scratch
+    ids.add(make_optimizer(kind, is_unbalance=True).experiment_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.optimizer, "METRIC", "auc")
+        ids.add(make_optimizer(kind).experiment_id)
+    monkeypatch.setitem(SPACE, "subsample", Range(0.4, 1.0))
+    ids.add((wider := search(kind, path, monkeypatch, evals=3)).experiment_id)
+    assert points(wider) == points(search(kind, None, monkeypatch, evals=3))
+    assert len(ids) == 6
+
+
+def test_best_points_are_those_of_the_same_data_then_the_newest_best_of_other_data():
+    def trial(data: str, loss: float, pruned: bool = False) -> dict:
+        return {"data": data, "loss": loss, "params": {"loss": loss}, "pruned": pruned}
+
+    trials = [trial("old", 0.1), trial("old", 0.2), trial("same", 0.4), trial("same", 0.3)]
+    trials += [trial("new", 0.6), trial("new", 0.5), trial("new", 0.01, pruned=True)]
+    assert [point["loss"] for point in best_points(trials, "same")] == [0.3, 0.4, 0.5, 0.1]
+    assert [point["loss"] for point in best_points(trials, "never seen")] == [0.5, 0.3, 0.1]
+
+
+# What is kept
+
+
+@both
+def test_a_trial_is_kept_with_all_that_it_takes_to_repeat_it(kind, path):
+    optimizer = make_optimizer(kind, trials_path=path)
+    optimizer.optimize(2)
+    [kept] = experiments.read_studies(path)
+    for trial, measured in zip(kept, optimizer.trials, strict=True):
+        assert {name: trial[name] for name in measured} == measured
+        assert trial["hyper"] == kind.hyper
+        assert trial["seed"] == 1
+        assert trial["data"] == optimizer.data_id
+        assert trial["features"] == NAMES
+        assert trial["metric"] == "binary_logloss"
+        assert len(trial["losses"]) == 1
+        assert set(trial["libraries"]) == {"lightgbm", "numpy", kind.hyper}
+    again = make_optimizer(kind).evaluate(kept[0]["params"])
+    assert again["loss"] == kept[0]["loss"]
+
+
+@both
+def test_without_a_path_nothing_is_kept(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    search(kind, None, monkeypatch)
+    assert list(tmp_path.iterdir()) == []
+
+
+@both
+def test_optunas_own_program_shows_every_study(kind, path, monkeypatch):
+    optimizer = search(kind, path, monkeypatch)
+    search(kind, path, monkeypatch, y=changed_data(), evals=2)
+    program = Path(sys.executable).parent / "optuna"
+    command = [program, "studies", "--storage", f"sqlite:///{path}", "-f", "json"]
+    shown = subprocess.run(command, check=True, capture_output=True, text=True)
+    studies = json.loads(shown.stdout)
+    assert [study["n_trials"] for study in studies] == [6, 2]
+    assert {study["user_attrs"]["hyper"] for study in studies} == {kind.hyper}
+    best = optuna.load_study(study_name=studies[0]["name"], storage=open_storage(path)).best_trial
+    assert (best.value, best.params) == (optimizer.best_loss, best_point(optimizer))
+
+
+def test_each_optimizer_begins_with_what_the_other_has_learned(path, monkeypatch):
+    hyperopt = search(HyperoptOptimizer, path, monkeypatch)
+    optuna_ = search(OptunaOptimizer, path, monkeypatch)
+    assert points(optuna_)[0] == best_point(hyperopt)
+    third = search(HyperoptOptimizer, path, monkeypatch, y=changed_data())
+    assert points(third)[0] == best_point(optuna_)
+
+
+def test_a_pruned_trial_is_kept_as_pruned_and_is_no_point_to_begin_with(path, monkeypatch):
+    optimizer = make_optimizer(HyperoptOptimizer, trials_path=path)
+
+    def evaluate(params: dict, **limits) -> dict:
+        measured = {"losses": [0.5], "rounds": 60, "seconds": 2.0, "pruned": bool(optimizer.trials)}
+        return {"params": params, "loss": 0.5 - 0.1 * bool(optimizer.trials), **measured}
+
+    monkeypatch.setattr(optimizer, "evaluate", evaluate)
+    monkeypatch.setattr(optimizer, "fit", lambda best: None)
+    optimizer.optimize(2)
+    [kept] = open_storage(path).get_all_studies()
+    trials = open_storage(path).get_all_trials(kept._study_id)
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED"]
+    assert [trial.duration.total_seconds() for trial in trials] == [2, 2]
+    again = search(HyperoptOptimizer, path, monkeypatch, evals=1)
+    assert points(again) == points(optimizer)[:1]
+
+
+# Crashes and several processes
+
+SEARCH = """
+import sys
+from pathlib import Path
+from tests.test_train import make_optimizer
+from train import optimizer_class
+path, hyper, seed, max_evals = sys.argv[1:]
+kind = optimizer_class(hyper)
+make_optimizer(kind, trials_path=Path(path), seed=int(seed)).optimize(int(max_evals))
+"""
+
+
+def start(path, kind: type, seed: int, count: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", SEARCH, str(path), kind.hyper, str(seed), str(count)]
+    return subprocess.Popen(command, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "kind", [HyperoptOptimizer, pytest.param(OptunaOptimizer, marks=pytest.mark.slow)]
+)
+def test_two_processes_create_and_use_the_store_at_once_and_survive_kill_9(kind, path):
+    for searcher in [start(path, kind, 1, 4), start(path, kind, 2, 4)]:
+        assert searcher.wait() == 0
+    storage = open_storage(path)
+    assert len(list(read_trials(storage))) == 8
+    killed = start(path, kind, 3, 1000)
+    wait_until(lambda: len(list(read_trials(storage))) > 10, what="trials of the third search")
+    killed.kill()
+    killed.wait()
+    before = len(list(read_trials(storage)))
+    assert start(path, kind, 3, 4).wait() == 0
+    assert len(list(read_trials(storage))) >= before + 4
+
+
+def test_a_store_that_can_not_be_read_does_not_stop_a_training(path, monkeypatch, capsys):
+    path.write_bytes(b"no database" * 100)
+    optimizer = search(HyperoptOptimizer, path, monkeypatch)
+    assert len(optimizer.trials) == 6
+    sentence = f"{path} can't be used: file is not a database"
+    assert capsys.readouterr().out == f"Tuning without earlier trials: {sentence}\n"
+    with pytest.raises(StoreError, match=re.escape(sentence)):
+        open_storage(path)
+
+
+def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):
+    optuna.create_study(storage=open_storage(path), study_name="killed")
+    search(HyperoptOptimizer, path, monkeypatch)
+    assert len(search(HyperoptOptimizer, path, monkeypatch).trials) == 6
+
+
+# The points to begin with
+
+
+def test_a_retraining_starts_with_the_champions_hyperparameters():
+    def card(parameters: dict) -> Card:
+        return Card(
+            model_id=4, rows=1, hyper="hyperopt", evaluations=1, experiment="", seed=1,
+            parameters=parameters, tuning_logloss=0.3,
+        )  # fmt: skip
+
+    assert champion_points(card({**PARAMS, "num_boost_round": 60})) == [PARAMS]
+    for unusable in ({}, {**PARAMS, "num_leaves": 9999}):
+        assert champion_points(card(unusable)) == [START]
+
+
+def test_no_more_points_are_read_than_are_needed():
+    def known():
+        yield from ({"learning_rate": 0.1}, PARAMS, PARAMS, START)
+        raise AssertionError("one too many")
+
+    assert distinct_points(known(), 2) == [PARAMS, START]
+
+
+def test_every_tenth_retraining_searches_wider():
+    numbers = [evaluations(model_id, 3) for model_id in range(1, 2 * WIDER_EVERY + 1)]
+    assert numbers.count(3) == 2 * (WIDER_EVERY - 1)
+    assert numbers[WIDER_EVERY - 1] == numbers[-1] == 3 * WIDER
+
+
+def test_the_point_to_begin_with_is_one_of_the_space():
+    assert as_point(START) == START
+
+
+def test_some_evaluations_go_to_known_points_and_most_of_many_to_new_ones():
+    assert [known_points_to_try(n) for n in (1, 2, 3, 5, 10, 50)] == [1, 1, 1, 2, 5, 5]
+
+
+# python -m tools.experiments
+
+
+def shown(capsys, monkeypatch, path, what: str) -> str:
+    """Return what `python -m tools.experiments` prints."""
+    monkeypatch.setattr(sys, "argv", ["experiments", what])
+    monkeypatch.setattr(experiments, "TRIALS", path)
+    experiments.main()
+    return capsys.readouterr().out
+
+
+def test_experiments_shows_what_both_optimizers_did(path, monkeypatch, capsys):
+    done = [search(kind, path, monkeypatch) for kind in (HyperoptOptimizer, OptunaOptimizer)]
+    done.append(search(HyperoptOptimizer, path, monkeypatch, y=changed_data()))
+    listed = shown(capsys, monkeypatch, path, "list")
+    for optimizer in done:
+        experiment, data = optimizer.experiment_id[:8], optimizer.data_id[:8]
+        row = rf"{optimizer.hyper} +{experiment} +{data} +2,000 +6 +0 +0\.\d{{4}}"
+        assert len(re.findall(row, listed)) == 1
+    best = [json.loads(line) for line in shown(capsys, monkeypatch, path, "best").splitlines()]
+    assert {trial["hyper"]: trial["params"] for trial in best} == {
+        "hyperopt": best_point(done[2]),
+        "optuna": best_point(done[1]),
+    }
+
+
+def test_experiments_says_when_there_are_none(path, monkeypatch, capsys):
+    with pytest.raises(
+        SystemExit, match="holds no trial yet: python initialize.py makes the first"
+    ):
+        shown(capsys, monkeypatch, path, "list")

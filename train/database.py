@@ -1,0 +1,61 @@
+"""SQLite, with its errors as one sentence that names the file."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class StoreError(OSError):
+    """SQLite can't read or write a file; the text names the file and says why.
+
+    An OSError, so that it is handled as every other failure of the disk is.
+    """
+
+
+class Database:
+    """A SQLite file, in WAL mode: readers never wait for the writer, nor it for them.
+
+    Commits are synced: a transaction that was committed survives a power cut. Every method raises
+    StoreError.
+    """
+
+    def __init__(self, path: Path, schema: str = "", read_only: bool = False) -> None:
+        self._path = path
+        with self._errors():
+            mode = "ro" if read_only else "rwc"
+            uri = f"{path.resolve().as_uri()}?mode={mode}"
+            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+        if not read_only:
+            self.query("PRAGMA journal_mode = WAL")
+            self.query("PRAGMA synchronous = FULL")
+        with self._errors():
+            self._connection.executescript(schema)
+
+    def query(self, sql: str, parameters: tuple = ()) -> list[tuple]:
+        """Execute a statement and return its rows."""
+        with self._errors():
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def execute_many(self, sql: str, rows: Iterable[tuple]) -> None:
+        """Execute a statement once for each row of parameters."""
+        with self._errors():
+            self._connection.executemany(sql, rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what the body does, or roll it back if the body raises."""
+        with self._errors(), self._connection:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}") from error
