@@ -92,7 +92,7 @@ def test_a_poisoned_batch(pipeline, promote):
         for number in range(500):
             row = pipeline.rows[batch * 500 + number]
             if batch == 5:
-                row = dataset.turned_upside_down(row)
+                row = dataset.with_opposite_outcome(row)
             pipeline.send({"request_id": f"{batch}-{number}", "data": row})
         pipeline.producer.flush()
 
