@@ -35,4 +35,5 @@ def status_line(seconds: float = 10) -> Iterator[Callable[[str], None]]:
             printed = time.monotonic()
 
     with _console.status("") as status:  # rich prints nothing where there is no terminal
+        _console.show_cursor(True)  # a second Ctrl-C exits at once and would leave it hidden
         yield show
