@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.lock requirements-java.txt
 	$(RUN) -m tools.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
 	touch $@
 
-demo: env ## run the whole pipeline, sum it up (MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
+demo: env ## run the whole pipeline and print a summary (MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
 	@$(RUN) -m tools.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
 		$(if $(INTERVAL),--interval $(INTERVAL)) \
 		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
@@ -70,12 +70,11 @@ lock: env ## write requirements.lock anew from requirements*.txt
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		requirements-dev.txt -o requirements.lock
 
-clean: ## stop Kafka; remove models, store, downloaded data; code and the trail of experiments stay
-	[ ! -f $(VENV)/.installed ] || $(RUN) -m tools.local_kafka stop
-	rm -rf models/* models/.attempt-* .kafka/data data/adult.data data/adult.test data/observations.*
+clean: ## delete models, observations, topics and unpacked data; Kafka goes on, the trials stay
+	[ ! -f $(VENV)/.installed ] || $(RUN) -m tools.clean
 
-forget: ## remove the trail: every experiment that tuning has ever made (data/trail)
-	rm -rf data/trail
+forget: ## delete the trials of all tunings so far
+	rm -rf data/trail data/trials.db*
 
 .PHONY: help env demo kafka stop init test test-all chaos soak drift bench bench-retrain bench-tuning \
 	lint format lock clean forget

@@ -1,14 +1,13 @@
 """Answers every request on app_messages at once: does this person earn more than 50K?
 
     python predictor.py                          # one predictor
-    PREDICTOR_ID=predictor-1 python predictor.py # one more, which shares the partitions
+    PREDICTOR_ID=predictor-1 python predictor.py # one more; they share the partitions
 
 After every RETRAIN_EVERY requests it asks for retraining on retrain_topic. When the trainer
 announces a new model there, the predictor loads it beside the running one and swaps it in between
 two batches: it never stops answering. Needs Kafka and the model that initialize.py makes.
 """
 
-import argparse
 from contextlib import closing
 
 from kafka.consumer.fetcher import ConsumerRecord
@@ -28,32 +27,39 @@ from utils.model_store.model import Model
 from utils.model_store.registry import Registry
 from utils.model_store.reloader import Reloader
 from utils.process import collect_garbage_rarely, return_freed_memory, stop_on_signals
-from utils.script import run
+from utils.script import command_line, run
 from utils.settings import settings
 
 WRITES = (APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
 
 
-def answer(batch: Batch, model: Model) -> int:
-    """Put into the batch a prediction for every request: 2. Invalid messages get a dead letter.
+def answer(batch: Batch, model: Model) -> tuple[int, int]:
+    """Put a prediction for every request into the batch: 2. Invalid messages get a dead letter.
 
-    Returns the number of retrain requests that became due.
+    Returns how many requests were answered, and how many retrain requests that made due.
     """
     requests, invalid = decode_requests(batch.records)
+    # All rows at once: one call for a thousand rows costs far less than a thousand calls.
     probabilities = model.predict([request.data for _, request in requests]).tolist()
     for (record, request), probability in zip(requests, probabilities, strict=True):
         label = 1.0 if probability > 0.5 else 0.0
         reply = Prediction(request.request_id, label, probability, model.model_id)
+        # To the request's own topic and partition, with its key: whoever sent the request finds
+        # the reply there. Nobody takes it for a request, because it contains no data.
         batch.reply(record, encode(reply))
     for record, error in invalid:
+        # Kafka would deliver an invalid message again and again until somebody has dealt with it:
+        # we keep its bytes in another topic, with the reason, and go on.
         batch.dead_letter(record, DEAD_LETTER_TOPIC, error.reason)
         if error.request_id is not None:
             batch.reply(record, encode(ErrorReply(error.request_id, error.reason)))
-    return ask_for_retraining(batch, [record for record, _ in requests], model)
+    return len(requests), ask_for_retraining(batch, [record for record, _ in requests], model)
 
 
 def ask_for_retraining(batch: Batch, answered: list[ConsumerRecord], model: Model) -> int:
-    """Put into the batch a retrain request for each RETRAIN_EVERY requests answered: 3."""
+    """Put a retrain request into the batch for each RETRAIN_EVERY requests answered: 3."""
+    # The count of answered requests is stored in Kafka, beside the offset of each partition, and
+    # committed with the answers: neither a crash nor a move to another predictor changes it.
     borders = batch.count(answered, settings.retrain_every)
     for batch_id, last in borders:
         request = ControlMessage(
@@ -70,25 +76,32 @@ def ask_for_retraining(batch: Batch, answered: list[ConsumerRecord], model: Mode
 
 def main() -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    command_line(__doc__).parse_args()
     return_freed_memory()
     stop = stop_on_signals()
     prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC), write=WRITES)
+    # The reloader listens for announcements in a thread, and loads and tests each new model there.
     with closing(Reloader(Registry())) as champion:
+        # All predictors are one consumer group: Kafka gives each partition to one of them.
         stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, WRITES)
         say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
         collect_garbage_rarely()
+        answered = 0  # since the last retrain request
 
         while not stop.is_set():
+            # What has arrived since the last poll: nothing, one request, or thousands of them.
             batch = stream.poll()
-            due = answer(batch, champion.model)  # the one place where a new model comes in
-            if stream.commit(batch) and due:
-                say(
-                    f"Answered {settings.retrain_every} more requests: asked for retraining.",
-                    "cyan",
-                )
+            # champion.model is read once a batch: a new model takes over between two batches.
+            count, due = answer(batch, champion.model)
+            # One transaction: the answers become visible, and the offset from which a restarted
+            # predictor reads on moves past their requests. Both happen or neither does, so that no
+            # request is lost or answered twice. False: it failed, and poll() returns them again.
+            if stream.commit(batch):
+                answered += count
+                if due:
+                    times = "" if due == 1 else f" {due} times"
+                    say(f"Answered {answered} more requests: asked for retraining{times}.", "cyan")
+                    answered = 0
         stream.close()
 
 

@@ -1,38 +1,41 @@
-"""Plays the company: sends requests to Kafka, one a visitor, and acts on the predictions.
+"""Plays the company: sends one request a visitor to Kafka, and acts on the predictions.
 
     python sample_app.py                                # 200 messages, two seconds apart
-    python sample_app.py --messages 1000 --interval 0.02
-    python sample_app.py --outcome-delay 30             # what really happened is known later
+    python sample_app.py --messages 1000 --interval 0.1
+    python sample_app.py --outcome-delay 30             # outcomes are known later
     python sample_app.py --outcome-delay 2 --drift --messages 60000 --interval 0
 
-Three threads, as three services of a company would be: start_producing() sends rows of adult.test
-as requests, start_consuming() receives the predictions, and start_reporting_outcomes() tells what
-really happened. Ends when every request is answered and every outcome is reported.
+Three threads stand for three services of a company: start_producing() sends rows of adult.test as
+requests, start_consuming() receives the predictions, start_reporting_outcomes() reports the true
+outcomes. Ends when every request is answered and every outcome reported.
 """
 
-import argparse
 import time
 import uuid
+from itertools import chain
+
+from kafka.errors import KafkaError
 
 from utils.company import Company
-from utils.console import say
+from utils.console import say, status_line, warn
 from utils.datasets import dataset
+from utils.datasets.base import DatasetError
+from utils.kafka_client.connection import is_reachable
 from utils.kafka_client.positions import read_from_now_on
 from utils.kafka_client.producer import make_producer
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, prepare_topics
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.process import stop_on_signals
-from utils.script import run
+from utils.script import command_line, run
 from utils.settings import settings
 
-ANSWER_TIMEOUT = 60  # seconds without any answer after which the last ones are given up
+HINT_AFTER = 10  # seconds without any answer
+ANSWER_TIMEOUT = 60  # seconds without any answer, after the last request
+SHORTEST_INTERVAL = 0.05  # seconds; with less, single answers are not printed
 
 
 def start_producing(company: Company) -> None:
-    """Send the rows of adult.test as requests, each with a request_id of its own: 1a.
-
-    A row brings its outcome along, unless outcomes are known later.
-    """
+    """Send the rows of adult.test as requests, each with a request_id of its own: 1a."""
     rows = dataset.read_test_requests(settings.data_dir)
     producer = make_producer()
     while not company.listening.wait(0.2):
@@ -43,86 +46,104 @@ def start_producing(company: Company) -> None:
             break
         request_id, data = str(uuid.uuid4()), dict(rows[number % len(rows)])
         if company.drift and number >= company.messages // 2:
-            data = dataset.turned_upside_down(data)
+            data = dataset.with_opposite_outcome(data)
+        company.unanswered[request_id] = dataset.describe(data)
         if company.delay:
-            company.expect_outcome(request_id, data.pop(dataset.TARGET))
-        company.unanswered.add(request_id)
+            company.report_later(request_id, data.pop(dataset.TARGET))
+        else:  # the request contains its outcome: a shortcut of the tutorial, to see learning soon
+            company.add_outcome(request_id, dataset.outcome_of(data[dataset.TARGET]))
         request = encode({"request_id": request_id, "data": data})
+        # send() only puts the request into a buffer; get() waits until Kafka has stored it.
         producer.send(APP_MESSAGES, request).get(timeout=30)
         company.sent += 1
-        say(f" -> request {request_id}", "blue")
     producer.close(timeout=10)
     company.all_sent.set()
 
 
 def start_consuming(company: Company) -> None:
-    """Receive the predictions, and act on each one of a high income: 2."""
-    consumer = read_from_now_on(APP_MESSAGES)  # an answer can't come before we listen
-    company.listening.set()
-    heard = time.monotonic()
+    """Receive the predictions, and act on each one: 2."""
+    # Replies come on the topic of the requests. We read all of it, from its end: older replies
+    # are not for us. Only committed records are returned: a reply becomes visible when the
+    # transaction that contains it commits. That of a predictor killed before never does.
+    consumer = read_from_now_on(APP_MESSAGES)
+    company.listening.set()  # a request sent before would be answered unnoticed
+    heard, silence = time.monotonic(), 0.0
     while not company.stop.is_set() and (company.unanswered or not company.all_sent.is_set()):
-        for records in consumer.poll(timeout_ms=200).values():
+        # {partition: records that have arrived}, or {} after 200 ms without any.
+        polled = consumer.poll(timeout_ms=200)
+        replies = [decode_reply(record.value) for record in chain(*polled.values())]
+        for reply in filter(None, replies):  # None: a request, our own for example
+            receive(company, reply)
+        if any(replies) or not company.unanswered:
             heard = time.monotonic()
-            for record in records:
-                receive(company, record.value)
-        if company.all_sent.is_set() and time.monotonic() - heard > ANSWER_TIMEOUT:
+        before, silence = silence, time.monotonic() - heard
+        if before < HINT_AFTER <= silence:
+            where = f"KAFKA_HOST={settings.kafka_host}, TOPIC_PREFIX={settings.topic_prefix!r}"
+            warn(f"No answer for {HINT_AFTER} s. Is predictor.py running, with {where}?")
+        if company.all_sent.is_set() and silence > ANSWER_TIMEOUT:
             break
     consumer.close()
 
 
 def start_reporting_outcomes(company: Company) -> None:
-    """Tell what really happened: later, out of order, some twice, some never: 6."""
+    """Report true outcomes as they become known: late, out of order, some twice, some never: 6."""
     producer = make_producer()
-    for request_id, outcome in company.outcomes():
-        report = encode({"request_id": request_id, "outcome": outcome})
+    for request_id, label in company.outcomes_due():
+        report = encode({"request_id": request_id, "outcome": label})
         producer.send(OUTCOMES_TOPIC, report).get(timeout=30)
+        company.add_outcome(request_id, dataset.outcome_of(label))
     producer.close(timeout=10)
 
 
-def receive(company: Company, value: bytes) -> None:
-    """Take note of a reply to one of our requests; other messages are none of our business."""
-    reply = decode_reply(value)
-    if reply is None or reply.request_id not in company.unanswered:
+def receive(company: Company, reply: Prediction | ErrorReply) -> None:
+    """Act on the reply to one of our requests; replies to other programs' requests are ignored."""
+    if (person := company.unanswered.pop(reply.request_id, None)) is None:
         return
-    company.unanswered.discard(reply.request_id)
-    if isinstance(reply, ErrorReply):
-        say(f" <- error for {reply.request_id}: {reply.error}", "bold red")
+    if isinstance(reply, Prediction):
+        act_on(company, reply, person)
     else:
-        act_on(company, reply)
+        company.errors += 1
+        if company.errors <= 20:  # the others are only counted
+            say(f"{person} -> error: {reply.error} (request {reply.request_id})", "bold red")
 
 
-def act_on(company: Company, reply: Prediction) -> None:
-    """Act at once, and once for each request: an offer to whoever is likely to earn over 50K."""
-    text = f" <- prediction {reply.prediction} for {reply.request_id} by model {reply.model_id}"
-    if reply.prediction == 1.0 and reply.request_id not in company.offers:
-        company.offers.add(reply.request_id)
-        say(f"{text}: an offer goes out", "bold green")
-    else:
-        say(text, "green")
+def act_on(company: Company, reply: Prediction, person: str) -> None:
+    """Make an offer to a person who is likely to earn over 50K."""
+    offer = reply.prediction == 1.0
+    company.offers += offer
+    verdict = company.add_prediction(reply.request_id, reply.prediction, reply.model_id)
+    if company.interval >= SHORTEST_INTERVAL:
+        score = reply.prediction if reply.probability is None else reply.probability
+        style = {"right": "green", "wrong": "yellow"}.get(verdict, "")
+        say(f"{person} -> {score:.2f}, {'offer' if offer else 'no offer'}; {verdict}", style)
 
 
 def main() -> None:
-    """Send all requests and wait for all answers; exit 1 when one does not come."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """Send all requests and wait for all answers; exit code 1 if one is missing."""
+    parser = command_line(__doc__)
     parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
     parser.add_argument("--interval", type=float, default=2, help="seconds between them (2)")
     parser.add_argument("--outcome-delay", type=float, default=0, help="seconds (0: none)")
-    parser.add_argument("--drift", action="store_true", help="half-way the opposite becomes true")
+    parser.add_argument("--drift", action="store_true", help="opposite outcomes in the second half")
     chosen = parser.parse_args()
     if chosen.messages < 1 or min(chosen.interval, chosen.outcome_delay) < 0:
-        parser.error("--messages takes a number above 0, the others one that is not negative")
+        parser.error("--messages must be above 0, the other numbers must not be negative")
     delay, stop = chosen.outcome_delay, stop_on_signals()
     company = Company(chosen.messages, chosen.interval, delay, chosen.drift, stop)
     prepare_topics(read=(APP_MESSAGES,), write=(APP_MESSAGES, OUTCOMES_TOPIC))
-    company.run(start_producing, start_consuming, start_reporting_outcomes)
-    if company.failure:
-        raise SystemExit(company.failure)
+    try:
+        with status_line() as show:
+            company.run(start_producing, start_consuming, start_reporting_outcomes, show=show)
+    except DatasetError as error:
+        raise SystemExit(str(error)) from None
+    except KafkaError:
+        if is_reachable():
+            raise
+        gone = f"Kafka does not answer at {settings.kafka_host} any more"
+        raise SystemExit(f"{gone}; {company.progress()}.") from None
     if company.unanswered and company.all_sent.is_set():
         raise SystemExit(f"{len(company.unanswered)} requests were not answered.")
-    answered = company.sent - len(company.unanswered)
-    say(f"{company.sent} requests, {answered} answers, {len(company.offers)} offers.", "bold")
+    say(f"{company.progress()}.", "bold")
 
 
 if __name__ == "__main__":

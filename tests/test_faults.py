@@ -131,7 +131,7 @@ def test_an_outage_is_told_of_and_waited_for(own_broker):
     pipeline, folder = own_broker
     scripts = [pipeline.predictor(), pipeline.trainer()]
     app = pipeline.start("sample_app.py", "--messages", "9", "--interval", "1")
-    pipeline.wait_for_output(app, "<- prediction")
+    pipeline.wait_for_output(app, " -> ")
     signal_broker(folder, signal.SIGKILL)
     for script in scripts:
         pipeline.wait_for_output(script, f"does not answer at {pipeline.host} any more: waiting")

@@ -1,4 +1,5 @@
 import json
+import re
 from types import NoneType, SimpleNamespace
 
 import pytest
@@ -13,6 +14,14 @@ from utils.messages import (
     decode_request,
     decode_requests,
 )
+
+# The documented example, which is what the tutorial's sample_app.py sends (on one line).
+TUTORIAL_REQUEST = b"""\
+{"request_id": "<uuid>", "data": {"age": 25, "workclass": "Private", "fnlwgt": 226802, "education": "11th",
+  "marital_status": "Never-married", "occupation": "Machine-op-inspct", "relationship": "Own-child", "race": "Black",
+  "gender": "Male", "capital_gain": 0, "capital_loss": 0, "hours_per_week": 40, "native_country": "United-States",
+  "income_bracket": "<=50K."}}"""  # noqa: E501
+TUTORIAL_REPLY = b'{"request_id": "<uuid>", "prediction": 0.0}'
 
 DATA = {
     "age": 25,
@@ -39,11 +48,29 @@ def data(**changes) -> bytes:
     return message(data=DATA | changes)
 
 
-def test_a_request_of_the_tutorial_is_understood():
-    request = decode_request(data(education_num=7, income_bracket="<=50K."))
-    assert request.request_id == "r1"
-    assert request.data["age"] == 25.0
+def test_the_tutorials_request_is_understood():
+    request = decode_request(TUTORIAL_REQUEST)
+    assert request.request_id == "<uuid>"
+    assert request.data == DATA | {"income_bracket": "<=50K."}
     assert request.outcome == 0.0
+
+
+def test_the_tutorials_request_without_its_outcome_is_understood():
+    value = re.sub(rb',\s+"income_bracket": "<=50K."', b"", TUTORIAL_REQUEST)
+    request = decode_request(value)
+    assert request.data == DATA
+    assert request.outcome is None
+
+
+def test_extra_fields_are_ignored():
+    value = TUTORIAL_REQUEST.replace(b'"income', b'"education_num": 7, "income')
+    request = decode_request(value.replace(b'"data"', b'"sent_at": [2026], "data"'))
+    assert request.data == DATA | {"income_bracket": "<=50K."}
+
+
+def test_the_tutorials_reply_is_a_reply():
+    assert decode_request(TUTORIAL_REPLY) is None
+    assert decode_reply(TUTORIAL_REPLY) == Prediction("<uuid>", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +185,9 @@ def test_records_are_sorted_into_valid_and_invalid():
 @pytest.mark.parametrize(
     "value",
     [
-        b'{"retrain": true}',  # all that the tutorial's predictor sends
+        b'{"retrain": true, "model_id": 1, "batch_id": 0}',  # the tutorial's predictor
+        b'{"training_completed": true, "model_id": 1}',  # the tutorial's trainer
+        b'{"retrain": true}',
         b'{"training_completed": true, "model_id": 3, "more": {}}',
         b'{"training_failed": "no memory"}',
     ],

@@ -351,7 +351,7 @@ def test_rights_that_are_taken_from_the_other_scripts_while_they_run(secure, sec
     secure.predictor(**as_user("predictor.py"))
     trainer = secure.trainer(**as_user("trainer.py"))
     command = ("sample_app.py", "--messages", "500", "--interval", "0.2")
-    app = secure.start_and_wait(*command, until="<- prediction", **as_user("sample_app.py"))
+    app = secure.start_and_wait(*command, until=" -> ", **as_user("sample_app.py"))
     for script, process in (("trainer.py", trainer), ("sample_app.py", app)):
         right = Right(script, "topic", "app_messages", "READ")
         secure_broker.revoke(secure.prefix, right)

@@ -2,18 +2,19 @@
 
     python -m tools.demo --messages 200 --interval 0.4 --predictors 1
 
-Starts Kafka if none is running, makes the first model if there is none, and runs the Procfile's
-processes. When every request is answered and every training that is due has ended, it stops what it
-started. Exits with 1 when an answer is missing or nothing was learned.
+Starts Kafka if none is running, makes the first model if there is none, and runs the processes of
+the Procfile. When every request is answered and every training that is due has ended, it stops what
+it started. The exit code is 1 if an answer is missing or no training has ended.
 """
 
-import argparse
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, closing, suppress
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from kafka import TopicPartition
@@ -27,7 +28,6 @@ from train.observations import STORE, Observations
 from utils.console import say
 from utils.kafka_client.group import group_members
 from utils.kafka_client.positions import read_from_now_on, records_up_to_now
-from utils.kafka_client.security import Refused
 from utils.kafka_client.topics import (
     APP_MESSAGES,
     DEAD_LETTER_TOPIC,
@@ -38,6 +38,7 @@ from utils.kafka_client.topics import (
 )
 from utils.messages import decode_control, decode_outcome
 from utils.model_store.registry import Registry
+from utils.script import command_line, run
 from utils.settings import ROOT, settings
 
 READY_TIMEOUT = 60  # seconds in which the predictors have to join their group
@@ -45,32 +46,56 @@ TRAINING_TIMEOUT = 300  # seconds, after the last answer, in which the trainings
 
 
 class Demo:
-    """The processes of one run and what their topics say."""
+    """One run of the pipeline, and what its topics contain."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: Namespace) -> None:
         self.arguments = arguments
         self.summary = Summary()
         self.read: dict[TopicPartition, int] = {}  # up to which offset
         self.consumer = read_from_now_on(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC)
 
     def run(self) -> None:
-        """Start everything, watch until all is done; SystemExit with a sentence if it can't be."""
-        with ExitStack() as processes:
-            services = ["predictor", "trainer"]
-            count = f"predictor={self.arguments.predictors}"
-            running = processes.enter_context(Honcho("-c", count, *services))
-            self._wait_for_predictors(running)
-            sample_app = processes.enter_context(Honcho("sample_app"))
-            self._watch(running, until=lambda: sample_app.ended() and self._complete(sample_app))
-            if sample_app.failed():
-                raise SystemExit("The sample app did not get its answers; see above.")
+        """Start all processes and watch the topics until all is done; SystemExit if it fails."""
+        predictors = f"predictor={self.arguments.predictors}"
+        with (
+            honcho("-c", predictors, "predictor", "trainer") as services,
+            closing(self.consumer),
+        ):
+            self._wait_for_predictors(services)
+            with honcho("sample_app") as sample_app:
+                self._watch(services, until=lambda: self._is_answered(sample_app))
+            if sample_app.returncode:
+                raise SystemExit("The sample app did not get all answers; see above.")
             say("All requests are answered; waiting for the trainings that are due.", "bold")
             with closing(Observations(STORE)) as store:
-                self._watch(running, until=lambda: self._all_is_learned(store))
-            for record in records_up_to_now(self.consumer):  # the last announcement may be there
-                self._take(record)
+                self._watch(services, until=lambda: self._is_learned(store))
+            for record in records_up_to_now(self.consumer):  # the last announcement, perhaps
+                self._add(record)
 
-    def _all_is_learned(self, store: Observations) -> bool:
+    def _wait_for_predictors(self, services: subprocess.Popen) -> None:
+        deadline, members = time.monotonic() + READY_TIMEOUT, 0
+        while members < self.arguments.predictors:
+            time.sleep(0.2)
+            if services.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit("The predictor did not start; see above.")
+            with suppress(KafkaError):  # a new broker has no group coordinator for a moment
+                members = len(group_members(PREDICTOR_GROUP))
+
+    def _watch(self, services: subprocess.Popen, until: Callable[[], bool]) -> None:
+        sending = self.arguments.messages * self.arguments.interval
+        deadline = TRAINING_TIMEOUT + sending + 2 * self.arguments.outcome_delay + time.monotonic()
+        while not until():
+            for records in self.consumer.poll(timeout_ms=100).values():
+                for record in records:
+                    self._add(record)
+            if services.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit("A process ended, or took too long; see above.")
+
+    def _is_answered(self, sample_app: subprocess.Popen) -> bool:
+        code = sample_app.poll()
+        return bool(code) or (code == 0 and not self.summary.unanswered)
+
+    def _is_learned(self, store: Observations) -> bool:
         stored = store.offsets()
         return (
             all(stored.get(partition, 0) >= offset for partition, offset in self.read.items())
@@ -78,33 +103,7 @@ class Demo:
             and store.unfinished_training() is None
         )
 
-    def _complete(self, sample_app: "Honcho") -> bool:
-        return sample_app.failed() or not self.summary.unanswered
-
-    def _wait_for_predictors(self, running: "Honcho") -> None:
-        deadline, members = time.monotonic() + READY_TIMEOUT, 0
-        while members < self.arguments.predictors:
-            time.sleep(0.2)
-            if running.ended() or time.monotonic() > deadline:
-                raise SystemExit("The predictor did not start; see above.")
-            with suppress(KafkaError):  # a new broker has no coordinator for a moment
-                members = len(group_members(PREDICTOR_GROUP))
-
-    def _watch(self, running: "Honcho", until) -> None:
-        deadline = (
-            time.monotonic()
-            + TRAINING_TIMEOUT
-            + (self.arguments.messages * self.arguments.interval)
-            + 2 * self.arguments.outcome_delay
-        )
-        while not until():
-            for records in self.consumer.poll(timeout_ms=100).values():
-                for record in records:
-                    self._take(record)
-            if running.ended() or time.monotonic() > deadline:
-                raise SystemExit("The pipeline did not do its work; see above.")
-
-    def _take(self, record: ConsumerRecord) -> None:
+    def _add(self, record: ConsumerRecord) -> None:
         self.read[TopicPartition(record.topic, record.partition)] = record.offset + 1
         if record.topic == APP_MESSAGES:
             self.summary.add_app_message(record.value, record.timestamp / 1000, time.time())
@@ -114,91 +113,78 @@ class Demo:
             self.summary.add_control_message(message)
 
 
-class Honcho:
-    """Some of the Procfile's processes, in a process group of their own; stopped at the end."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "honcho", "start", *arguments]
-        self._process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
-
-    def __enter__(self) -> "Honcho":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        ignore_signals()
-        if not self.ended():
-            self._process.send_signal(signal.SIGTERM)
-        self._process.wait()
-
-    def ended(self) -> bool:
-        """True when its processes have ended."""
-        return self._process.poll() is not None
-
-    def failed(self) -> bool:
-        """True when one of them has ended with an error."""
-        return bool(self._process.poll())
+@contextmanager
+def honcho(*arguments: str) -> Iterator[subprocess.Popen]:
+    """Run some of the Procfile's processes, in a session of their own, until the block ends."""
+    command = [sys.executable, "-m", "honcho", "start", *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with signals_ignored():
+            process.terminate()
+            process.wait()
 
 
-def ignore_signals() -> None:
-    """From here on things are stopped; a second Ctrl-C must not leave half of them running."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def signals_ignored() -> Iterator[None]:
+    """Ignore signals in the block: a second Ctrl-C must not leave processes running."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
-def demo(arguments: argparse.Namespace) -> int:
-    """Run everything once and return the exit code."""
+def demo(arguments: Namespace) -> bool:
+    """Run everything once, print the summary, and return whether all went as promised."""
     if not Registry().ids():
         subprocess.run([sys.executable, "initialize.py"], cwd=ROOT, check=True)
     prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC))
-    # The Procfile says "python": the one that runs this.
+    # "python" in the Procfile is to be the Python that runs this.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for name in ("messages", "interval", "outcome_delay"):
         os.environ[name.upper()] = str(getattr(arguments, name))
-    run = Demo(arguments)
+    one_run = Demo(arguments)
     try:
-        run.run()
+        one_run.run()
     finally:
-        if run.summary.requests:
-            Console().print(run.summary.table())
-    trainings = run.summary.trainings
-    if run.summary.unanswered or not trainings["completed"] + trainings["rejected"]:
-        say("Not as promised: an answer is missing, or nothing was learned.", "bold red")
-        return 1
-    return 0
+        if one_run.summary.requests:
+            Console().print(one_run.summary.table())
+    trainings = one_run.summary.trainings
+    return not one_run.summary.unanswered and trainings["completed"] + trainings["rejected"] > 0
 
 
 def main() -> None:
     """Run the demo, and stop what it started, also on Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "tools.demo")
     parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
-    parser.add_argument("--interval", type=float, default=0.4, help="seconds between (0.4)")
+    parser.add_argument("--interval", type=float, default=0.4, help="seconds between them (0.4)")
     parser.add_argument("--outcome-delay", type=float, default=0, help="seconds (0: none)")
     parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
     arguments = parser.parse_args()
     if arguments.predictors < 1:
         parser.error("--predictors: expected a number above 0")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # whatever ends it, it cleans up after itself
+    for number in (signal.SIGTERM, signal.SIGHUP):  # both clean up as Ctrl-C does
         signal.signal(number, signal.default_int_handler)
-    local = settings.kafka_security_protocol == "PLAINTEXT"  # none that we start has any other
-    ours = local and not local_kafka.is_kafka(settings.kafka_host, timeout=2)
+    plaintext = settings.kafka_security_protocol == "PLAINTEXT"  # as a local_kafka always is
+    ours = plaintext and not local_kafka.is_kafka(settings.kafka_host, timeout=2)
     try:
         if ours:
             say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
-        code = demo(arguments)
-    except (local_kafka.BrokerError, Refused) as error:
+        if not demo(arguments):
+            raise SystemExit("An answer is missing, or no training has ended.")
+    except local_kafka.BrokerError as error:
         raise SystemExit(str(error)) from None
-    except subprocess.CalledProcessError as error:
+    except subprocess.CalledProcessError as error:  # initialize.py has said why
         raise SystemExit(error.returncode) from None
-    except KeyboardInterrupt:
-        raise SystemExit("Stopped.") from None
     finally:
-        ignore_signals()
         if ours:
-            say(local_kafka.stop(local_kafka.FOLDER))
-    raise SystemExit(code)
+            with signals_ignored():
+                say(local_kafka.stop(local_kafka.FOLDER))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -95,6 +96,21 @@ def stop(folder: Path) -> str:
     if not pid:
         return f"nothing to stop: no Kafka was started in {folder}"
     return f"Kafka (pid {pid}) is stopped; its data stays in {folder / 'data'}"
+
+
+def delete_data(host: str, folder: Path) -> str:
+    """Delete the data of the broker that start() set up for host in folder; say what was done.
+
+    BrokerError while a broker of this folder runs.
+    """
+    folder = Path(folder).resolve()
+    with lock(folder / "start.lock"):
+        if _running(folder):
+            raise BrokerError(status(host, folder)[1])
+        if not (folder / "data").exists() or _served(folder) != host:
+            return f"No Kafka runs at {host}, and there is no data of one that was started here."
+        shutil.rmtree(folder / "data")
+    return f"Deleted {folder / 'data'}: no Kafka runs at {host}."
 
 
 def status(host: str, folder: Path) -> tuple[bool, str]:

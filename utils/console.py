@@ -1,4 +1,8 @@
-"""What the scripts print: one line an event, colours only where a terminal shows them."""
+"""What the scripts print: one line an event, colors and a live line on a terminal only."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -6,10 +10,30 @@ _console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def say(text: str, style: str = "") -> None:
-    """Print one line at once, in a rich style ("green", "bold red") on a terminal."""
+    """Print one line immediately, in a rich style ("green", "bold red") on a terminal."""
     _console.print(text, style=style or None)
 
 
 def warn(text: str) -> None:
-    """Print one line about something that went wrong and is being dealt with."""
+    """Print one line about a problem that the program handles."""
     say(text, "yellow")
+
+
+@contextmanager
+def status_line(seconds: float = 10) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows a text in the last line of a terminal, until the block ends.
+
+    Where the output is not a terminal, it prints the text once every `seconds` instead.
+    """
+    printed = time.monotonic()
+
+    def show(text: str) -> None:
+        nonlocal printed
+        status.update(text)
+        if not _console.is_interactive and time.monotonic() - printed > seconds:
+            say(text)
+            printed = time.monotonic()
+
+    with _console.status("") as status:  # rich prints nothing where there is no terminal
+        _console.show_cursor(True)  # a second Ctrl-C exits at once and would leave it hidden
+        yield show

@@ -1,7 +1,8 @@
-"""The wire format: everything that comes in is decoded and checked here, and what goes out encoded.
+"""The wire format: decodes and validates incoming messages, encodes outgoing ones.
 
-JSON in UTF-8, one message one object; the README lists the fields. msgspec decodes and validates a
-message in one pass, against types that are made of the data set's columns.
+A message is one JSON object in UTF-8; the README lists the fields. They are those of jrzaurin's
+ml_pipelines tutorial, with more added; unknown fields are ignored. msgspec decodes and validates a
+message in one pass, against types built from the data set's columns.
 """
 
 import json
@@ -15,11 +16,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from utils.datasets import dataset
 from utils.kafka_client.records import Unreadable
 
-MAX_ECHO = 80  # characters of a sender's value that an error reply repeats
+MAX_ECHO = 80  # characters of an invalid value that an error reply repeats
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
 Label = Literal[tuple(dataset.LABELS)]
-# Beyond this a number is a mistake, and one such row would squeeze all others in a scaled column.
+# A larger number is a mistake, and in a scaled column one such row would compress all the others.
 Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Data = TypedDict(
@@ -30,46 +31,53 @@ Data = TypedDict(
 )
 
 
-class Request(Struct):
-    """What app_messages carries: a request where there is `data`, else somebody's reply."""
+class AppMessage(Struct):
+    """Any valid message of app_messages: with `data` it is a request, without it a reply."""
 
     request_id: RequestId | UnsetType = UNSET
     data: Data | UnsetType = UNSET
     prediction: Any = UNSET
     error: Any = UNSET
 
+
+class Request(Struct):
+    """A request to predict the outcome of one row of data."""
+
+    request_id: str
+    data: Data
+
     @property
     def outcome(self) -> float | None:
-        """The true outcome as 0.0 or 1.0, where the request brings it along."""
+        """The true outcome as 0.0 or 1.0, or None if the request does not contain it."""
         label = self.data.get(dataset.TARGET)
         return None if label is None else dataset.LABELS[label]
 
 
 class Prediction(Struct):
-    """The answer to a request that could be understood."""
+    """The answer to a valid request."""
 
     request_id: str
     prediction: float
-    probability: float | None = None  # the tutorial's predictor sends neither this
-    model_id: int | None = None  # nor this
+    probability: float | None = None  # None in a reply of the tutorial's predictor,
+    model_id: int | None = None  # which sends the first two fields only
 
 
 class ErrorReply(Struct):
-    """The answer to a request that could not be understood, but whose id could be read."""
+    """The answer to an invalid request whose request_id is readable."""
 
     request_id: str
     error: str
 
 
 class Outcome(Struct):
-    """What really happened to the person of a request; comes seconds to weeks later."""
+    """The true outcome of a request, reported seconds to weeks after it."""
 
     request_id: RequestId
     outcome: Label
 
 
 class ControlMessage(Struct, omit_defaults=True):
-    """What retrain_topic carries: exactly one of the first four fields says which message it is."""
+    """A message of retrain_topic: exactly one of the first four fields, its kind, is set."""
 
     retrain: bool = False
     training_completed: bool = False
@@ -82,11 +90,14 @@ class ControlMessage(Struct, omit_defaults=True):
     retrain_every: Count | None = None
     retrain_requests_covered: Count | None = None
     observations: Count | None = None
-    judge: Any = None  # the figures that decided, see train/judge.py
+    judge: Any = None  # the figures behind the decision, see train/judge.py
 
 
 class InvalidMessage(ValueError):
-    """Neither a request nor a reply; says why, and whose it is if that is known."""
+    """A message of app_messages that is neither a request nor a reply.
+
+    reason : what is wrong with it; request_id : None if it can't be read.
+    """
 
     def __init__(self, reason: str, request_id: str | None = None) -> None:
         super().__init__(reason)
@@ -95,30 +106,31 @@ class InvalidMessage(ValueError):
 
 
 encode = msgspec.json.Encoder().encode
-_decode_request = msgspec.json.Decoder(Request).decode
+_decode_app_message = msgspec.json.Decoder(AppMessage).decode
 _decode_control = msgspec.json.Decoder(ControlMessage).decode
 _decode_outcome = msgspec.json.Decoder(Outcome).decode
 _DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
 def decode_request(value: bytes | Unreadable | None) -> Request | None:
-    """Return the request in a record's value, or None for a reply; InvalidMessage for all else."""
+    """Return the request in a record's value, None for a reply; InvalidMessage otherwise."""
     try:
-        request = _decode_request(str(value, "utf-8"))  # msgspec does not look at what it skips
+        # str() checks the encoding of ignored fields too, which msgspec does not.
+        message = _decode_app_message(str(value, "utf-8"))
     except _DECODE_ERRORS as error:
-        return _explain(value, error)
-    if request.data is not UNSET and request.request_id is not UNSET:
-        return request
-    if request.data is not UNSET:
+        return _raise_unless_reply(value, error)
+    if message.data is not UNSET and message.request_id is not UNSET:
+        return Request(message.request_id, message.data)
+    if message.data is not UNSET:
         raise InvalidMessage("request_id: is missing")
-    if request.prediction is UNSET and request.error is UNSET:
-        request_id = None if request.request_id is UNSET else request.request_id
+    if message.prediction is UNSET and message.error is UNSET:
+        request_id = None if message.request_id is UNSET else message.request_id
         raise InvalidMessage("data: is missing", request_id)
     return None
 
 
 def decode_requests(records: Iterable) -> tuple[list, list]:
-    """Sort records into [(record, Request)] and [(record, InvalidMessage)]; replies are skipped."""
+    """Return [(record, Request)] and [(record, InvalidMessage)]; replies are skipped."""
     valid, invalid = [], []
     for record in records:
         try:
@@ -132,9 +144,9 @@ def decode_requests(records: Iterable) -> tuple[list, list]:
 
 
 def decode_reply(value: bytes | None) -> Prediction | ErrorReply | None:
-    """Return a reply that is for somebody who sent a request, or None for any other message."""
+    """Return the reply in a record's value, or None for any other message."""
     try:
-        message = _decode_request(value)
+        message = _decode_app_message(value)
         if message.data is not UNSET or message.request_id is UNSET:
             return None
         return msgspec.json.decode(value, type=Prediction if message.error is UNSET else ErrorReply)
@@ -143,7 +155,7 @@ def decode_reply(value: bytes | None) -> Prediction | ErrorReply | None:
 
 
 def decode_control(value: bytes | None) -> ControlMessage | None:
-    """Return a message of retrain_topic, or None for one that can't be understood."""
+    """Return a message of retrain_topic, or None if it is invalid."""
     try:
         message = _decode_control(value)
     except _DECODE_ERRORS:
@@ -158,7 +170,7 @@ def decode_control(value: bytes | None) -> ControlMessage | None:
 
 
 def decode_outcome(value: bytes | None) -> tuple[str, float] | None:
-    """Return (request_id, 0.0 or 1.0) of a reported outcome, or None if it can't be understood."""
+    """Return (request_id, 0.0 or 1.0) of a reported outcome, or None if it is invalid."""
     try:
         message = _decode_outcome(value)
     except _DECODE_ERRORS:
@@ -166,14 +178,14 @@ def decode_outcome(value: bytes | None) -> tuple[str, float] | None:
     return message.request_id, dataset.LABELS[message.outcome]
 
 
-def _explain(value: bytes | None, error: Exception) -> None:
-    """Raise InvalidMessage with a reason for people; return None if it is a reply after all."""
+def _raise_unless_reply(value: bytes | Unreadable | None, error: Exception) -> None:
+    """Raise InvalidMessage with a readable reason; return None for a reply with invalid fields."""
     if value is None:
         raise InvalidMessage("the message is empty (a tombstone)")
     if isinstance(value, Unreadable):
         raise InvalidMessage(value.reason)
     try:
-        # The standard library also reads NaN and 1e999, so that their sender gets an error reply.
+        # Unlike msgspec, json also reads NaN and 1e999, so that their sender gets an error reply.
         content = json.loads(bytes(value).decode())
     except (ValueError, RecursionError):
         raise InvalidMessage(f"not valid JSON: {_echo(str(error))}") from None
@@ -181,22 +193,27 @@ def _explain(value: bytes | None, error: Exception) -> None:
         raise InvalidMessage(f"message: expected an object, got {_echo(content)}")
     if "data" not in content and ("prediction" in content or "error" in content):
         return None
+    if isinstance(error, msgspec.ValidationError):
+        raise InvalidMessage(_reason(content, str(error)), _readable_id(content))
+    raise InvalidMessage(f"not valid JSON: {_echo(str(error))}", _readable_id(content))
+
+
+def _readable_id(content: dict) -> str | None:
+    """Return the request_id of an invalid request, or None if a reply can't contain it."""
     try:
         request_id = msgspec.convert(content.get("request_id"), RequestId)
-        request_id.encode()  # json reads lone surrogates, which no reply can hold
+        request_id.encode()  # json reads lone surrogates, which can't be encoded
     except (msgspec.ValidationError, UnicodeEncodeError):
-        request_id = None
-    if not isinstance(error, msgspec.ValidationError):
-        raise InvalidMessage(f"not valid JSON: {_echo(str(error))}", request_id)
-    raise InvalidMessage(_reason(content, str(error)), request_id)
+        return None
+    return request_id
 
 
-# msgspec's words for what it expected, and ours; it names its own types otherwise.
+# msgspec's names for the types it expected -> ours.
 _EXPECTED = {"float": "a number", "str": "a string", "object": "an object"}
 
 
 def _reason(content: dict, error: str) -> str:
-    """Turn msgspec's "Expected `X`, got `Y` - at `$.data.age`" into "data.age: expected ..."."""
+    """Rewrite msgspec's "Expected `X`, got `Y` - at `$.data.age`" as "data.age: expected ..."."""
     text, _, path = error.partition(" - at `$")
     fields = path.rstrip("`").strip(".").split(".") if path else []
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
@@ -214,6 +231,6 @@ def _reason(content: dict, error: str) -> str:
 
 
 def _echo(value: Any) -> str:
-    """Show a sender's value in an error: printable ASCII, cut at 80 characters."""
+    """Return a value as printable ASCII, cut at 80 characters."""
     text = ascii(value)
     return text if len(text) <= MAX_ECHO else text[:MAX_ECHO] + "..."

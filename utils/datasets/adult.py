@@ -1,6 +1,7 @@
-"""UCI Adult: does a person earn more than 50K a year? All that is about this data set is here.
+"""UCI Adult: predict whether a person earns more than 50K a year.
 
-See utils/datasets/base.py for what the rest of the pipeline uses of it.
+Everything specific to this data set is in this module. Its interface is described in
+utils/datasets/base.py.
 """
 
 import csv
@@ -12,16 +13,16 @@ import numpy as np
 
 from utils.datasets.base import read_verified, unpack_shipped
 
-if TYPE_CHECKING:  # the predictor imports this file and needs no pandas
+if TYPE_CHECKING:  # pandas takes long to import, and the predictor does not need it
     import pandas as pd
 
-# The columns of UCI's files, in their order and with the tutorial's names.
-COLUMNS = (  # noqa: SIM905 - a list of them takes one line each
+# The columns of UCI's files, in their order, with the tutorial's names.
+COLUMNS = (  # noqa: SIM905 - a list would take a line each
     "age workclass fnlwgt education education_num marital_status occupation relationship race "
     "gender capital_gain capital_loss hours_per_week native_country income_bracket"
 ).split()
 TARGET = "income_bracket"
-DROPPED = "education_num"  # says the same as education
+DROPPED = "education_num"  # a numeric code of education
 NUMERIC_COLUMNS = ("age", "fnlwgt", "capital_gain", "capital_loss", "hours_per_week")
 CATEGORICAL_COLUMNS = tuple(
     name for name in COLUMNS if name not in (*NUMERIC_COLUMNS, TARGET, DROPPED)
@@ -29,8 +30,8 @@ CATEGORICAL_COLUMNS = tuple(
 CROSSED_COLUMNS = (("education", "occupation"), ("native_country", "occupation"))
 
 POSITIVE_LABEL, NEGATIVE_LABEL = ">50K", "<=50K"
-LABELS = {POSITIVE_LABEL: 1.0, NEGATIVE_LABEL: 0.0}  # what a label means
-LABELS |= {f"{label}.": outcome for label, outcome in LABELS.items()}  # UCI's test file has the "."
+LABELS = {POSITIVE_LABEL: 1.0, NEGATIVE_LABEL: 0.0}
+LABELS |= {f"{label}.": outcome for label, outcome in LABELS.items()}  # as in UCI's test file
 
 TRAINING_FILE, TEST_FILE = "adult.data", "adult.test"
 SHA256 = {
@@ -40,7 +41,7 @@ SHA256 = {
 
 
 def outcome_of(label: str) -> float:
-    """Return 1.0 or 0.0 for a label, also with UCI's blanks or "."; ValueError for all else."""
+    """Return 1.0 or 0.0 for a label, with or without UCI's blanks and "."; ValueError otherwise."""
     try:
         return LABELS[label.strip()]
     except (KeyError, AttributeError):
@@ -49,18 +50,18 @@ def outcome_of(label: str) -> float:
 
 
 def with_opposite_outcome(row: dict) -> dict:
-    """Return a row whose outcome is the opposite: what the sample app sends after a drift."""
+    """Return a copy of the row with the opposite label; the sample app sends it after the drift."""
     high = outcome_of(row[TARGET]) == LABELS[POSITIVE_LABEL]
     return row | {TARGET: NEGATIVE_LABEL if high else POSITIVE_LABEL}
 
 
 def describe(row: dict) -> str:
-    """Return a row in a few words, for people who watch requests go by."""
-    return f"{row['age']}, {row['occupation']}, {row['education']}"
+    """Return a short text that identifies a row to a reader."""
+    return f"{row['age']}, {row['occupation']}"
 
 
 def fetch(folder: Path) -> str:
-    """Make sure that the folder holds UCI's two files, byte for byte; return what was done."""
+    """Unpack UCI's two files into the folder, unless they are there; return what was done."""
     return unpack_shipped(folder, SHA256)
 
 
@@ -77,7 +78,7 @@ def read_test(folder: Path) -> tuple["pd.DataFrame", np.ndarray]:
 def _read_frame(folder: Path, name: str) -> tuple["pd.DataFrame", np.ndarray]:
     import pandas as pd
 
-    # na_filter=False: "?" and whatever else looks like a missing value is an ordinary category.
+    # na_filter=False: "?", and any text that pandas takes for a missing value, is a category.
     frame = pd.read_csv(_lines(folder, name), names=COLUMNS, skipinitialspace=True, na_filter=False)
     outcomes = np.array([outcome_of(label) for label in frame[TARGET]])
     return frame[[*NUMERIC_COLUMNS, *CATEGORICAL_COLUMNS]], outcomes
@@ -97,7 +98,7 @@ def read_test_requests(folder: Path) -> list[dict]:
 
 
 def _lines(folder: Path, name: str) -> io.StringIO:
-    """Return the verified file, to be read from its first row on."""
+    """Return the verified file, positioned at its first row."""
     lines = io.StringIO(read_verified(folder / name, SHA256[name]).decode("ascii"))
     if name == TEST_FILE:
         lines.readline()  # "|1x3 Cross validator"

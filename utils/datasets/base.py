@@ -1,13 +1,14 @@
-"""What a data set module has to say, and the means to ship its files with the project.
+"""The interface of a data set, and functions for one whose files ship with the project.
 
 A data set is a module with:
 
-- NUMERIC_COLUMNS, CATEGORICAL_COLUMNS, CROSSED_COLUMNS, TARGET: the columns, by name;
-- LABELS: what each label of the target means, 0.0 or 1.0, and outcome_of(label);
-- fetch(folder): makes sure that the folder holds the original data, and says what it did;
-- read_training(folder), read_test(folder): features as a DataFrame, outcomes as an array;
-- read_test_requests(folder), describe(row), with_opposite_outcome(row): what the sample app sends,
-  in how few words it shows a request, and how the world may change.
+- NUMERIC_COLUMNS, CATEGORICAL_COLUMNS, CROSSED_COLUMNS, TARGET: the names of its columns;
+- LABELS: each label of the target and the outcome it stands for, 0.0 or 1.0; outcome_of(label);
+- fetch(folder): unpacks or downloads the original data into the folder; returns what it did;
+- read_training(folder), read_test(folder): the features as a DataFrame, the outcomes as an array;
+- read_test_requests(folder): the rows that the sample app sends, with their labels;
+- describe(row): a short text that identifies a row to a reader;
+- with_opposite_outcome(row): the row as the sample app sends it after the drift.
 """
 
 import hashlib
@@ -17,21 +18,21 @@ from pathlib import Path
 from utils.files import write_atomically
 from utils.settings import ROOT
 
-SHIPPED = ROOT / "data"  # the packed copies that ship with the project
-_MAX_BYTES = 20_000_000  # a packed copy that unpacks to more is damaged
+SHIPPED = ROOT / "data"  # compressed copies of the original files
+_MAX_BYTES = 20_000_000  # a copy that unpacks to more is damaged
 
 
 class DatasetError(Exception):
-    """Data that can't be used; the text says which file and why."""
+    """A file that can't be used; the message names it and gives the reason."""
 
 
 def unpack_shipped(folder: Path, digests: dict[str, str], shipped: Path = SHIPPED) -> str:
-    """Make sure that the folder holds these files ({name: SHA-256}); return what was done.
+    """Unpack the files ({name: SHA-256}) that the folder lacks; return what was done as a sentence.
 
-    Files that are right are kept; others are unpacked from `shipped`/<name>.xz. DatasetError if a
-    packed copy is damaged, OSError if the disk refuses.
+    A file with the right digest is kept; any other is replaced by `shipped`/<name>.xz, unpacked.
+    DatasetError if that is missing or damaged, OSError if a file can't be written.
     """
-    wanted = [name for name, digest in digests.items() if not _is_right(folder / name, digest)]
+    wanted = [name for name, digest in digests.items() if not _is_intact(folder / name, digest)]
     if not wanted:
         return f"{folder} holds {' and '.join(digests)}, checked."
     replaced = [name for name in wanted if (folder / name).exists()]
@@ -45,15 +46,13 @@ def unpack_shipped(folder: Path, digests: dict[str, str], shipped: Path = SHIPPE
 def read_verified(path: Path, digest: str) -> bytes:
     """Return a file's content; DatasetError if it can't be read or has another SHA-256."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(
-            f"{path} can't be read ({error.strerror}): run python initialize.py"
-        ) from None
-    return _verified(content, digest, path)
+        return _verified(path.read_bytes(), digest)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{path} can't be used ({reason}): run python initialize.py") from None
 
 
-def _is_right(path: Path, digest: str) -> bool:
+def _is_intact(path: Path, digest: str) -> bool:
     try:
         read_verified(path, digest)
     except DatasetError:
@@ -64,12 +63,12 @@ def _is_right(path: Path, digest: str) -> bool:
 def _unpack(path: Path, digest: str) -> bytes:
     try:
         with lzma.open(path) as file:
-            return _verified(file.read(_MAX_BYTES), digest, path)
-    except (OSError, EOFError, lzma.LZMAError) as error:
-        raise DatasetError(f"{path}, the project's own copy, can't be read ({error})") from None
+            return _verified(file.read(_MAX_BYTES), digest)
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        raise DatasetError(f"{path} can't be used ({error})") from None
 
 
-def _verified(content: bytes, digest: str, origin: Path) -> bytes:
+def _verified(content: bytes, digest: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DatasetError(f"{origin} was damaged or changed: its SHA-256 is not {digest[:12]}...")
+        raise ValueError(f"damaged: its SHA-256 is not {digest[:12]}...")
     return content

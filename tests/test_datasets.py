@@ -1,20 +1,13 @@
-"""utils/datasets/adult.py with real files, a real web server on loopback and a really full disk."""
+"""utils/datasets with real files and a really full disk."""
 
-import functools
 import hashlib
-import io
 import lzma
 import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
-import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -23,72 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.datasets import dataset
-from utils.datasets.adult import BUNDLED, SHA256, fetch, outcome_of
-from utils.datasets.base import DatasetError
+from utils.datasets.adult import SHA256, fetch, outcome_of
+from utils.datasets.base import SHIPPED, DatasetError, unpack_shipped
+from utils.settings import ROOT
 
-NOWHERE = "http://127.0.0.1:9/adult.zip"  # the "discard" port: nobody listens there
-UCI = {name: lzma.decompress((BUNDLED / f"{name}.xz").read_bytes()) for name in SHA256}
+UCI = {name: lzma.decompress((SHIPPED / f"{name}.xz").read_bytes()) for name in SHA256}
 DAMAGED = UCI["adult.test"].replace(b"25, Private", b"26, Private", 1)
-
-
-@functools.cache
-def zipped(**changed: bytes | None) -> bytes:
-    """UCI's archive; changed["test"] replaces adult.test, None leaves it out."""
-    contents = {"Index": b"an index"} | UCI | {f"adult.{name}": c for name, c in changed.items()}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in contents.items():
-            if content is not None:
-                archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers /adult.zip with what the server's `body` holds."""
-
-    def do_GET(self):
-        self.server.requests += 1
-        if self.path != "/adult.zip":
-            return self.send_error(404)
-        self.send_response(200)
-        self.send_header("Content-Length", self.server.length or len(self.server.body))
-        self.end_headers()
-        step = self.server.step or len(self.server.body)
-        try:
-            for start in range(0, len(self.server.body), step or 1):
-                self.wfile.write(self.server.body[start : start + step])
-                time.sleep(self.server.pause)
-        except OSError:
-            pass  # the client has had enough
-        return None
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A web server on loopback that has UCI's archive."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.body, server.requests, server.length, server.step, server.pause = (
-            zipped(),
-            0,
-            0,
-            0,
-            0,
-        )
-        server.url = f"http://127.0.0.1:{server.server_port}/adult.zip"
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def said() -> list[str]:
-    return []
 
 
 @pytest.fixture(scope="module")
@@ -104,29 +37,24 @@ def assert_complete(folder: Path) -> None:
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == UCI
 
 
-# fetch
-
-
-def test_files_come_from_the_archive(server, tmp_path, said):
-    folder = tmp_path / "new" / "data"
-    sentence = fetch(folder, server.url, say=said.append)
-    assert_complete(folder)
-    assert server.url in sentence
-    assert said == []
-
-
 def stamp(path: Path) -> tuple[int, int]:
     return path.stat().st_ino, path.stat().st_mtime_ns
 
 
-def test_right_files_are_kept_and_nothing_is_downloaded(server, tmp_path, said):
-    fetch(tmp_path, server.url)
+# fetch
+
+
+def test_absent_files_are_unpacked(tmp_path):
+    folder = tmp_path / "new" / "data"
+    assert fetch(folder) == f"Unpacked adult.data and adult.test into {folder}, checked."
+    assert_complete(folder)
+
+
+def test_intact_files_are_kept(tmp_path):
+    fetch(tmp_path)
     before = [stamp(path) for path in sorted(tmp_path.iterdir())]
-    sentence = fetch(tmp_path, server.url, say=said.append)
+    assert fetch(tmp_path) == f"{tmp_path} holds adult.data and adult.test, checked."
     assert [stamp(path) for path in sorted(tmp_path.iterdir())] == before
-    assert server.requests == 1
-    assert said == []
-    assert "checked" in sentence
 
 
 @pytest.mark.parametrize(
@@ -134,95 +62,22 @@ def test_right_files_are_kept_and_nothing_is_downloaded(server, tmp_path, said):
     [DAMAGED, UCI["adult.test"][:-1], b"", UCI["adult.data"]],
     ids=["changed", "cut", "empty", "another file"],
 )
-def test_a_wrong_file_is_replaced_and_the_right_one_kept(server, tmp_path, said, wrong):
-    fetch(tmp_path, server.url)
+def test_a_wrong_file_is_replaced_and_the_intact_one_kept(tmp_path, wrong):
+    fetch(tmp_path)
     kept = stamp(tmp_path / "adult.data")
     (tmp_path / "adult.test").write_bytes(wrong)
-    sentence = fetch(tmp_path, server.url, say=said.append)
+    assert fetch(tmp_path) == (
+        f"Unpacked adult.test into {tmp_path}, checked. Replaced, as damaged: adult.test."
+    )
     assert_complete(tmp_path)
     assert stamp(tmp_path / "adult.data") == kept
-    assert len(said) == 1
-    assert "adult.test is not UCI's" in said[0]
-    assert "replaced" in said[0]
-    assert "adult.data" not in sentence
 
 
-BAD_ARCHIVES = {
-    "damaged member": lambda: zipped(test=DAMAGED),
-    "truncated member": lambda: zipped(data=UCI["adult.data"][:-9]),
-    "huge member": lambda: zipped(test=bytes(dataset.MAX_BYTES + 1)),
-    "absent member": lambda: zipped(test=None),
-    "truncated archive": lambda: zipped()[:200_000],
-    "flipped bits": lambda: zipped().replace(zipped()[5000:5004], b"\0\0\0\0"),
-    "no archive": lambda: b"<html>We are down for maintenance</html>",
-    "empty answer": lambda: b"",
-}
-
-
-@pytest.mark.parametrize("archive", BAD_ARCHIVES.values(), ids=BAD_ARCHIVES)
-def test_a_damaged_download_is_said_and_the_own_copy_taken(server, tmp_path, said, archive):
-    server.body = archive()
-    sentence = fetch(tmp_path, server.url, say=said.append)
-    assert_complete(tmp_path)
-    assert server.requests == 1
-    assert len(said) == 1
-    assert server.url in said[0]
-    assert "own copy" in sentence
-
-
-def test_a_connection_cut_in_the_middle_is_noticed(server, tmp_path, said):
-    server.length = len(server.body)
-    server.body = server.body[:-1000]
-    assert "own copy" in fetch(tmp_path, server.url, timeout=2, say=said.append)
-    assert_complete(tmp_path)
-
-
-def test_an_absent_page_and_an_absent_server_are_said(server, tmp_path, said):
-    fetch(tmp_path / "a", f"{server.url}.gone", say=said.append)
-    fetch(tmp_path / "b", NOWHERE, say=said.append)
-    assert_complete(tmp_path / "a")
-    assert_complete(tmp_path / "b")
-    assert "404" in said[0]
-    assert "refused" in said[1]
-
-
-def test_a_slow_server_does_not_hold_things_up(server, tmp_path, said):
-    server.step, server.pause = 1000, 0.1  # a minute for all of it
-    began = time.monotonic()
-    fetch(tmp_path, server.url, timeout=0.5, say=said.append)
-    assert time.monotonic() - began < 5
-    assert "too slow" in said[0]
-    assert_complete(tmp_path)
-
-
-def test_a_silent_server_does_not_hold_things_up(tmp_path, said, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as listening:  # accepts, and never says a word
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/adult.zip"
-        fetch(tmp_path, url, timeout=0.2, say=said.append)
-    assert "timed out" in said[0]
-    assert_complete(tmp_path)
-
-
-def test_an_endless_answer_is_cut(server, tmp_path, said):
-    server.body = bytes(dataset.MAX_BYTES + 10_000_000)
-    fetch(tmp_path, server.url, say=said.append)
-    assert "too large" in said[0]
-    assert_complete(tmp_path)
-
-
-def test_a_long_download_shows_its_progress(server, tmp_path, said, capsys):
-    server.step, server.pause = 100_000, 0.5
-    fetch(tmp_path, server.url, say=said.append)
-    assert "UCI Adult" in capsys.readouterr().err
-    assert said == []
-
-
-@pytest.mark.parametrize("damage", ["cut", "not xz", "other content", "absent"])
-def test_a_damaged_own_copy_is_an_error_that_names_it(tmp_path, damage):
-    bundled, folder = tmp_path / "bundled", tmp_path / "folder"
-    shutil.copytree(BUNDLED, bundled, ignore=shutil.ignore_patterns("adult.data", "adult.test"))
-    path = bundled / "adult.test.xz"
+@pytest.mark.parametrize("damage", ["cut", "not xz", "other content", "too large", "absent"])
+def test_a_damaged_copy_is_an_error_that_names_it(tmp_path, damage):
+    shipped, folder = tmp_path / "shipped", tmp_path / "folder"
+    shutil.copytree(SHIPPED, shipped, ignore=shutil.ignore_patterns("adult.data", "adult.test"))
+    path = shipped / "adult.test.xz"
     content = path.read_bytes()
     path.unlink()
     if damage != "absent":
@@ -230,29 +85,32 @@ def test_a_damaged_own_copy_is_an_error_that_names_it(tmp_path, damage):
             "cut": content[:-100],
             "not xz": DAMAGED,
             "other content": lzma.compress(DAMAGED),
+            "too large": lzma.compress(UCI["adult.test"] + bytes(20_000_000)),
         }
         path.write_bytes(damaged[damage])
     folder.mkdir()
     (folder / "adult.test").write_bytes(DAMAGED)
-    with pytest.raises(DatasetError, match=r"^[^\n]*adult\.test\.xz[^\n]*$"):
-        fetch(folder, NOWHERE, say=lambda text: None, bundled=bundled)
-    assert [path.name for path in folder.iterdir()] == ["adult.test"]
-
-
-def test_only_the_copy_that_is_wanted_is_needed(tmp_path, said):
-    bundled, folder = tmp_path / "bundled", tmp_path / "folder"
-    for path in (bundled, folder):
-        path.mkdir()
-    shutil.copy(BUNDLED / "adult.test.xz", bundled)
     (folder / "adult.data").write_bytes(UCI["adult.data"])
-    fetch(folder, NOWHERE, say=said.append, bundled=bundled)
+    with pytest.raises(DatasetError, match=r"^[^\n]*adult\.test\.xz[^\n]*$"):
+        unpack_shipped(folder, SHA256, shipped)
+    assert (folder / "adult.test").read_bytes() == DAMAGED
+
+
+def test_only_the_copies_of_absent_files_are_read(tmp_path):
+    shipped, folder = tmp_path / "shipped", tmp_path / "folder"
+    for path in (shipped, folder):
+        path.mkdir()
+    shutil.copy(SHIPPED / "adult.test.xz", shipped)
+    (folder / "adult.data").write_bytes(UCI["adult.data"])
+    unpack_shipped(folder, SHA256, shipped)
     assert_complete(folder)
 
 
-def test_the_own_copies_are_ucis_bytes():
+def test_the_copies_are_ucis_bytes():
     for name, content in UCI.items():
         assert hashlib.sha256(content).hexdigest() == SHA256[name]
-        assert SHA256[name] in (BUNDLED / "README.md").read_text("utf-8")
+        row = f"| `{name}` | {len(content):,} | `{SHA256[name]}` |"
+        assert row in (SHIPPED / "README.md").read_text("utf-8")
 
 
 # Nothing half-written
@@ -261,18 +119,18 @@ def test_the_own_copies_are_ucis_bytes():
 def run(program: str, *arguments: object, before: object = None) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=BUNDLED.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         preexec_fn=before,
     )
 
 
-FETCH = f"""
+FETCH = """
 import sys
 from pathlib import Path
-from utils.dataset import fetch
-fetch(Path(sys.argv[1]), {NOWHERE!r})
+from utils.datasets.adult import fetch
+fetch(Path(sys.argv[1]))
 """
 
 
@@ -304,7 +162,7 @@ def test_what_is_written_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     synced = []
     sync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), sync(fd)))
-    fetch(tmp_path, NOWHERE, say=lambda text: None)
+    fetch(tmp_path)
     assert {path.stat().st_ino for path in (tmp_path, *tmp_path.iterdir())} == set(synced)
 
 
@@ -390,10 +248,10 @@ def test_requests_are_the_rows_of_the_test_file(uci):
 
 @pytest.mark.parametrize("read", [dataset.read_test, dataset.read_test_requests])
 def test_a_changed_or_absent_file_is_refused(tmp_path, read):
-    with pytest.raises(DatasetError, match=r"adult\.test can't be read \(No such file"):
+    with pytest.raises(DatasetError, match=r"adult\.test can't be used \(No such file"):
         read(tmp_path)
     (tmp_path / "adult.test").write_bytes(DAMAGED)
-    with pytest.raises(DatasetError, match=r"adult\.test is not UCI's"):
+    with pytest.raises(DatasetError, match=r"adult\.test can't be used \(damaged: "):
         read(tmp_path)
 
 
@@ -401,7 +259,7 @@ def test_requests_are_read_without_pandas(uci):
     program = """
 import sys
 from pathlib import Path
-from utils.dataset import read_test_requests
+from utils.datasets.adult import read_test_requests
 print(len(read_test_requests(Path(sys.argv[1]))), "pandas" in sys.modules)
 """
     assert run(program, uci).stdout == "16281 False\n"
@@ -437,3 +295,14 @@ def test_any_other_text_is_refused(text):
         with pytest.raises(ValueError, match="income_bracket") as error:
             outcome_of(text * 100)
         assert len(str(error.value)) <= len("income_bracket: expected >50K or <=50K, got ") + 80
+
+
+def test_a_row_with_the_opposite_outcome_is_the_same_row(uci):
+    for row in dataset.read_test_requests(uci)[:20]:
+        opposite = dataset.with_opposite_outcome(row)
+        assert outcome_of(opposite[dataset.TARGET]) == 1 - outcome_of(row[dataset.TARGET])
+        assert opposite | {dataset.TARGET: row[dataset.TARGET]} == row
+
+
+def test_a_row_is_described_in_a_few_words(uci):
+    assert dataset.describe(dataset.read_test_requests(uci)[0]) == "25, Machine-op-inspct"
