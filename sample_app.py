@@ -18,7 +18,7 @@ from utils.company import Company
 from utils.console import say
 from utils.datasets import dataset
 from utils.kafka_client.positions import read_from_now_on
-from utils.kafka_client.producer import make_producer
+from utils.kafka_client.producer import make_producer, send_and_wait
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, prepare_topics
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.process import stop_on_signals
@@ -48,7 +48,7 @@ def start_producing(company: Company) -> None:
             company.expect_outcome(request_id, data.pop(dataset.TARGET))
         company.unanswered.add(request_id)
         request = encode({"request_id": request_id, "data": data})
-        producer.send(APP_MESSAGES, request).get(timeout=30)
+        send_and_wait(producer, APP_MESSAGES, request)
         company.sent += 1
         say(f" -> request {request_id}", "blue")
     producer.close(timeout=10)
@@ -75,7 +75,7 @@ def start_reporting_outcomes(company: Company) -> None:
     producer = make_producer()
     for request_id, outcome in company.outcomes():
         report = encode({"request_id": request_id, "outcome": outcome})
-        producer.send(OUTCOMES_TOPIC, report).get(timeout=30)
+        send_and_wait(producer, OUTCOMES_TOPIC, report)
     producer.close(timeout=10)
 
 

@@ -25,7 +25,7 @@ from train.observations import STORE, Observations, only_trainer
 from train.recovery import announce_the_champion, interrupted_training
 from train.training_process import TrainingProcess
 from utils.console import say, warn
-from utils.kafka_client.positions import read_from, recover
+from utils.kafka_client.positions import read_again, read_from
 from utils.kafka_client.producer import make_producer
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, prepare_topics
 from utils.model_store.announcements import announce
@@ -124,7 +124,7 @@ def main() -> None:
                     training = None
             except (KafkaError, OSError, sqlite3.Error) as error:
                 stop.wait(1)
-                recover(error, consumer, store.offsets())  # what was polled and not stored
+                read_again(consumer, store.offsets(), error)  # what was polled and not stored
         if training:
             training.close()
         producer.close(timeout=5)

@@ -11,7 +11,7 @@ from threading import Event, Thread
 from kafka.errors import KafkaError
 
 from utils.kafka_client.connection import is_reachable
-from utils.kafka_client.rights import refusal
+from utils.kafka_client.security import Refused
 from utils.settings import settings
 
 NEVER_KNOWN = 0.02  # share of the outcomes that nobody ever reports
@@ -68,11 +68,14 @@ class Company:
         try:
             work(self)
         except Exception as error:  # whatever it is, the others must not wait for ever
-            self.failure = str(refusal(error) or self._reason(error))
+            self.failure = self._reason(error)
             self.stop.set()
 
     def _reason(self, error: Exception) -> str:
-        if isinstance(error, KafkaError) and not is_reachable():
-            state = f"{self.sent} requests were sent, {len(self.unanswered)} are not answered"
-            return f"Kafka does not answer at {settings.kafka_host} any more; {state}."
-        return f"{type(error).__name__}: {error}"
+        try:
+            if isinstance(error, KafkaError) and not is_reachable():
+                state = f"{self.sent} requests were sent, {len(self.unanswered)} are not answered"
+                return f"Kafka does not answer at {settings.kafka_host} any more; {state}."
+        except Refused as refused:
+            error = refused
+        return str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"

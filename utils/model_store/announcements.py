@@ -2,6 +2,7 @@
 
 from kafka import KafkaProducer
 
+from utils.kafka_client.producer import send_and_wait
 from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import ControlMessage, encode
 
@@ -12,4 +13,4 @@ def announce(producer: KafkaProducer, model_id: int, covers: int | None = None, 
     covers : how many retrain requests are covered by now; None where the model was chosen by hand.
     """
     message = ControlMessage(model_id=model_id, retrain_requests_covered=covers, **fields)
-    producer.send(RETRAIN_TOPIC, encode(message), partition=0).get(timeout=30)
+    send_and_wait(producer, RETRAIN_TOPIC, encode(message), partition=0)

@@ -11,7 +11,7 @@ from kafka.errors import KafkaError
 
 from utils.console import say, warn
 from utils.kafka_client.positions import read_from_now_on
-from utils.kafka_client.rights import refusal
+from utils.kafka_client.security import Refused
 from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import decode_control
 from utils.model_store.model import Model, load, load_champion
@@ -47,8 +47,8 @@ class Reloader:
             try:
                 polled = self._consumer.poll(timeout_ms=200)
                 said = ""
-            except KafkaError as error:
-                problem = str(refusal(error) or error)
+            except (KafkaError, Refused) as error:
+                problem = str(error)
                 if problem != said and not self._stop.is_set():
                     warn(f"Can't hear announcements at the moment: {problem}")
                 said = problem
