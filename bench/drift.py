@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from tests.harness.brokers import free_port
 
 from tests.chaos.run import Chaos, Options
 from tests.harness.pipeline import Pipeline, wait_until
-from tools.local_kafka import free_port
 from train.judge import log_losses
 from utils.console import say
 from utils.datasets import dataset

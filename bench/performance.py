@@ -20,12 +20,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tests.harness.brokers import free_port
 from tqdm import tqdm
 
 from bench.arena import Arena, Case, Figures, median
 from bench.growth import backlog_table, growth_table
 from bench.latency import latency_table, start_table
-from tools.local_kafka import free_port
 from utils.console import say
 
 SECTIONS = ("throughput", "split", "latency", "start", "growth", "backlog")

@@ -78,7 +78,7 @@ def mirror(jars, tmp_path_factory):
     release = site / kafka_install.VERSION
     release.mkdir()
     with tarfile.open(release / f"{kafka_install.NAME}.tgz", "w:gz", compresslevel=0) as archive:
-        archive.add(jars, f"{kafka_install.NAME}/libs")
+        archive.add(jars.resolve(), f"{kafka_install.NAME}/libs")
     return site
 
 

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from tests.chaos.hostile_messages import HOSTILE, mutations
 from tests.chaos.run import Chaos, Options
 from tests.chaos.soak import memory
+from tests.harness.brokers import free_port
 from tests.harness.pipeline import Pipeline
-from tools.local_kafka import free_port
 from utils.console import say
 from utils.messages import InvalidMessage, decode_request
 

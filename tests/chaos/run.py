@@ -29,9 +29,9 @@ from tests.chaos.audit import Audit
 from tests.chaos.faults import FAULTS, Faults
 from tests.chaos.service import Service
 from tests.chaos.witness import Chronicle, Load
+from tests.harness.brokers import free_port
 from tests.harness.pipeline import Pipeline
 from tools import local_kafka
-from tools.local_kafka import free_port
 from utils.console import say
 from utils.settings import ROOT
 

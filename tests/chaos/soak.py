@@ -19,11 +19,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from tests.harness.brokers import free_port
 from tqdm import tqdm
 
 from tests.chaos.audit import TRAINING_ROWS
 from tests.chaos.run import Chaos, Options
-from tools.local_kafka import free_port
 from utils.console import say
 
 WARM = 120  # seconds after which memory has to stay as it is
