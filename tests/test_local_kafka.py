@@ -24,6 +24,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from tools import kafka_install, local_kafka
 from tools.kafka_install import BrokerError, usable_kafka
+from utils.files import ROOT
 
 LN = shutil.which("ln")
 
@@ -248,7 +249,7 @@ def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
     port = str(local_kafka.free_port())
     command = [sys.executable, "-m", "tools.local_kafka", "start", "--port", port]
     command += ["--folder", str(tmp_path)]
-    with subprocess.Popen(command, cwd=kafka_install.ROOT, stderr=subprocess.PIPE) as starting:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as starting:
         until(lambda: (tmp_path / "broker.pid").exists() and (tmp_path / "broker.log").read_text())
         pid = pid_of(tmp_path)
         starting.send_signal(signal.SIGINT)
@@ -307,6 +308,14 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         assert local_kafka.main() == code
         assert text in capsys.readouterr().out
     signal.signal(signal.SIGTERM, before)
+
+
+def test_stop_works_with_wrong_settings(tmp_path):
+    command = [sys.executable, "-m", "tools.local_kafka", "stop", "--folder", str(tmp_path)]
+    wrong = os.environ | {"RETRAIN_EVERY": "many"}
+    stopped = subprocess.run(command, cwd=ROOT, env=wrong, capture_output=True, text=True)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "nothing to stop" in stopped.stdout
 
 
 # -- The ways to a Kafka ------------------------------------------------------------------------
@@ -422,7 +431,7 @@ def test_without_java_one_sentence_says_what_to_install(bare, tmp_path):
 
 
 def test_pom_and_program_name_one_version():
-    pom = (kafka_install.ROOT / "pom.xml").read_text()
+    pom = (ROOT / "pom.xml").read_text()
     assert f"<version>{kafka_install.VERSION}</version>" in pom
 
 

@@ -47,7 +47,7 @@ def send_and_wait(producer: KafkaProducer, topic: str, value: bytes, **options) 
     options : as for KafkaProducer.send. KafkaError if it does not arrive; Refused if the right to
     send it is missing.
     """
-    with Rights(write=[topic]).refusals():
+    with Rights(write=[topic]).translate_errors():
         producer.send(topic, value, **options).get(timeout=ACKNOWLEDGED_TIMEOUT)
 
 

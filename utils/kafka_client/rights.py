@@ -68,8 +68,8 @@ class Rights:
         return None
 
     @contextmanager
-    def refusals(self) -> Iterator[None]:
-        """Raise Refused in place of an error of the body against which retrying does not help."""
+    def translate_errors(self) -> Iterator[None]:
+        """Raise Refused instead of an error of the body if retrying does not help against that."""
         try:
             yield
         except KafkaError as error:

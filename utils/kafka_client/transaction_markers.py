@@ -10,9 +10,9 @@ before the next one begins, its producer checks that all markers are there, and 
 Kafka has forgotten.
 
 To remove this on the day Kafka is fixed, delete this file, tests/test_transaction_markers.py and
-tests/harness/forgetful_broker.py. In transactions.py make a TransactionalProducer instead of the
-ConfirmingProducer, without the group and the topics, and delete the calls of limit_wait() and
-confirm().
+tests/harness/forgetful_broker.py, with its test in tests/test_security.py and its paragraph in
+docs/security.md. In transactions.py make a TransactionalProducer instead of the ConfirmingProducer,
+without the group and the topics, and delete the calls of limit_wait() and confirm().
 """
 
 import time
@@ -83,9 +83,8 @@ class ConfirmingProducer(TransactionalProducer):
     def send(self, records: list[dict], offsets: Offsets, group: ConsumerGroupMetadata) -> None:
         """Send records and offsets in one transaction; see TransactionalProducer."""
         super().send(records, offsets, group)
-        self._unconfirmed = {
-            TopicPartition(record["topic"], record["partition"]) for record in records
-        }
+        places = {(record["topic"], record["partition"]) for record in records}
+        self._unconfirmed = {TopicPartition(*place) for place in places}
 
     def limit_wait(self, seconds: float) -> float:
         """Return how long the caller may wait for records before it calls confirm()."""

@@ -1,7 +1,8 @@
 """Exactly once: a batch's answers and the offsets of its records are one Kafka transaction.
 
 Consume-transform-produce as of KIP-98 and KIP-447. kafka-python 3.0.12 loses or repeats records
-in some error paths, hence four rules (tests/test_traps.py shows what happens without them):
+in some error paths, hence four rules, kept here and in producer.py and nowhere else
+(tests/test_traps.py shows what happens without them):
 
 - The group's metadata are taken right after the poll that returned the batch, and are used for it
   only if they are those of a member: the heartbeat may reset them to "no member" at any time, and
@@ -72,7 +73,7 @@ class TransactionalStream:
         self._busy_at = time.monotonic()
         self._watchdog = Watchdog()
         with self._watchdog(STALL_TIMEOUT, "Kafka did not let the predictor start"):
-            with self._rights.refusals():
+            with self._rights.translate_errors():
                 # First of all: it aborts a transaction that an earlier process of this name left.
                 self._producer = self._open_producer()
                 self._consumer = join_group(topic, group_id, name)
@@ -155,7 +156,7 @@ class TransactionalStream:
 
     def has_committed(self, partition: TopicPartition, offset: int) -> bool:
         """Return True if this group has committed everything up to this offset; -1: always."""
-        with self._rights.refusals():
+        with self._rights.translate_errors():
             committed = self._consumer.committed(partition, timeout_ms=10_000) or 0
         return committed > offset
 
