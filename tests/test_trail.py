@@ -21,8 +21,8 @@ from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
 from train.train_optuna import open_storage, read_trials
 from train.warm_start import WIDER, WIDER_EVERY, champion_points, evaluations
+from utils.files import ROOT
 from utils.model_store.registry import Registry
-from utils.settings import ROOT
 
 
 def search(kind: type, folder, monkeypatch, *, evals: int = 6, **settings):

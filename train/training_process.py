@@ -7,9 +7,10 @@ from argparse import Namespace
 from contextlib import suppress
 
 from train.retrain import CARD, ERROR, MODEL
+from utils.files import ROOT
 from utils.model_store.card import decode_card
 from utils.model_store.registry import Registry
-from utils.settings import ROOT, settings
+from utils.settings import settings
 
 ATTEMPT = "attempt-"  # folders below DATA_DIR in which children write
 

@@ -14,8 +14,7 @@ import hashlib
 import lzma
 from pathlib import Path
 
-from utils.files import write_atomically
-from utils.settings import ROOT
+from utils.files import ROOT, write_atomically
 
 SHIPPED = ROOT / "data"  # the packed copies that ship with the project
 _MAX_BYTES = 20_000_000  # a packed copy that unpacks to more is damaged
