@@ -20,11 +20,11 @@ from train.trials import TRIALS
 from utils.console import say, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
-from utils.files import make_private
+from utils.files import ROOT, make_private
 from utils.model_store.model import Model, load_champion, save
 from utils.model_store.registry import ModelError, Registry
 from utils.script import run
-from utils.settings import ROOT, settings
+from utils.settings import settings
 
 registry = Registry()
 

@@ -22,7 +22,7 @@ from utils.datasets import dataset
 from utils.datasets.base import DatasetError
 from utils.kafka_client.connection import is_reachable
 from utils.kafka_client.positions import read_from_now_on
-from utils.kafka_client.producer import make_producer
+from utils.kafka_client.producer import make_producer, send_and_wait
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, prepare_topics
 from utils.messages import ErrorReply, Prediction, decode_reply, encode
 from utils.process import stop_on_signals
@@ -53,8 +53,8 @@ def start_producing(company: Company) -> None:
         else:  # the request contains its outcome: a shortcut of the tutorial, to see learning soon
             company.add_outcome(request_id, dataset.outcome_of(data[dataset.TARGET]))
         request = encode({"request_id": request_id, "data": data})
-        # send() only puts the request into a buffer; get() waits until Kafka has stored it.
-        producer.send(APP_MESSAGES, request).get(timeout=30)
+        # Sending only puts the request into a buffer; this waits until Kafka has stored it.
+        send_and_wait(producer, APP_MESSAGES, request)
         company.sent += 1
     producer.close(timeout=10)
     company.all_sent.set()
@@ -90,7 +90,7 @@ def start_reporting_outcomes(company: Company) -> None:
     producer = make_producer()
     for request_id, label in company.outcomes_due():
         report = encode({"request_id": request_id, "outcome": label})
-        producer.send(OUTCOMES_TOPIC, report).get(timeout=30)
+        send_and_wait(producer, OUTCOMES_TOPIC, report)
         company.add_outcome(request_id, dataset.outcome_of(label))
     producer.close(timeout=10)
 

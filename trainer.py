@@ -25,7 +25,7 @@ from train.observations import STORE, Observations, only_trainer
 from train.recovery import announce_the_champion, interrupted_training
 from train.training_process import TrainingProcess
 from utils.console import say, warn
-from utils.kafka_client.positions import read_from, recover
+from utils.kafka_client.positions import read_again, read_from
 from utils.kafka_client.producer import make_producer
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, prepare_topics
 from utils.model_store.announcements import announce
@@ -137,7 +137,7 @@ def main() -> None:
             except (KafkaError, OSError) as error:  # Kafka is away, the disk is full, ...
                 stop.wait(1)
                 # Back to the stored offsets: what was polled and not stored is read again.
-                recover(error, consumer, store.offsets())
+                read_again(consumer, store.offsets(), error)
         if training:
             training.close()
         producer.close(timeout=5)

@@ -16,10 +16,10 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from tests.harness.pipeline import Pipeline, wait_until
 from tools import local_kafka
 from utils.datasets import dataset
+from utils.files import ROOT
 from utils.model_store.card import Card
 from utils.model_store.model import Model, save
 from utils.model_store.registry import Registry
-from utils.settings import ROOT
 
 CHUNK = 250  # requests in a row for one partition
 TIMEOUT = 580  # seconds for a run

@@ -116,7 +116,7 @@ def growth_table(arena: "Arena", rounds: int) -> "Table":
     """Return what a request costs as it is, and with one thing grown; medians of all rounds."""
     from rich.table import Table
 
-    from utils.settings import ROOT
+    from utils.files import ROOT
 
     cases = {
         "as it is": [],

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bench.arena import Arena, Case, cpu_seconds
 from tests.chaos.soak import memory
 from tests.harness.pipeline import wait_until
-from utils.settings import ROOT
+from utils.files import ROOT
 
 RELOAD_EVERY = 2.0  # seconds
 WARM_UP = 2.0  # seconds of load that do not count

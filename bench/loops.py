@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 from utils.datasets import dataset
 from utils.kafka_client.consumer import make_consumer
-from utils.kafka_client.producer import make_producer
+from utils.kafka_client.group import MEMBER
+from utils.kafka_client.producer import TRANSACTIONAL, make_producer
 from utils.kafka_client.topics import APP_MESSAGES, PREDICTOR_GROUP
-from utils.kafka_client.transactional_clients import CONSUMER, PRODUCER
 from utils.kafka_client.transactions import TransactionalStream
 from utils.messages import InvalidMessage, Prediction, decode_request, encode
 from utils.model_store.model import load_champion
@@ -30,8 +30,8 @@ def echo(stop) -> None:
     """Poll, send, commit: what kafka-python can do with the predictor's settings."""
     from kafka.structs import OffsetAndMetadata
 
-    consumer = make_consumer(group_id=PREDICTOR_GROUP, **CONSUMER)
-    producer = make_producer(transactional_id=f"{PREDICTOR_GROUP}-echo", **PRODUCER)
+    consumer = make_consumer(group_id=PREDICTOR_GROUP, **MEMBER)
+    producer = make_producer(transactional_id=f"{PREDICTOR_GROUP}-echo", **TRANSACTIONAL)
     producer.init_transactions()
     consumer.subscribe([APP_MESSAGES])
     collect_garbage_rarely()
@@ -161,7 +161,7 @@ def c_client(stop) -> None:
     consumer.subscribe([APP_MESSAGES])
     collect_garbage_rarely()
     while not stop.is_set():
-        records = consumer.consume(CONSUMER["max_poll_records"], 0.02)
+        records = consumer.consume(MEMBER["max_poll_records"], 0.02)
         if not records:
             continue
         requests, ends = [], {}
@@ -231,10 +231,10 @@ def profile(stop) -> None:
     clock.wrap(model.features, "transform", "transform")
     clock.wrap(model.booster, "predict", "predict")
     clock.wrap(predictor, "answer", "encode, count")
-    clock.wrap(stream, "_put_all", "send")
-    clock.wrap(stream._producer, "flush", "flush")
-    clock.wrap(stream._producer, "send_offsets_to_transaction", "commit")
-    clock.wrap(stream._producer, "commit_transaction", "commit")
+    clock.wrap(stream._producer, "put", "send")
+    clock.wrap(stream._producer.client, "flush", "flush")
+    clock.wrap(stream._producer.client, "send_offsets_to_transaction", "commit")
+    clock.wrap(stream._producer.client, "commit_transaction", "commit")
     clock.wrap(stream, "commit", "checks before the commit")
     collect_garbage_rarely()
     while not stop.is_set():

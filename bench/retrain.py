@@ -43,9 +43,9 @@ from train.training_process import TrainingProcess as Training
 from train.warm_start import champion_points
 from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
+from utils.files import ROOT
 from utils.model_store.model import load, save
 from utils.model_store.registry import Registry
-from utils.settings import ROOT
 
 THREADS = max((os.cpu_count() or 1) - 1, 1)  # as the trainer gives its child
 ROWS = 32_561  # of adult.data

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 
 from tools import local_kafka
+from utils.files import ROOT
 
 # Before the first import of utils.settings: nothing here may ever touch a broker of the user's.
 os.environ |= {"KAFKA_HOST": f"localhost:{local_kafka.free_port()}", "BROKER_TIMEOUT": "30"}
@@ -23,7 +24,7 @@ for name in SETTINGS:
 from tests.harness.pipeline import Pipeline  # noqa: E402
 from utils import process  # noqa: E402
 from utils.kafka_client.transactions import TransactionalStream  # noqa: E402
-from utils.settings import ROOT, settings  # noqa: E402
+from utils.settings import settings  # noqa: E402
 
 # Other work on the machine is no error.
 hypothesis.settings.register_profile(

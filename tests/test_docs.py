@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from utils.settings import ROOT, Settings
+from utils.files import ROOT
+from utils.settings import Settings
 
 README = (ROOT / "README.md").read_text()
 DOCS = "\n".join([README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])

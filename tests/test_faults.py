@@ -246,7 +246,7 @@ def test_killed_between_saving_and_announcing(pipeline):
 def test_a_second_trainer_takes_over_at_once(pipeline):
     first = pipeline.trainer()
     second = pipeline.start("trainer.py", "--max-evals", "1")
-    pipeline.wait_for_output(second, "Another trainer is at work")
+    pipeline.wait_for_output(second, "Another trainer is running")
     first.kill()
     killed = time.monotonic()
     pipeline.wait_for_output(second, "waits for retrain requests")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.settings import ROOT
+from utils.files import ROOT
 
 SCRIPTS = {"initialize", "predictor", "trainer", "sample_app", "monitor"}
 UTILS = {"ground", "kafka_client", "datasets", "model_store"}

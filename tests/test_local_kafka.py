@@ -24,6 +24,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from tools import kafka_install, local_kafka
 from tools.kafka_install import BrokerError, usable_kafka
+from utils.files import ROOT
 
 LN = shutil.which("ln")
 
@@ -78,7 +79,7 @@ def mirror(jars, tmp_path_factory):
     release = site / kafka_install.VERSION
     release.mkdir()
     with tarfile.open(release / f"{kafka_install.NAME}.tgz", "w:gz", compresslevel=0) as archive:
-        archive.add(jars, f"{kafka_install.NAME}/libs")
+        archive.add(jars.resolve(), f"{kafka_install.NAME}/libs")
     return site
 
 
@@ -237,7 +238,9 @@ def test_kill_and_restart_keeps_the_data(running):
 def test_a_broker_that_ends_while_starting_shows_its_log(jars, tmp_path):
     host = f"localhost:{local_kafka.free_port()}"
     broken = {"metric.reporters": "no.such.Reporter"}
-    with pytest.raises(BrokerError, match=r"(?s)ended while starting.*broker\.log.*no.such.Report"):
+    with pytest.raises(
+        BrokerError, match=r"(?s)exited while starting.*broker\.log.*no.such.Report"
+    ):
         local_kafka.start(host, tmp_path, properties=broken)
     assert not (tmp_path / "broker.pid").exists()
 
@@ -246,7 +249,7 @@ def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
     port = str(local_kafka.free_port())
     command = [sys.executable, "-m", "tools.local_kafka", "start", "--port", port]
     command += ["--folder", str(tmp_path)]
-    with subprocess.Popen(command, cwd=kafka_install.ROOT, stderr=subprocess.PIPE) as starting:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as starting:
         until(lambda: (tmp_path / "broker.pid").exists() and (tmp_path / "broker.log").read_text())
         pid = pid_of(tmp_path)
         starting.send_signal(signal.SIGINT)
@@ -286,7 +289,7 @@ def test_something_that_never_answers_is_not_kafka():
 
 
 def test_a_broker_is_only_started_on_this_machine(tmp_path):
-    with pytest.raises(BrokerError, match="only one at localhost"):
+    with pytest.raises(BrokerError, match="it can be started at localhost only"):
         local_kafka.start(f"127.0.0.2:{local_kafka.free_port()}", tmp_path)
 
 
@@ -305,6 +308,14 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         assert local_kafka.main() == code
         assert text in capsys.readouterr().out
     signal.signal(signal.SIGTERM, before)
+
+
+def test_stop_works_with_wrong_settings(tmp_path):
+    command = [sys.executable, "-m", "tools.local_kafka", "stop", "--folder", str(tmp_path)]
+    wrong = os.environ | {"RETRAIN_EVERY": "many"}
+    stopped = subprocess.run(command, cwd=ROOT, env=wrong, capture_output=True, text=True)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "nothing to stop" in stopped.stdout
 
 
 # -- The ways to a Kafka ------------------------------------------------------------------------
@@ -420,7 +431,7 @@ def test_without_java_one_sentence_says_what_to_install(bare, tmp_path):
 
 
 def test_pom_and_program_name_one_version():
-    pom = (kafka_install.ROOT / "pom.xml").read_text()
+    pom = (ROOT / "pom.xml").read_text()
     assert f"<version>{kafka_install.VERSION}</version>" in pom
 
 

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from utils.settings import ROOT
+from utils.files import ROOT
 
 NOTEBOOK = ROOT / "notebooks" / "skopt_vs_hyperopt.ipynb"
 

@@ -1,4 +1,4 @@
-"""TLS, SASL and ACLs: the pipeline with the least rights, and what is said where one is missing."""
+"""TLS, SASL and ACLs: the pipeline with the least rights, and the error for each missing right."""
 
 import logging
 import os
@@ -28,12 +28,11 @@ from tests.harness.secure_broker import (
     make_certificate,
 )
 from tests.test_pipeline import answered_once
-from tools import kafka_install
-from utils import kafka_client
-from utils.files import make_private
+from utils.files import ROOT, locked, make_private
 from utils.kafka_client import security
+from utils.kafka_client.connection import connection
 from utils.kafka_client.transactions import REPLACED_CHECK_INTERVAL
-from utils.settings import ROOT, Settings, load
+from utils.settings import Settings, load
 
 SECRET = "sesame"
 RIGHTS = documented_rights()
@@ -112,7 +111,7 @@ def test_one_function_has_the_security_of_every_client(mechanism, monkeypatch):
         kafka_password=SecretStr(SECRET),
     )
     monkeypatch.setattr(security, "settings", chosen)
-    options = kafka_client.connection()
+    options = connection()
     assert options["security_protocol"] == "SASL_SSL"
     assert options["sasl_mechanism"] == mechanism
     assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("ann", SECRET)
@@ -128,7 +127,7 @@ def test_the_client_logs_nothing_not_even_at_debug(caplog):
 
 
 def test_without_settings_the_connection_is_plain():
-    options = kafka_client.connection()
+    options = connection()
     assert options["security_protocol"] == "PLAINTEXT"
     assert not any(name.startswith(("ssl_", "sasl_")) for name in options)
 
@@ -171,7 +170,7 @@ def test_the_projects_own_folders_become_private_and_others_keep_their_mode(tmp_
 
 
 def test_kafkas_folder_is_private(tmp_path):
-    with kafka_install.lock(tmp_path / ".kafka" / "start.lock"):
+    with locked(tmp_path / ".kafka" / "start.lock"):
         assert stat.S_IMODE((tmp_path / ".kafka").stat().st_mode) == 0o700
 
 
@@ -240,7 +239,7 @@ def test_the_whole_pipeline_with_no_more_than_the_documented_rights(secure, secu
     assert {m["model_id"] for m in secure.replies() if m["request_id"] in request_ids} == {1}
     assert [letter.value for letter in secure.records("dead_letter_topic")] == [b"not JSON"]
     assert start(secure, "tools/dead_letters.py").wait(timeout=30) == 0
-    assert start(secure, "utils/model_store/registry.py").wait(timeout=30) == 0
+    assert start(secure, "tools/models.py").wait(timeout=30) == 0
     secure.wait_for_output(predictor, "Model 0 answers from now on")
     for process in (predictor, trainer):
         process.send_signal(signal.SIGTERM)
@@ -255,8 +254,8 @@ def test_the_whole_pipeline_with_no_more_than_the_documented_rights(secure, secu
 
 
 @pytest.mark.slow
-def test_what_kafka_forgot_to_commit_takes_more_rights(secure, secure_broker):
-    """Without them the predictor goes no further, since then nobody could mend it any more."""
+def test_ending_what_kafka_forgot_takes_more_rights(secure, secure_broker):
+    """Without them the predictor stops: after its next transaction it would be too late."""
     name, app_messages = f"{secure.prefix}predictors-predictor-0", f"{secure.prefix}app_messages"
     host = secure_broker.admin_host
     producer = KafkaProducer(bootstrap_servers=host, transactional_id=name)
@@ -269,11 +268,11 @@ def test_what_kafka_forgot_to_commit_takes_more_rights(secure, secure_broker):
     producer.close()
     warning, refusal = what_it_says(start(secure, "predictor.py"))
     forgotten = f"Kafka has forgotten to commit the last transaction on {app_messages}-0"
-    assert warning == f"{forgotten}; to end it there takes more rights."
+    assert warning == f"{forgotten}; this client lacks rights to end it there."
     assert refusal == (
-        "KAFKA_USERNAME=predictor.py has no right to READ on topic __consumer_offsets, READ on "
-        f"topic {secure.prefix}dead_letter_topic, ALTER on the cluster; docs/security.md lists "
-        "the ACLs."
+        "KAFKA_USERNAME=predictor.py is not authorized to READ topic __consumer_offsets, READ "
+        f"topic {secure.prefix}dead_letter_topic, ALTER the cluster; docs/security.md lists the "
+        "ACLs."
     )
     offsets = Right("predictor.py", "topic", "__consumer_offsets", "READ")
     cluster = Right("predictor.py", "cluster", "kafka-cluster", "ALTER")
@@ -281,7 +280,7 @@ def test_what_kafka_forgot_to_commit_takes_more_rights(secure, secure_broker):
     secure_broker.grant("", offsets, cluster)
     try:
         predictor = secure.predictor(**as_user("predictor.py"))
-        assert f"{forgotten}: that is done now." in predictor.log.read_text()
+        assert f"{forgotten}: it is ended there now." in predictor.log.read_text()
         assert [reply["request_id"] for reply in secure.replies()] == ["forgotten"]
     finally:
         secure_broker.revoke("", offsets, cluster)
@@ -315,7 +314,7 @@ def test_a_certificate_of_another_host(secure):
 
 def taken_away(pipeline: Pipeline, right: Right) -> str:
     return (
-        f"KAFKA_USERNAME={right.script} has no right to {right.operation} on {right.kind} "
+        f"KAFKA_USERNAME={right.script} is not authorized to {right.operation} {right.kind} "
         f"{pipeline.prefix}{right.name}; docs/security.md lists the ACLs."
     )
 
@@ -421,10 +420,11 @@ def test_a_certificate_that_kafka_or_its_key_does_not_accept(secure, secure_brok
         "KAFKA_KEY_FILE": str(certificate.with_suffix(".key")),
         "KAFKA_KEY_PASSWORD": password,
     }
+    names = "KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE and KAFKA_KEY_PASSWORD"
     expected = (
         "Kafka does not accept our certificate: "
         if password == PASSWORD
-        else "KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE and KAFKA_KEY_PASSWORD don't go together: "
+        else f"{names} can't be used together: "
     )
     (said,) = what_it_says(secure.start("trainer.py", **environment))
     assert said.startswith(expected)
@@ -435,7 +435,7 @@ def test_a_topic_that_is_missing_and_may_not_be_created(secure, secure_broker):
     prefix = f"{secure.prefix}new-"
     secure_broker.grant(prefix, *RIGHTS)
     assert what_it_says(start(secure, "trainer.py", TOPIC_PREFIX=prefix)) == [
-        f"Topic {prefix}app_messages is missing and can't be created: CREATE is not allowed"
+        f"Topic {prefix}app_messages is missing and can't be created: not authorized to CREATE it"
     ]
 
 

@@ -1,6 +1,6 @@
-"""What Kafka forgets to end is ended as decided: see utils/kafka_client/transaction_markers.py.
+"""What Kafka forgets to end is ended as decided: utils/kafka_client/transaction_markers.py.
 
-A test named *_without_our_cover shows what would happen otherwise; the fault is that of
+A test named *_without_our_cover shows what would happen otherwise. The fault comes from
 tests/harness/forgetful_broker.py.
 """
 
@@ -13,9 +13,13 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from tests.harness.forgetful_broker import forgetting, trusting
 from tests.harness.pipeline import answer, next_batch, wait_until
+from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.consumer import make_consumer
-from utils.kafka_client.transaction_markers import TransactionMarkers, partition_of_group
-from utils.kafka_client.transactional_clients import discard, new_producer, own_id
+from utils.kafka_client.transaction_markers import (
+    ConfirmingProducer,
+    TransactionMarkers,
+    partition_of_group,
+)
 from utils.settings import settings
 
 
@@ -26,16 +30,17 @@ def trusting_broker(broker):
 
 
 class Writer:
-    """Writes to two partitions under one transactional id; Kafka may forget the first of them."""
+    """Writes to two partitions with one transactional id; Kafka may forget the first of them."""
 
     def __init__(self, topic: str) -> None:
         self.group = self.name = topic
         self.forgotten, self.told = TopicPartition(topic, 0), TopicPartition(topic, 1)
-        self.markers = TransactionMarkers(self.name, self.group, (topic,))
         self.begin_as_successor()
 
     def begin_as_successor(self) -> None:
-        self.producer = new_producer(self.name, self.markers)
+        topics = (self.forgotten.topic,)
+        self.confirming = ConfirmingProducer(self.name, SizeLimits(), self.group, topics)
+        self.producer, self.markers = self.confirming.client, self.confirming.markers
 
     def write(self, value: bytes, offset: int) -> None:
         """Write the value to both partitions and commit an offset, all in one transaction."""
@@ -47,7 +52,7 @@ class Writer:
         self.producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(self.group))
 
     def read(self) -> list[bytes]:
-        """Return what the forgotten partition has for who reads committed records."""
+        """Return what readers of committed records get from the forgotten partition."""
         with closing(make_consumer()) as consumer:
             consumer.assign([self.forgotten])
             consumer.seek_to_beginning(self.forgotten)
@@ -68,8 +73,7 @@ def writer(pipeline):
     pipeline.create_topic("written", partitions=2)
     writer = Writer(f"{pipeline.prefix}written")
     yield writer
-    discard(writer.producer)
-    writer.markers.close()
+    writer.confirming.close()
 
 
 @pytest.fixture
@@ -84,10 +88,10 @@ def commit_and_be_forgotten(writer: Writer) -> None:
 
 
 def abort_and_be_forgotten(writer: Writer) -> None:
-    """The writer dies in a transaction, and its successor's beginning aborts that."""
+    """The writer dies in a transaction, which its successor aborts at its start."""
     with forgetting(writer.producer, writer.forgotten):
         writer.write(b"aborted", offset=1)
-    discard(writer.producer)
+    writer.confirming.close()
     writer.begin_as_successor()
 
 
@@ -97,7 +101,7 @@ def abort(writer: Writer) -> None:
 
 
 def commit(writer: Writer) -> list[bytes]:
-    """Commit something that is told of, and return what can be read when it can be."""
+    """Commit something that Kafka does not forget; return all that can be read then."""
     writer.write(b"next", offset=3)
     writer.producer.commit_transaction()
     wait_until(lambda: writer.read()[-1:] == [b"next"], what="the next transaction")
@@ -106,22 +110,22 @@ def commit(writer: Writer) -> list[bytes]:
 
 def test_a_forgotten_commit_is_aborted_by_the_next_without_our_cover(writer, no_cover):
     commit_and_be_forgotten(writer)
-    assert writer.read() == []  # whoever reads committed records waits here
+    assert writer.read() == []  # readers of committed records wait here
     abort(writer)
     assert commit(writer) == [b"next"]  # "committed" is lost
 
 
-def test_a_forgotten_commit_is_seen_to(writer):
+def test_a_forgotten_commit_is_ended(writer):
     commit_and_be_forgotten(writer)
-    writer.markers.complete(own_id(writer.producer))
+    writer.markers.complete(writer.confirming.identity)
     assert writer.committed() == 1
     abort(writer)
     assert commit(writer) == [b"committed", b"next"]
 
 
-def test_a_forgotten_commit_is_seen_to_by_the_successor(writer):
+def test_a_forgotten_commit_is_ended_by_the_successor(writer):
     commit_and_be_forgotten(writer)
-    discard(writer.producer)  # killed before it could look
+    writer.confirming.close()  # killed before it could check
     writer.begin_as_successor()
     assert writer.committed() == 1
     abort(writer)
@@ -130,26 +134,26 @@ def test_a_forgotten_commit_is_seen_to_by_the_successor(writer):
 
 def test_a_forgotten_abort_is_committed_by_the_next_without_our_cover(writer, no_cover):
     abort_and_be_forgotten(writer)
-    assert commit(writer) == [b"aborted", b"next"]  # doubled, if it was sent again meanwhile
+    assert commit(writer) == [b"aborted", b"next"]  # a duplicate, if it was sent again meanwhile
 
 
-def test_a_forgotten_abort_is_seen_to(writer):
+def test_a_forgotten_abort_is_ended(writer):
     abort_and_be_forgotten(writer)
     assert commit(writer) == [b"next"]
 
 
-def test_a_forgotten_abort_is_seen_to_by_the_successor(writer, monkeypatch):
-    with monkeypatch.context() as patch:  # killed before it could look
+def test_a_forgotten_abort_is_ended_by_the_successor(writer, monkeypatch):
+    with monkeypatch.context() as patch:  # killed before it could check
         patch.setattr(TransactionMarkers, "complete", lambda *arguments: None)
         abort_and_be_forgotten(writer)
-    discard(writer.producer)
+    writer.confirming.close()
     writer.begin_as_successor()
     assert commit(writer) == [b"next"]
 
 
 def test_a_transaction_under_way_is_left_alone(writer):
     writer.write(b"under way", offset=1)
-    writer.markers.complete(own_id(writer.producer))
+    writer.markers.complete(writer.confirming.identity)
     writer.markers.complete()
     assert writer.read() == []
     writer.producer.commit_transaction()
@@ -168,32 +172,33 @@ def test_the_partitions_are_looked_for_again_after_an_error(writer, monkeypatch)
         return describe(topics)
 
     monkeypatch.setattr(writer.markers._admin, "describe_topics", describe_at_the_second_time)
-    writer.markers.complete(own_id(writer.producer))
+    writer.markers.complete(writer.confirming.identity)
     assert writer.read() == [b"committed"]
     assert len(tries) == 2
 
 
-def test_a_partition_that_is_new_is_looked_at_too(writer):
+def test_a_partition_that_is_new_is_checked_too(writer):
     new = TopicPartition(writer.forgotten.topic, 2)
     with KafkaAdminClient(bootstrap_servers=settings.kafka_host) as admin:
         admin.create_partitions({new.topic: 3})
         wait_until(lambda: len(admin.describe_topics([new.topic])[0]["partitions"]) == 3)
-    discard(writer.producer)
-    writer.begin_as_successor()  # knows of it; the markers do not
+    writer.confirming.close()
+    writer.begin_as_successor()
+    del writer.markers._leaders[new]  # as if it were newer than them
     writer.forgotten = new
     commit_and_be_forgotten(writer)
-    writer.markers.complete(own_id(writer.producer), {new, writer.told})
+    writer.markers.complete(writer.confirming.identity, {new, writer.told})
     assert writer.read() == [b"committed"]
 
 
-def test_the_stream_looks_after_each_commit(stream, pipeline):
-    """Also when nothing else comes: readers would wait for the answer for ever."""
+def test_the_stream_checks_after_each_commit(stream, pipeline):
+    """Also when no request follows: readers would wait for the answer for ever."""
     pipeline.request(partition=0, request_id="forgotten")
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
     partition = next(iter(batch.by_partition))
     batch.send(partition.topic, b'{"request_id": "told", "prediction": 0.0}', partition=1)
-    with forgetting(stream._producer, partition):
+    with forgetting(stream._producer.client, partition):
         assert stream.commit(batch)
     stream.poll(timeout=0)
     assert {reply["request_id"] for reply in pipeline.replies()} == {"forgotten", "told"}
@@ -205,13 +210,11 @@ def test_the_partition_of_a_group_is_kafkas(pipeline, group_id):
     """The coordinator says where it will write the marker of a group's offsets."""
     pipeline.create_topic("written")
     name, partition = f"{pipeline.prefix}name", TopicPartition(f"{pipeline.prefix}written", 0)
-    markers = TransactionMarkers(name, group_id, ())
-    producer = new_producer(name, markers)
-    producer.begin_transaction()
-    offsets = {partition: OffsetAndMetadata(1, "", -1)}
-    producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(pipeline.prefix + group_id))
-    (found,) = markers._describe().topic_partitions
-    producer.abort_transaction()
+    producer = ConfirmingProducer(name, SizeLimits(), group_id, ())
+    producer.client.begin_transaction()
+    group = ConsumerGroupMetadata(pipeline.prefix + group_id)
+    producer.client.send_offsets_to_transaction({partition: OffsetAndMetadata(1, "", -1)}, group)
+    (found,) = producer.markers._describe().topic_partitions
+    producer.client.abort_transaction()
     assert partition_of_group(pipeline.prefix + group_id, 4) == found.partition
-    discard(producer)
-    markers.close()
+    producer.close()

@@ -1,4 +1,4 @@
-"""One process, one batch, one thing that goes wrong between poll and commit."""
+"""One process, one batch, and one thing that goes wrong between poll and commit."""
 
 import json
 from contextlib import closing
@@ -19,13 +19,13 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(stream, pipeline):
     pipeline.request(partition=0, request_id="first")
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
-    commit = stream._producer.commit_transaction
+    commit = stream._producer.client.commit_transaction
 
     def commit_and_lose_the_answer():
         commit()
         raise KafkaTimeoutError("the connection broke")
 
-    stream._producer.commit_transaction = commit_and_lose_the_answer
+    stream._producer.client.commit_transaction = commit_and_lose_the_answer
     assert not stream.commit(batch)  # as far as it knows
     pipeline.request(partition=0, request_id="second")
     pipeline.producer.flush()
@@ -55,8 +55,8 @@ def serve(stream) -> bool:
     return stream.commit(answer(stream.poll(timeout=0.1)))
 
 
-def test_own_replies_are_gone_past_and_leave_no_lag(stream, pipeline):
-    """Those of others are read: who knows what else they wrote."""
+def test_own_replies_are_skipped_and_leave_no_lag(stream, pipeline):
+    """Those of other producers are read: these may have written other messages too."""
     partition, seen = TopicPartition(f"{pipeline.prefix}app_messages", 0), []
 
     def serve_until_committed(offset: int) -> None:

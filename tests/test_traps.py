@@ -1,16 +1,16 @@
-"""kafka-python's traps, each shown twice on a real broker: what the plain way does, and ours.
+"""kafka-python's traps, each shown twice on a real broker: the plain way, and ours.
 
-A test named *_without_our_cover fails on the day the client is mended; then the cover may go.
+A test named *_without_our_cover fails on the day the client is fixed; then the cover may go.
 """
 
 from collections.abc import Callable
 from types import MethodType
 
 from kafka import TopicPartition
-from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata
 
 from tests.harness.pipeline import answer, next_batch, wait_until
-from utils.kafka_client import transactions
+from utils.kafka_client import producer
 from utils.kafka_client.batch import Batch
 
 
@@ -18,30 +18,28 @@ def committed(stream, partition: TopicPartition) -> int | None:
     return stream._consumer.committed(partition, timeout_ms=10_000)
 
 
-def commit_without_a_look_at_the_futures(self, batch, after: Callable = lambda futures: None):
+def commit_without_checking_the_futures(
+    self, records, offsets, group, after: Callable = lambda futures: None
+):
     """What the documentation of any Kafka client shows."""
-    self._producer.begin_transaction()
-    after([self._producer.send(**record) for record in batch.outgoing])
-    offsets = {
-        partition: OffsetAndMetadata(offset, "", -1)
-        for partition, offset in self._positions.items()
-    }
-    self._producer.send_offsets_to_transaction(offsets, batch.group)
-    self._producer.commit_transaction()
+    self.client.begin_transaction()
+    after([self.client.send(**record) for record in records])
+    self.client.send_offsets_to_transaction(offsets, group)
+    self.client.commit_transaction()
 
 
-def commit_after_a_stall(self, batch) -> None:
-    """Commit as above, when the producer has given the records up."""
+def commit_after_a_stall(self, records, offsets, group) -> None:
+    """Commit as above, after the producer has given the records up."""
 
     def stall(futures: list) -> None:
         wait_until(lambda: all(future.is_done for future in futures), what="the timeout")
 
-    commit_without_a_look_at_the_futures(self, batch, after=stall)
+    commit_without_checking_the_futures(self, records, offsets, group, after=stall)
 
 
 def abort_and_go_on_with_the_same_producer(self) -> None:
-    self._producer.abort_transaction()
-    self._rewind()
+    self._producer.client.abort_transaction()
+    self._seek_to_committed()
     self._broken = False
 
 
@@ -51,12 +49,12 @@ def commit_offsets_of_a_partition_that_is_then_lost(stream, pipeline) -> TopicPa
     pipeline.request(partition=0)
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
-    generation = stream._generation
+    generation = stream._progress.generation
     batch.group = batch.group._replace(generation_id=generation + 5)
-    stream._generation = generation + 5
+    stream._progress.generation = generation + 5
     assert not stream.commit(batch)
-    stream._generation = generation
-    stream.poll(timeout=0)  # begins anew
+    stream._progress.generation = generation
+    stream.poll(timeout=0)  # recovers
     stream._consumer.pause(lost)  # as if it belonged to somebody else now
     pipeline.request(partition=1)
     pipeline.producer.flush()
@@ -65,7 +63,7 @@ def commit_offsets_of_a_partition_that_is_then_lost(stream, pipeline) -> TopicPa
 
 
 def test_a_stale_offsets_leak_without_our_cover(stream, pipeline):
-    stream._begin_anew = MethodType(abort_and_go_on_with_the_same_producer, stream)
+    stream._recover = MethodType(abort_and_go_on_with_the_same_producer, stream)
     lost = commit_offsets_of_a_partition_that_is_then_lost(stream, pipeline)
     assert committed(stream, lost) == 1  # of a request that nobody has answered
 
@@ -84,13 +82,13 @@ def a_batch_that_the_broker_will_refuse(stream, pipeline) -> tuple[Batch, str]:
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
     partition = TopicPartition(f"{pipeline.prefix}app_messages", 0)
-    stream._producer._transaction_manager.set_sequence_number(partition, 1_000)
+    stream._producer.client._transaction_manager.set_sequence_number(partition, 1_000)
     return batch, request_id
 
 
 def test_b_a_commit_that_did_not_happen_without_our_cover(stream, pipeline):
     batch, request_id = a_batch_that_the_broker_will_refuse(stream, pipeline)
-    stream._send = MethodType(commit_without_a_look_at_the_futures, stream)
+    stream._producer.send = MethodType(commit_without_checking_the_futures, stream._producer)
     assert stream.commit(batch)  # "committed"
     assert request_id not in {reply["request_id"] for reply in pipeline.replies()}
 
@@ -108,13 +106,16 @@ def a_batch_that_will_time_out(stream, pipeline) -> tuple[Batch, str]:
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
     # Lingering, so that it is given up before it is sent: given up later, it may be there or not.
-    stream._producer._accumulator.config |= {"delivery_timeout_ms": -1_000, "linger_ms": 60_000}
+    stream._producer.client._accumulator.config |= {
+        "delivery_timeout_ms": -1_000,
+        "linger_ms": 60_000,
+    }
     return batch, request_id
 
 
 def test_c_a_batch_that_timed_out_is_ignored_without_our_cover(stream, pipeline):
     batch, _ = a_batch_that_will_time_out(stream, pipeline)
-    stream._send = MethodType(commit_after_a_stall, stream)
+    stream._producer.send = MethodType(commit_after_a_stall, stream._producer)
     assert stream.commit(batch)
     assert committed(stream, TopicPartition(f"{pipeline.prefix}app_messages", 0)) == 1
     assert pipeline.replies() == []  # lost: nobody will read that request again
@@ -137,7 +138,7 @@ def test_d_offsets_are_accepted_unfenced_without_our_cover(stream, pipeline):
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
     nobody = ConsumerGroupMetadata(group_id=batch.group.group_id)
-    batch.group, stream._generation = nobody, nobody.generation_id
+    batch.group, stream._progress.generation = nobody, nobody.generation_id
     assert stream.commit(batch)  # the broker asks nobody for a membership
 
 
@@ -160,13 +161,13 @@ def test_d_a_batch_without_membership_is_not_answered(stream, pipeline, monkeypa
     assert [reply["request_id"] for reply in pipeline.replies()] == [request_id]
 
 
-def test_a_refused_coordinator_is_not_waited_for_without_end(stream, pipeline, monkeypatch):
+def test_the_wait_for_a_coordinator_that_refuses_connections_ends(stream, pipeline, monkeypatch):
     """The client drops a request to a coordinator that refuses the connection."""
-    monkeypatch.setattr(transactions, "COMMIT_TIMEOUT", 1)
+    monkeypatch.setattr(producer, "COMMIT_TIMEOUT", 1)
     request_id = pipeline.request(partition=0)
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
-    manager, lost = stream._producer._transaction_manager, []
+    manager, lost = stream._producer.client._transaction_manager, []
     monkeypatch.setattr(manager, "_enqueue_request", lost.append)
     assert not stream.commit(batch)
     assert lost

@@ -26,6 +26,7 @@ from tools import local_kafka
 from tools.summary import Summary
 from train.observations import STORE, Observations
 from utils.console import say
+from utils.files import ROOT
 from utils.kafka_client.group import group_members
 from utils.kafka_client.positions import read_from_now_on, records_up_to_now
 from utils.kafka_client.topics import (
@@ -39,7 +40,7 @@ from utils.kafka_client.topics import (
 from utils.messages import decode_control, decode_outcome
 from utils.model_store.registry import Registry
 from utils.script import command_line, run
-from utils.settings import ROOT, settings
+from utils.settings import settings
 
 READY_TIMEOUT = 60  # seconds in which the predictors have to join their group
 TRAINING_TIMEOUT = 300  # seconds, after the last answer, in which the trainings due have to end

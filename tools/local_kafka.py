@@ -1,15 +1,16 @@
-"""One real Apache Kafka node on this machine, for those who do not run a broker already.
+"""Runs one real Apache Kafka node on this machine, if no other Kafka is running.
 
-    python -m tools.local_kafka start      (or status, stop; java says which Java would run it)
+    python -m tools.local_kafka start      (or status, stop; java: show which Java would run it)
 
-A Kafka that already answers at KAFKA_HOST is used as it is. Else one is started, bound to 127.0.0.1
-only, from what tools/kafka_install.py finds or fetches; all of it lives below .kafka/. It outlives
-the terminal, keeps its data, and is ended by `stop`, which never ends a broker of anyone else.
+A Kafka that already answers at KAFKA_HOST is used as it is. Otherwise `start` starts one that
+tools/kafka_install.py finds or fetches, bound to 127.0.0.1 only, with all its files in .kafka/. It
+outlives the terminal and keeps its data. `stop` stops it, and never a broker that was started
+elsewhere.
 """
 
-import argparse
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -22,13 +23,15 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from tools.kafka_install import FOLDER, BrokerError, Kafka, find_java, lock, run, usable_kafka
+from tools.kafka_install import FOLDER, BrokerError, Kafka, find_java, run, usable_kafka
 from utils.console import say
+from utils.files import locked
+from utils.script import command_line
 
-STOP_TIMEOUT = 20.0  # seconds for a broker to end by itself, before it is killed
+STOP_TIMEOUT = 20.0  # seconds for a broker to stop after SIGTERM, before it is killed
 PROC = Path("/proc")
-CORRELATION = 431  # any number that the answer must repeat
-# A whole ApiVersions request: size, request 18, version 0, correlation, no client's name.
+CORRELATION = 431  # any number; the response must repeat it
+# A complete ApiVersions request: size, API key 18, version 0, correlation id, no client id.
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, CORRELATION, -1)
 
 PROPERTIES = {
@@ -44,7 +47,7 @@ PROPERTIES = {
     "transaction.state.log.num.partitions": "4",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",
-    # After a kill -9 the broker waits until its former self has expired: 9 s unless told otherwise.
+    # After a kill -9 the broker waits until its earlier registration has expired: 9 s by default.
     "broker.session.timeout.ms": "2000",
     "broker.heartbeat.interval.ms": "500",
 }
@@ -53,20 +56,20 @@ PROPERTIES = {
 def start(
     host: str, folder: Path, timeout: float = 60, properties: Mapping[str, str] | None = None
 ) -> str:
-    """Make sure that a Kafka answers at host, and say what was done; folder is for its data.
+    """Make sure that a Kafka answers at host; return a sentence that says what was done.
 
-    properties are added to server.properties. Fetching a Kafka, where that is needed, takes its
-    own time; then it must answer within timeout seconds. BrokerError if none can be had: nothing
-    that was started is then left running.
+    folder : for its data. timeout : seconds until it must answer, after it was fetched, if that
+    is necessary. properties : added to server.properties. BrokerError if no Kafka can be started;
+    then no process is left running.
     """
     folder = Path(folder).resolve()
-    with lock(folder / "start.lock"):
+    with locked(folder / "start.lock"):
         pid = _running(folder)
         if is_kafka(host):
             return f"Kafka is already running at {host} ({_origin(host, folder)})"
         if pid and _served(folder) != host:
             raise BrokerError(f"{folder} has a broker at {_served(folder)} (pid {pid}): stop it")
-        if pid:  # it is still starting, and whoever started it is gone; or it is just ending
+        if pid:  # it is still starting, and the process that started it is gone; or it is stopping
             _until(lambda: is_kafka(host, 1) or not _running(folder), timeout)
             if _running(folder):
                 return _wait_for_kafka("Kafka", host, folder, timeout)
@@ -77,13 +80,13 @@ def start(
         try:
             _launch(kafka, folder)
             return _wait_for_kafka(kafka.name, host, folder, timeout)
-        except BaseException:  # Ctrl-C too: nothing half-started stays behind
+        except BaseException:  # Ctrl-C too: no half-started broker stays behind
             stop(folder)
             raise
 
 
 def stop(folder: Path) -> str:
-    """End the broker that start() started in folder, and no other; say what was done."""
+    """Stop the broker that start() started in folder, and no other; return what was done."""
     folder = Path(folder).resolve()
     pid = _running(folder)
     if pid:
@@ -104,7 +107,7 @@ def delete_data(host: str, folder: Path) -> str:
     BrokerError while a broker of this folder runs.
     """
     folder = Path(folder).resolve()
-    with lock(folder / "start.lock"):
+    with locked(folder / "start.lock"):
         if _running(folder):
             raise BrokerError(status(host, folder)[1])
         if not (folder / "data").exists() or _served(folder) != host:
@@ -114,7 +117,7 @@ def delete_data(host: str, folder: Path) -> str:
 
 
 def status(host: str, folder: Path) -> tuple[bool, str]:
-    """Tell whether a Kafka answers at host, with a sentence about what is there."""
+    """Return whether a Kafka answers at host, and a sentence about what is there."""
     folder = Path(folder).resolve()
     if is_kafka(host):
         return True, f"Kafka answers at {host} ({_origin(host, folder)})"
@@ -126,14 +129,20 @@ def status(host: str, folder: Path) -> tuple[bool, str]:
 
 
 def is_kafka(host: str, timeout: float = 5) -> bool:
-    """Tell whether a Kafka at host ("name:port", or several with commas) answers ApiVersions."""
+    """Return True if a Kafka at host ("name:port", or several, with commas) answers ApiVersions."""
     return any(_answers(_address(one), timeout) for one in host.split(","))
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    """Return a port of 127.0.0.1 that nothing listens at, below the ephemeral ports.
+
+    While the broker is away, a client that connects to an ephemeral port may be given the same one
+    for its own end: TCP then connects it to itself, and the broker can't bind its port again.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _address(host: str) -> tuple[str, int]:
@@ -163,26 +172,29 @@ def _listens(host: str) -> bool:
 
 
 def _refuse(host: str) -> None:
-    """BrokerError where no broker can be started: the port is taken, or the host is elsewhere."""
+    """Raise BrokerError if no broker can be started: the port is in use, or the host is remote."""
     name, port = _address(host)
     if _listens(host):
         raise BrokerError(
-            f"port {port} is in use by something that is not Kafka: end it (`lsof -i :{port}` "
+            f"port {port} is in use by something that is not Kafka: stop it (`lsof -i :{port}` "
             f"names it), or set KAFKA_HOST to another port"
         )
     with suppress(OSError):
         if socket.gethostbyname(name) == "127.0.0.1":
             return
-    raise BrokerError(f"no Kafka answers at {host}, and only one at localhost can be started here")
+    raise BrokerError(f"no Kafka answers at {host}, and it can be started at localhost only")
 
 
 def _running(folder: Path) -> int | None:
-    """The pid of folder's broker. Pids are used again, so its command must name our properties."""
+    """Return the pid of folder's broker, if it runs.
+
+    The system reuses pids, so the command must name the broker's properties file.
+    """
     try:
         pid = int((folder / "broker.pid").read_text())
     except (OSError, ValueError):
         return None
-    # A process that is just being replaced by another program (exec) has no command for a moment.
+    # During exec() a process has no command for a moment.
     command = _until(lambda: _command(pid) or (not _exists(pid) and "gone"), 1)
     return pid if command and str(folder / "server.properties") in command else None
 
@@ -193,7 +205,7 @@ def _exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # another user's
     return True
 
 
@@ -207,7 +219,7 @@ def _command(pid: int) -> str:
 
 
 def _served(folder: Path) -> str:
-    """The host that folder's broker was started for."""
+    """Return the host that folder's broker was started for."""
     text = (folder / "server.properties").read_text()
     return text.partition("advertised.listeners=PLAINTEXT://")[2].partition("\n")[0]
 
@@ -218,7 +230,7 @@ def _origin(host: str, folder: Path) -> str:
 
 
 def _properties(host: str, folder: Path, extra: Mapping[str, str]) -> str:
-    """The text of server.properties; both listeners are bound to 127.0.0.1 and nothing else."""
+    """Return the text of server.properties; both listeners are bound to 127.0.0.1 only."""
     port = _address(host)[1]
     while (controller := free_port()) == port:
         pass
@@ -228,13 +240,13 @@ def _properties(host: str, folder: Path, extra: Mapping[str, str]) -> str:
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
         "log.dirs": str(folder / "data"),
     }
-    # Java reads this file as Latin-1; other letters it knows as \uXXXX, just like JSON.
+    # Java reads this file as Latin-1, and other characters as \uXXXX, as JSON writes them.
     values = {**PROPERTIES, **own, **extra}.items()
     return "".join(f"{name}={json.dumps(value)[1:-1]}\n" for name, value in values)
 
 
 def _format(kafka: Kafka, cluster: str, folder: Path) -> None:
-    """Format folder's data, unless that was done: Kafka writes meta.properties last."""
+    """Format folder's data, unless it is formatted: Kafka writes meta.properties last."""
     if not (folder / "data" / "meta.properties").exists():
         config = ["--config", str(folder / "server.properties")]
         run([*kafka.storage, "format", *config, "--cluster-id", cluster], kafka.env, folder)
@@ -242,7 +254,7 @@ def _format(kafka: Kafka, cluster: str, folder: Path) -> None:
 
 def _launch(kafka: Kafka, folder: Path) -> None:
     """Start the broker in a session of its own, so that it outlives this terminal."""
-    # The shell writes the pid: however this command ends, no broker is without its pid file.
+    # The shell writes the pid: however this process ends, the broker has its pid file.
     script = '"$@" >broker.log 2>&1 </dev/null & echo $! >broker.pid'
     shell = ["sh", "-c", script, "sh", *kafka.server, str(folder / "server.properties")]
     subprocess.run(shell, cwd=folder, env=kafka.env, start_new_session=True, check=True)
@@ -253,17 +265,17 @@ def _wait_for_kafka(name: str, host: str, folder: Path, timeout: float) -> str:
     pid = _running(folder)
     if pid and is_kafka(host):
         return f"{name} is up at {host} (pid {pid})"
-    problem = f"did not answer at {host} within {timeout:g} s" if pid else "ended while starting"
+    problem = f"did not answer at {host} within {timeout:g} s" if pid else "exited while starting"
     log = folder / "broker.log"
     lines = log.read_text(errors="replace").splitlines()
-    # The reason stands in front of all that a broker still logs when it ends.
+    # A broker logs the reason first, and much more while it stops.
     reasons = [line for line in lines if re.search("ERROR|FATAL|Exception|Error:", line)]
     tail = "\n  ".join(line[:300] for line in reasons[-5:] or lines[-15:])
     raise BrokerError(f"{name} {problem}; from {log}:\n  {tail}")
 
 
 def _until(condition: Callable, timeout: float) -> object:
-    """Return the condition's first true value, False when it does not come in time."""
+    """Return the condition's first true value, False if it stays false for timeout seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -274,22 +286,18 @@ def _until(condition: Callable, timeout: float) -> object:
 
 def main() -> int:
     """Do what the command line says; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.local_kafka",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__, "tools.local_kafka")
     parser.add_argument("command", choices=["start", "status", "stop", "java"])
-    parser.add_argument("--port", type=int, help="localhost:PORT, instead of KAFKA_HOST")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="for its data (.kafka)")
+    parser.add_argument("--port", type=int, help="use localhost:PORT instead of KAFKA_HOST")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder of its data (.kafka)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     try:
         return _do(arguments.command, arguments.port, arguments.folder)
     except (BrokerError, OSError) as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:
-        print("interrupted: no broker was left half-started", file=sys.stderr)
+        print("interrupted: a broker that was starting is stopped", file=sys.stderr)
     return 1
 
 
@@ -308,7 +316,7 @@ def _do(command: str, port: int | None, folder: Path) -> int:
 
 
 def _configured_host() -> str:
-    from utils.settings import settings  # only here: `stop`, and tests, need no settings
+    from utils.settings import settings  # not at the top: `stop` must work with wrong settings
 
     return settings.kafka_host
 

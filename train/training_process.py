@@ -7,8 +7,9 @@ from argparse import Namespace
 from contextlib import suppress
 
 from train.retrain import ERROR
+from utils.files import ROOT
 from utils.model_store.registry import Registry
-from utils.settings import ROOT, settings
+from utils.settings import settings
 
 ATTEMPT = "attempt-"  # the names of the folders below DATA_DIR in which children write
 

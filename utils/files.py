@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written; and locks."""
+"""The project's folder, files that are written completely or not at all, and locks."""
 
 import contextlib
 import fcntl
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+ROOT = Path(__file__).resolve().parent.parent  # the project's folder
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old one or the new one, whole."""
+    """Write a file so that a reader, or a crash, sees either the old or the new content."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb", opener=_private) as file:
@@ -27,8 +29,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def make_private(folder: Path, project: Path) -> None:
     """Make a folder that only its owner can enter.
 
-    One that is there already is made private if it is the project's (git makes them for everyone);
-    elsewhere its mode is somebody's choice.
+    An existing folder becomes private if it is inside the project, as git creates folders that
+    everybody may enter; elsewhere its mode is its owner's choice.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if project in folder.parents:
@@ -46,9 +48,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold an exclusive OS lock on this file, which is made if it is missing.
+    """Hold an exclusive OS lock on this file, which is created if it is missing.
 
-    The system frees the lock when the process ends, however it ends. wait : called again and again
+    The system releases the lock when the process ends, no matter how. wait : called repeatedly
     while another process holds the lock, instead of blocking; it may raise to give up.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

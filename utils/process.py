@@ -1,7 +1,7 @@
-"""The process a script runs in: signals, time limits, restarts, memory.
+"""The process that a script runs in: signals, time limits, restarts, memory.
 
-Some calls of kafka-python wait without a limit when the broker is gone. When the time for such a
-call is over, the process says so and restarts itself (exec): in four terminals nobody else would.
+Some calls of kafka-python wait without a limit when the broker is gone. When such a call takes too
+long, the process reports that and restarts itself (exec), as no supervisor watches a terminal.
 """
 
 import ctypes
@@ -17,17 +17,18 @@ from typing import NoReturn
 from utils.console import warn
 
 MAX_RESTARTS = 5  # in a row
-_RESTARTS = "WATCHDOG_RESTARTS"  # in the environment, the one thing that exec passes on
+_RESTARTS = "PIPELINE_RESTARTS"  # in the environment, which a new program inherits
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # mallopt(3), malloc.h of glibc
-_LARGE_BLOCK = 2**22  # bytes; smaller ones come and go with every batch
+_LARGE_BLOCK = 2**22  # bytes; every batch allocates smaller ones
 
 _stop = threading.Event()
 
 
 def stop_on_signals() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set; either one a second time exits at once.
+    """Return an event that SIGINT and SIGTERM set; a second signal exits at once.
 
-    The clients have no wakeup(), so loops poll for at most half a second and check the event.
+    kafka-python's clients have no wakeup(), so loops poll for at most half a second and check the
+    event.
     """
 
     def handle(number: int, _frame: object) -> None:
@@ -47,10 +48,10 @@ def stopping() -> bool:
 
 @contextmanager
 def time_limit(seconds: float, error: Exception) -> Iterator[None]:
-    """Raise the error in the body when it takes longer; for the main thread only.
+    """Raise the error in the body if that takes longer; for the main thread only.
 
-    A signal interrupts a wait for a lock, which is how the client waits for the broker. Where even
-    that does not help, there is the Watchdog.
+    A signal interrupts a wait for a lock, which is how the client waits for the broker. The
+    Watchdog is for the calls that even a signal does not interrupt.
     """
 
     def expire(*_: object) -> NoReturn:
@@ -83,8 +84,8 @@ class Watchdog:
             self._seconds_left = None
 
     def _watch(self) -> None:
-        # Counts its own ticks instead of reading a clock: a laptop that wakes up after an hour of
-        # sleep has not waited for an hour.
+        # Count ticks instead of reading a clock: a laptop that wakes up after an hour of sleep has
+        # not waited for an hour.
         tick = threading.Event()
         while not tick.wait(1):
             left = self._seconds_left
@@ -95,9 +96,9 @@ class Watchdog:
 
 
 def restart_process(why: str) -> NoReturn:
-    """Replace this process by a new one of the same command; exit after too many in a row."""
+    """Replace this process by a new one of the same command; exit after MAX_RESTARTS in a row."""
     if stopping():
-        os._exit(0)  # whoever stops it wants it to end, and all state that matters is in Kafka
+        os._exit(0)  # a signal asked it to end, and all state that matters is in Kafka
     restarts = int(os.environ.get(_RESTARTS, "0"))
     if restarts >= MAX_RESTARTS:
         warn(f"{why}; giving up after {restarts} restarts in a row.")
@@ -109,17 +110,17 @@ def restart_process(why: str) -> NoReturn:
 
 
 def reset_restarts() -> None:
-    """Forget the restarts so far: the program works again."""
+    """Count restarts from zero again: the program works."""
     os.environ.pop(_RESTARTS, None)
 
 
 def return_freed_memory() -> None:
-    """Let the allocator return freed memory to the system, where the C library is glibc.
+    """Make the allocator return freed memory to the system, if the C library is glibc.
 
-    Call it before a script starts threads. By default each thread has a heap of its own, and what
-    the thread that loads models leaves in its own grows with each model. And once a large block was
-    freed, the next ones of its size come from the heap, where small ones behind them keep it from
-    shrinking: after a model with a text of 7 MB it stayed 20 MB larger.
+    Call it before a script starts threads. By default each thread has a heap of its own, and that
+    of the thread that loads models grows with each model. And once a large block was freed, glibc
+    takes further blocks of its size from the heap, where small blocks behind them keep it from
+    shrinking: after a model with a text of 7 MB the process stayed 20 MB larger.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -130,9 +131,9 @@ def return_freed_memory() -> None:
 def collect_garbage_rarely() -> None:
     """Exclude the objects that exist now from garbage collection, and collect new ones rarely.
 
-    The objects that exist now live long: collecting them again and again would cost pauses of
+    The objects that exist now live long: traversing them again and again would cost pauses of
     50 ms. Later ones are freed by their reference counts, and a full batch has 30,000 objects;
-    LightGBM leaves two in a cycle for each batch.
+    LightGBM leaves two objects in a cycle for each batch.
     """
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)

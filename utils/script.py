@@ -4,16 +4,13 @@ import argparse
 import os
 from collections.abc import Callable
 
-from kafka.errors import KafkaError, RetriableError
-
-from utils.kafka_client.rights import refusal
 from utils.process import restart_process
 
 
 def command_line(description: str | None, module: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of a script whose docstring is shown by --help as it is written.
+    """Return a parser whose --help shows the script's docstring as it is written.
 
-    module : the name after `python -m`, for a script that is started so.
+    module : the name after `python -m`, if the script is started that way.
     """
     return argparse.ArgumentParser(
         prog=f"python -m {module}" if module else None,
@@ -25,16 +22,23 @@ def command_line(description: str | None, module: str | None = None) -> argparse
 def run(main: Callable[[], None], restart: bool = False) -> None:
     """Run a script's main(); an error of Kafka or the disk becomes one sentence and exit code 1.
 
-    With `restart`, a script that loses the broker while it starts is restarted. The files that it
-    writes, personal data and models, are readable by its own user only.
+    With `restart`, a script that loses the broker while it starts is restarted. Only its own user
+    can read the files that it writes: they hold personal data and models.
     """
+    # Not at the top: what needs no Kafka, `python -m tools.local_kafka stop` for example, works
+    # without kafka-python and with settings that are wrong.
+    from kafka.errors import KafkaError, RetriableError
+
+    from utils.kafka_client.security import Refused
+
     os.umask(0o077)
     try:
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Refused as refused:
+        raise SystemExit(str(refused)) from None
     except (KafkaError, OSError) as error:
-        refused = refusal(error)
-        if restart and isinstance(error, RetriableError) and not refused:
+        if restart and isinstance(error, RetriableError):
             restart_process(f"Kafka: {error}")
-        raise SystemExit(str(refused or f"{type(error).__name__}: {error}")) from None
+        raise SystemExit(f"{type(error).__name__}: {error}") from None

@@ -33,7 +33,7 @@ from tests.harness.brokers import free_port
 from tests.harness.pipeline import Pipeline
 from tools import local_kafka
 from utils.console import say
-from utils.settings import ROOT
+from utils.files import ROOT
 
 RETRAIN_EVERY = 50
 PREFIX = "chaos-"

@@ -1,7 +1,7 @@
 """Leaves a transaction as a Kafka that was killed at the wrong moment leaves it.
 
-The coordinator is not told of everything that a transaction writes, so it sends no marker there:
-what the real fault comes to, without having to hit the millisecond.
+The coordinator is not told of every partition that a transaction writes to, so it writes no marker
+there: the effect of the real fault, without having to hit the millisecond.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.harness.pipeline import wait_until
 
 @contextmanager
 def trusting(host: str) -> Iterator[None]:
-    """Let the broker take records that the coordinator does not know of (KIP-890 forbids it)."""
+    """Let the broker accept records that the coordinator does not know of (KIP-890 forbids it)."""
     set_verification(host, "false")
     try:
         yield
@@ -28,7 +28,7 @@ def set_verification(host: str, value: str) -> None:
     name = "transaction.partition.verification.enable"
     with KafkaAdminClient(bootstrap_servers=host) as admin:
         admin.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", {name: value})])
-        # The broker takes it over a little later.
+        # The setting takes effect a little later.
         asked = [ConfigResource(ConfigResourceType.BROKER, "1", [name])]
         wait_until(
             lambda: f"'{value}'" in str(admin.describe_configs(asked)), what=f"{name}={value}"
@@ -37,7 +37,7 @@ def set_verification(host: str, value: str) -> None:
 
 @contextmanager
 def forgetting(producer: KafkaProducer, partition: TopicPartition) -> Iterator[None]:
-    """Don't tell the coordinator of this partition, nor of the group's offsets."""
+    """Don't tell the coordinator about this partition, nor about the group's offsets."""
     manager = producer._transaction_manager
     begin, send_offsets = manager.begin_transaction, manager.send_offsets_to_transaction
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from utils.datasets import dataset
+from utils.files import ROOT
 from utils.kafka_client.batch import Batch
 from utils.kafka_client.consumer import Consumer
-from utils.settings import ROOT
 
 
 def wait_until(condition: Callable, timeout: float = 60, what: str = ""):

@@ -1,8 +1,8 @@
-"""A real Kafka with TLS, SASL and ACLs on loopback, and the one who administers it.
+"""A real Kafka with TLS, SASL and ACLs on loopback, and the administration of its users.
 
-Clients come in through SASL_SSL, or SSL with a certificate of their own. A plaintext listener, for
-the health check and for who sets up users and rights, is a super user's; so is the controller's.
-The certificates are made with the openssl command.
+Clients connect by SASL_SSL, or by SSL with a client certificate. Clients of the plaintext listener,
+the health check and the administration, are super users; so is the controller. The certificates are
+made with the openssl command.
 """
 
 import os
@@ -24,17 +24,17 @@ from kafka.admin import (
 )
 
 from tools import local_kafka
-from utils.settings import ROOT
+from utils.files import ROOT
 
 PASSWORD = "pass-w0rd of $all"
-PLAIN_USER = "plain-user"  # PLAIN has its users in the broker's properties
+PLAIN_USER = "plain-user"  # users of PLAIN are in the broker's properties
 CERTIFICATE_USER = "CN=client"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _LOGIN = "org.apache.kafka.common.security"
 
 
 class Right(NamedTuple):
-    """An ACL as docs/security.md lists it: what one script may do with one thing."""
+    """An ACL as docs/security.md lists it: one operation of a script on one resource."""
 
     script: str
     kind: str  # "topic", "group" or "transactional id"
@@ -42,7 +42,7 @@ class Right(NamedTuple):
     operation: str
 
     def acl(self, prefix: str = "") -> ACL:
-        """The ACL, for the script's user, and for a pipeline with this TOPIC_PREFIX."""
+        """Return the ACL for the script's user, and for a pipeline with this TOPIC_PREFIX."""
         kind = ResourceType[self.kind.upper().replace(" ", "_")]
         return ACL(
             f"User:{self.script}",
@@ -54,7 +54,7 @@ class Right(NamedTuple):
 
 
 def documented_rights() -> list[Right]:
-    """Return what the table in docs/security.md says, one row for each operation."""
+    """Return the table of docs/security.md, one right for each operation."""
     row = (
         r"^\| `([\w/]+\.py)`[^|]*\| (topic|group|transactional id) `([^`]+)`[^|]*\| ([A-Z, ]+) \|$"
     )
@@ -67,7 +67,7 @@ def documented_rights() -> list[Right]:
 
 
 def make_certificate(folder: Path, name: str, *options: str) -> Path:
-    """Make <name>.pem and <name>.key for localhost; signed by itself, it is its own authority."""
+    """Make <name>.pem, a self-signed certificate for localhost, and <name>.key."""
     certificate = folder / f"{name}.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-days", "2", *options]
     command += ["-subj", f"/CN={name}", "-keyout", str(folder / f"{name}.key")]
@@ -78,7 +78,7 @@ def make_certificate(folder: Path, name: str, *options: str) -> Path:
 
 
 class SecureBroker:
-    """The broker; `host` is for clients with a password, `ssl_host` for a certificate's."""
+    """The broker; `host` is for clients with passwords, `ssl_host` for those with certificates."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,17 +92,17 @@ class SecureBroker:
         (folder / "keystore.pem").write_text(both)
 
     def start(self) -> None:
-        """Start it; users and rights of an earlier start are still there."""
+        """Start it; users and rights of an earlier start are kept."""
         local_kafka.start(self.admin_host, self.folder, properties=self._properties())
 
     def kill(self) -> None:
-        """Kill it, as kill -9 does; wait until it is gone."""
+        """Kill it by SIGKILL, and wait until it is gone."""
         pid = int((self.folder / "broker.pid").read_text())
         os.kill(pid, signal.SIGKILL)
         self.stop()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop it."""
         local_kafka.stop(self.folder)
 
     def _properties(self) -> dict[str, str]:
@@ -140,23 +140,23 @@ class SecureBroker:
         }
 
     def admin(self) -> KafkaAdminClient:
-        """Return a client of the super user; close it after use."""
+        """Return an administration client of a super user; close it after use."""
         return KafkaAdminClient(bootstrap_servers=self.admin_host)
 
     def add_user(self, name: str, password: str = PASSWORD) -> None:
-        """Add a user of both SCRAM mechanisms, or change the password."""
+        """Add a user for both SCRAM mechanisms, or change the password."""
         with self.admin() as admin:
             for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
                 user = UserScramCredentialUpsertion(name, mechanism, password)
                 assert admin.alter_user_scram_credentials([user]) == {name: None}
 
     def grant(self, prefix: str, *rights: Right) -> None:
-        """Allow this."""
+        """Add these ACLs."""
         with self.admin() as admin:
             assert not admin.create_acls([right.acl(prefix) for right in rights])["failed"]
 
     def revoke(self, prefix: str, *rights: Right) -> None:
-        """Allow it no more."""
+        """Remove these ACLs."""
         with self.admin() as admin:
             for _, revoked, _ in admin.delete_acls([right.acl(prefix) for right in rights]):
                 assert len(revoked) == 1

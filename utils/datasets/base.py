@@ -15,8 +15,7 @@ import hashlib
 import lzma
 from pathlib import Path
 
-from utils.files import write_atomically
-from utils.settings import ROOT
+from utils.files import ROOT, write_atomically
 
 SHIPPED = ROOT / "data"  # compressed copies of the original files
 _MAX_BYTES = 20_000_000  # a copy that unpacks to more is damaged

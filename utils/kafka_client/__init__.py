@@ -1,1 +1,1 @@
-"""Everything that touches kafka-python: connections, clients, topics, rights, transactions."""
+"""All use of kafka-python: connections, security, clients, topics, transactions, dead letters."""

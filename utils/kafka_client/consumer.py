@@ -1,10 +1,9 @@
-"""A consumer that no record can stop: neither one that can't be unpacked, nor very many bytes.
+"""A consumer that survives records that it can't decode, very large ones, and Kafka's absence.
 
-A broker takes records that kafka-python can't read, header names that are not UTF-8 for example.
-kafka-python 3.0.12 then raises from poll(), and the next poll() at the same offset never returns:
-one such record would end every reader of its topic. And fetch sizes bound what comes over the
-network, compressed: unpacked, it may be a thousand times as much, more than one transaction can
-answer in its time. What need not be unpacked at all, it can go past.
+A broker accepts records that kafka-python can't decode, for example with header names that are not
+UTF-8. kafka-python 3.0.12 then raises from poll(), and the next poll() at the same offset never
+returns: one such record would stop every reader of its topic. Fetch sizes limit compressed bytes:
+decompressed they may be a thousand times as many, more than one transaction can answer in time.
 """
 
 import time
@@ -15,51 +14,55 @@ from operator import attrgetter
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 
-from utils.console import say, warn
-from utils.kafka_client.connection import connection, is_reachable
+from utils.kafka_client.connection import connection, is_reachable, outage
 from utils.kafka_client.records import Unreadable
-from utils.kafka_client.rights import identity
-from utils.settings import settings
+from utils.kafka_client.rights import Rights
 
-_SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: no such thing
-OFFLINE = 5.0  # seconds without a connection, after which a consumer asks whether it is let in
-MAX_BYTES = 2**24  # of keys and values that one poll returns; at least one record, however large
+_SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: is null
+CHECK_AFTER = 5.0  # seconds without a connection, after which poll() checks whether Kafka answers
+MAX_BYTES = 2**24  # of keys and values that one poll returns; at least one record of any size
 
 
 class Consumer(KafkaConsumer):
-    """KafkaConsumer, but poll() returns an `Unreadable` as value of what can't be unpacked.
+    """A KafkaConsumer whose poll() returns an `Unreadable` as value of what it can't decode.
 
-    And it returns no more than MAX_BYTES: the rest is there at the next poll.
+    It returns at most MAX_BYTES; the rest comes with the next poll().
     """
 
+    def __init__(self, *topics: str, **options) -> None:
+        super().__init__(*topics, **options)
+        # kafka-python 3.0.12 does not pass this on: each consumer would wait 0.1 s at its start.
+        self._cluster.config["retry_backoff_ms"] = self.config["retry_backoff_ms"]
+        self._connected_at = time.monotonic()
+
     def poll(self, *arguments, **options) -> dict[TopicPartition, list[ConsumerRecord]]:
-        """Return the next records by partition; see KafkaConsumer.poll."""
+        """Return the next records by partition; see KafkaConsumer.poll.
+
+        Refused if a right is missing, or if Kafka rejects the login after all connections are lost:
+        a password that is changed while there is a connection has no effect on it.
+        """
         try:
             polled = super().poll(*arguments, **options)
-        except Exception as error:  # the codecs' own kinds too
-            place = _where_unpacking_failed(error)
-            if place is None or place[0] not in self.assignment():
-                raise
-            partition, offset = place
-            self.seek(partition, offset + 1)
-            return {partition: [_unreadable_record(partition, offset, error)]}
+        except Exception as error:  # codecs raise errors of their own
+            return self._skip_unreadable(error)
+        self._watch_connections()
         size = sum(sum(map(part, found)) for found in polled.values() for part in _SIZES)
         return polled if size <= MAX_BYTES else self._cut(polled)
 
     def positions(self) -> dict[TopicPartition, int]:
-        """Return where the next poll() goes on, of the partitions where that is known already.
+        """Return the offsets that the next poll() reads from, as far as they are known.
 
-        Unlike position(), it asks nobody.
+        Unlike position(), it sends no request.
         """
         known = {p: state.position for p, state in self._subscription.assignment.items()}
         return {p: position.offset for p, position in known.items() if position is not None}
 
-    def skip(self, producer_id: int) -> None:
-        """Go past the transactions of this producer without unpacking them.
+    def skip_transactions_of(self, producer_id: int) -> None:
+        """Skip the transactions of this producer from now on, without decoding them.
 
-        Unpacking is the client's largest cost after sending, and a predictor's topic holds its own
-        replies too. The client itself goes past batches of aborted transactions in this way;
-        batches name their producer (KIP-98).
+        Decoding is the client's largest cost after sending, and a predictor's topic holds its own
+        replies too. The client skips the batches of aborted transactions in the same way; a batch
+        names its producer (KIP-98).
         """
 
         class OfOthers(Fetcher.PartitionRecords):
@@ -69,8 +72,34 @@ class Consumer(KafkaConsumer):
 
         self._fetcher.PartitionRecords = OfOthers
 
+    def _skip_unreadable(self, error: Exception) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Return a record that can't be decoded, and seek beyond it; raise all other errors."""
+        place = _where_decoding_failed(error)
+        if place is None or place[0] not in self.assignment():
+            raise self._refusal(error) or error
+        partition, offset = place
+        self.seek(partition, offset + 1)
+        return {partition: [_unreadable_record(partition, offset, error)]}
+
+    def _refusal(self, error: Exception) -> Exception | None:
+        topics = {partition.topic for partition in self.assignment()} | (
+            self.subscription() or set()
+        )
+        return Rights(read=topics, group_id=self.config["group_id"]).refusal(error)
+
+    def _watch_connections(self) -> None:
+        """Report an outage and its end; Refused if Kafka would not let this client in again."""
+        now, connections = time.monotonic(), list(self._client._manager._conns.values())
+        if any(connection.connected for connection in connections):
+            self._connected_at = now
+            outage.end()
+        elif now - self._connected_at > CHECK_AFTER:
+            self._connected_at = now
+            if not is_reachable():
+                outage.begin()
+
     def _cut(self, polled: dict[TopicPartition, list[ConsumerRecord]]) -> dict:
-        """Keep what fits, and go back to the first record of each partition that does not."""
+        """Keep the records that fit; seek back to the first of each partition that does not."""
         kept, room = {}, MAX_BYTES
         for partition, records in polled.items():
             sizes = accumulate(map(_size, records))
@@ -88,55 +117,29 @@ def _size(record: ConsumerRecord) -> int:
     return max(record.serialized_key_size, 0) + max(record.serialized_value_size, 0)
 
 
-def _where_unpacking_failed(error: Exception) -> tuple[TopicPartition, int] | None:
+def _where_decoding_failed(error: Exception) -> tuple[TopicPartition, int] | None:
     """Return partition and offset of the record that raised, None if it was something else."""
     if "crc" in str(error):
-        return None  # damaged on its way, perhaps: it is fetched again
+        return None  # perhaps damaged on its way: it is fetched again
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "_unpack_records":
-            unpacked = frame.f_locals["self"]
-            # Of the batch of an unreadable record, what stands behind it can't be read either: each
-            # fetch begins at the batch's first record, and gets no further than before.
-            return unpacked.topic_partition, max(unpacked.next_fetch_offset, unpacked.fetch_offset)
+            failed = frame.f_locals["self"]
+            # The records behind it in its batch can't be read either: each fetch begins at the
+            # batch's first record, and fails at the same one.
+            return failed.topic_partition, max(failed.next_fetch_offset, failed.fetch_offset)
     return None
 
 
 def _unreadable_record(partition: TopicPartition, offset: int, error: Exception) -> ConsumerRecord:
     unknown = dict.fromkeys(ConsumerRecord._fields)
     known = {"topic": partition.topic, "partition": partition.partition, "offset": offset}
-    value = Unreadable(f"the record can't be unpacked: {error}")
+    value = Unreadable(f"the record can't be decoded: {error}")
     return ConsumerRecord(**unknown | known | {"value": value, "headers": [], "timestamp": -1})
 
 
-class _Consumer(Consumer):
-    """Its poll() raises Refused when Kafka lets us in no more; else it would wait for ever.
-
-    Only once it has lost its connections: until then a changed password disturbs nobody. Of several
-    consumers in one process the first one says that Kafka is away, or back.
-    """
-
-    _online = 0.0
-    _away = False
-
-    def poll(self, *arguments, **options) -> dict:
-        records = super().poll(*arguments, **options)
-        connections = list(self._client._manager._conns.values())
-        if any(connection.connected for connection in connections):
-            self._online = time.monotonic()
-            if _Consumer._away:
-                say("Kafka answers again.")
-            _Consumer._away = False
-        elif time.monotonic() - self._online > OFFLINE:
-            self._online = time.monotonic()
-            if not is_reachable() and not _Consumer._away:
-                warn(f"Kafka does not answer at {settings.kafka_host} any more: waiting for it.")
-                _Consumer._away = True
-        return records
-
-
-def make_consumer(**options) -> KafkaConsumer:
-    """Return a consumer that reads committed records only, from the earliest, and never by itself
-    commits an offset. It takes part in no group unless the options name one."""
+def make_consumer(**options) -> Consumer:
+    """Return a consumer that reads committed records only, from the earliest, and commits nothing
+    by itself. It is a member of no group unless the options name one."""
     defaults = {
         "isolation_level": "read_committed",
         "auto_offset_reset": "earliest",
@@ -144,9 +147,4 @@ def make_consumer(**options) -> KafkaConsumer:
         "allow_auto_create_topics": False,
         "metrics_enabled": False,
     }
-    if "group_id" in options:
-        identity["group"] = options["group_id"]
-    consumer = _Consumer(**connection() | defaults | options)
-    # kafka-python 3.0.12 does not hand the setting on: each consumer would wait 0.1 s at its start.
-    consumer._cluster.config["retry_backoff_ms"] = consumer.config["retry_backoff_ms"]
-    return consumer
+    return Consumer(**connection() | defaults | options)

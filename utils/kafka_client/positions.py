@@ -1,4 +1,4 @@
-"""Which partitions a consumer outside of any group reads, and from where."""
+"""Consumers outside of any group: which partitions they read, and from which offsets."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from utils.console import warn
-from utils.kafka_client.consumer import make_consumer
-from utils.kafka_client.rights import raise_if_refused
+from utils.kafka_client.consumer import Consumer, make_consumer
 
 
 def all_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
@@ -20,16 +19,17 @@ def all_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
 
 
 def assign_all(consumer: KafkaConsumer, *topics: str) -> list[TopicPartition]:
-    """Let a consumer read every partition of these topics, and return them."""
+    """Assign every partition of these topics to a consumer, and return them."""
     partitions = [partition for topic in topics for partition in all_partitions(consumer, topic)]
     consumer.assign(partitions)
     return partitions
 
 
-def read_from_now_on(*topics: str) -> KafkaConsumer:
-    """Return a consumer of every partition of these topics, outside of any group, at their ends.
+def read_from_now_on(*topics: str) -> Consumer:
+    """Return a consumer of every partition of these topics, at their ends.
 
-    What is sent once it has returned is read; KafkaTimeoutError if an end can't be known.
+    It reads everything that is sent after this function returns. KafkaTimeoutError if the end of a
+    partition can't be found out.
     """
     consumer = make_consumer()
     partitions = assign_all(consumer, *topics)
@@ -40,10 +40,10 @@ def read_from_now_on(*topics: str) -> KafkaConsumer:
     return consumer
 
 
-def read_from(offsets: dict[TopicPartition, int], *topics: str) -> KafkaConsumer:
-    """Return a consumer of every partition of these topics, outside of any group.
+def read_from(offsets: dict[TopicPartition, int], *topics: str) -> Consumer:
+    """Return a consumer of every partition of these topics, from the given offsets on.
 
-    It begins at the given offsets, and at the earliest where there is none.
+    Partitions without an offset are read from their beginning.
     """
     consumer = make_consumer(
         max_poll_records=4_000,
@@ -51,20 +51,20 @@ def read_from(offsets: dict[TopicPartition, int], *topics: str) -> KafkaConsumer
         auto_offset_reset="none",  # an error instead of a silent jump, see skip_deleted()
     )
     assign_all(consumer, *topics)
-    go_to(consumer, offsets)
+    seek_all(consumer, offsets)
     return consumer
 
 
 def records_up_to_now(consumer: KafkaConsumer) -> Iterator[ConsumerRecord]:
-    """Yield what its partitions hold at this moment, from its positions on."""
+    """Yield the records from the consumer's positions to the present ends of its partitions."""
     ends = consumer.end_offsets(list(consumer.assignment()))
     while any(consumer.position(partition) < end for partition, end in ends.items()):
         for records in consumer.poll(timeout_ms=200).values():
             yield from records
 
 
-def go_to(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
-    """Set every position to its given offset, or to the beginning where there is none."""
+def seek_all(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
+    """Set the position of every assigned partition: its given offset, or else the beginning."""
     for partition in consumer.assignment():
         if partition in offsets:
             consumer.seek(partition, offsets[partition])
@@ -73,12 +73,12 @@ def go_to(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
 
 
 def skip_deleted(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> int:
-    """Go to the given offsets, or on to the earliest there is; return how many records are gone.
+    """Seek to the given offsets, or beyond deleted records; return the number of those.
 
-    Retention deletes records whether or not the trainer has seen them. An offset beyond the end
-    means that the topic has been made anew: it is read from its beginning, and nothing is missed.
+    Retention deletes records whether or not they were read. An offset beyond the end means that the
+    topic was deleted and created again: it is read from its beginning, and no record is missed.
     """
-    go_to(consumer, offsets)
+    seek_all(consumer, offsets)
     partitions = list(consumer.assignment())
     first, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
     missed = 0
@@ -92,8 +92,9 @@ def skip_deleted(consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) ->
     return missed
 
 
-def recover(error: Exception, consumer: KafkaConsumer, offsets: dict[TopicPartition, int]) -> None:
-    """Report an error and go back to the offsets; Refused if waiting does not mend it."""
-    raise_if_refused(error)
+def read_again(
+    consumer: KafkaConsumer, offsets: dict[TopicPartition, int], error: Exception
+) -> None:
+    """Report an error, and seek back to the offsets of what was processed before it."""
     warn(f"{type(error).__name__}: {error}. Trying again.")
-    go_to(consumer, offsets)
+    seek_all(consumer, offsets)

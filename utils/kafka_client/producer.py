@@ -1,13 +1,35 @@
-"""The producer that every script uses."""
+"""Producers: one that any script uses, and one that sends a batch as one transaction."""
 
-from kafka import KafkaProducer
+from contextlib import suppress
 
+from kafka import KafkaProducer, TopicPartition
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.transaction_manager import ProducerIdAndEpoch
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+
+from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.connection import connection
-from utils.kafka_client.rights import identity
+from utils.kafka_client.rights import Rights
+from utils.process import time_limit
+
+ACKNOWLEDGED_TIMEOUT = 30  # seconds for Kafka to acknowledge a record
+# An open transaction of a dead process blocks readers of committed records for this time.
+TRANSACTION_TIMEOUT_MS = 10_000
+FLUSH_TIMEOUT = 4  # seconds; together with the next one below the transaction timeout
+COMMIT_TIMEOUT = 4  # seconds
+TRANSACTIONAL = {  # settings of a transactional producer
+    "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
+    "batch_size": 2**20,
+    "linger_ms": 100,  # the flush before each commit sends at once
+    "max_block_ms": 5_000,
+}
+
+Offsets = dict[TopicPartition, OffsetAndMetadata]
 
 
 def make_producer(**options) -> KafkaProducer:
-    """Return an idempotent producer (transactional, where the options give a transactional_id)."""
+    """Return an idempotent producer (transactional if the options have a transactional_id)."""
     defaults = {
         "enable_idempotence": True,
         "allow_auto_create_topics": False,
@@ -16,6 +38,84 @@ def make_producer(**options) -> KafkaProducer:
         "max_request_size": 2**23,
         "metrics_enabled": False,
     }
-    if "transactional_id" in options:
-        identity["transactional id"] = options["transactional_id"]
     return KafkaProducer(**connection() | defaults | options)
+
+
+def send_and_wait(producer: KafkaProducer, topic: str, value: bytes, **options) -> None:
+    """Send a record, and wait until Kafka has acknowledged it.
+
+    options : as for KafkaProducer.send. KafkaError if it does not arrive; Refused if the right to
+    send it is missing.
+    """
+    with Rights(write=[topic]).translate_errors():
+        producer.send(topic, value, **options).get(timeout=ACKNOWLEDGED_TIMEOUT)
+
+
+class TransactionalProducer:
+    """Sends records and the offsets of a group as one transaction (KIP-98).
+
+    After any error close it, and make another one with the same transactional id: that aborts the
+    transaction that this one left open.
+    """
+
+    def __init__(self, transactional_id: str, limits: SizeLimits) -> None:
+        self.limits = limits
+        self.client = make_producer(transactional_id=transactional_id, **TRANSACTIONAL)
+        try:
+            self._begin()
+        except Exception:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        """Abort what an earlier producer of this transactional id left open, and fence that one."""
+        self.client.init_transactions()
+
+    @property
+    def identity(self) -> ProducerIdAndEpoch:
+        """The id that Kafka gave to the transactional id, and which of its owners this is."""
+        return self.client._transaction_manager.producer_id_and_epoch
+
+    def send(self, records: list[dict], offsets: Offsets, group: ConsumerGroupMetadata) -> None:
+        """Send records (the arguments of KafkaProducer.send) and offsets in one transaction.
+
+        KafkaError if any of it failed, or may have failed.
+        """
+        self.client.begin_transaction()
+        futures = self.put(records)
+        self.client.flush(FLUSH_TIMEOUT)
+        self._check(records, futures)
+        with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
+            self.client.send_offsets_to_transaction(offsets, group)
+            self.client.commit_transaction()
+
+    def put(self, records: list[dict]) -> list[FutureRecordMetadata]:
+        """Hand records to the client, which sends them in the background; return their futures."""
+        futures, send = [], self.client.send
+        try:
+            for record in records:
+                futures.append(send(**record))
+        except MessageSizeTooLargeError:  # larger than max_request_size
+            self.limits.learn(record)
+            raise
+        return futures
+
+    def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
+        """Raise the first error of a record; learn from all that were too large."""
+        failed = [
+            (record, future.exception or KafkaTimeoutError("a record was not acknowledged"))
+            for record, future in zip(records, futures, strict=True)
+            if not future.succeeded()
+        ]
+        for record, error in failed:
+            if isinstance(error, MessageSizeTooLargeError):
+                self.limits.learn(record)
+        for _, error in failed:
+            raise error
+
+    def close(self) -> None:
+        """Close it at once; what was not sent or committed is lost."""
+        # close() alone leaves the sender thread running when its flush times out.
+        self.client._sender.force_close()
+        with suppress(KafkaError):
+            self.client.close(timeout=1)

@@ -1,10 +1,10 @@
-"""What a consumer may return in place of a value."""
+"""What a consumer returns in place of a value that it could not decode."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands where the value of a record should be that the client could not unpack."""
+    """Replaces the value of a record that the client could not decode; says why."""
 
     reason: str

@@ -1,10 +1,12 @@
-"""What this client is authorized to do, and which errors no waiting mends.
+"""The ACLs that a client needs, and the errors that mean that one is missing.
 
-Rights are checked at the start, all at once: a missing one must not show only with the first
-invalid request, or at the end of the first training.
+Rights on topics are checked at the start, all at once: a missing one must not show only with the
+first invalid request, or at the end of the first training.
 """
 
-from contextlib import closing
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAuthorizationFailedError
@@ -13,53 +15,76 @@ from utils.kafka_client.connection import is_reachable, make_admin
 from utils.kafka_client.security import Refused
 from utils.settings import settings
 
-identity: dict[str, str] = {}  # this process' group and transactional id, as refusals name them
-_needed: dict[str, set[str]] = {}  # topic -> the operations of this script on it
+
+class Rights:
+    """What a client must be authorized to do: READ and WRITE topics, use a group, transactions."""
+
+    def __init__(
+        self,
+        read: Iterable[str] = (),
+        write: Iterable[str] = (),
+        group_id: str | None = None,
+        transactional_id: str | None = None,
+    ) -> None:
+        self._group_id, self._transactional_id = group_id, transactional_id
+        self._operations: dict[str, set[str]] = defaultdict(set)  # by topic
+        for operation, topics in (("READ", read), ("WRITE", write)):
+            for topic in topics:
+                self._operations[topic].add(operation)
+
+    @property
+    def topics(self) -> list[str]:
+        """The names of all topics."""
+        return list(self._operations)
+
+    def check_topics(self, admin: KafkaAdminClient) -> None:
+        """Raise Refused, which names all missing rights on topics."""
+        missing = []
+        for topic in admin.describe_topics(self.topics):
+            name, allowed = topic["name"], set(topic["authorized_operations"] or ())
+            if allowed or is_forbidden(topic):  # brokers before 2.3 do not report the operations
+                lacking = sorted(self._operations[name] - allowed)
+                missing += [f"{operation} topic {name}" for operation in lacking]
+        if missing:
+            raise not_authorized(*missing)
+
+    def refusal(self, error: Exception) -> Refused | None:
+        """Return the reason if retrying does not help against this error of a client, else None."""
+        if not isinstance(error, KafkaError):
+            return None
+        text = repr(error)  # not the class: most errors come wrapped in a plain KafkaError
+        if "GroupAuthorizationFailed" in text:
+            return not_authorized(f"READ group {self._group_id}")
+        if "TransactionalIdAuthorizationFailed" in text:
+            return not_authorized(f"WRITE transactional id {self._transactional_id}")
+        try:
+            if is_reachable() and "AuthorizationFailed" in text:
+                with closing(make_admin()) as admin:
+                    self.check_topics(admin)
+        except Refused as refused:
+            return refused
+        except KafkaError:
+            pass  # unknown for now; the next error asks again
+        return None
+
+    @contextmanager
+    def translate_errors(self) -> Iterator[None]:
+        """Raise Refused instead of an error of the body if retrying does not help against that."""
+        try:
+            yield
+        except KafkaError as error:
+            if refused := self.refusal(error):
+                raise refused from None
+            raise
 
 
-def _check_rights(admin: KafkaAdminClient) -> None:
-    """Raise Refused, naming all rights on topics that are missing."""
-    missing = []
-    for topic in admin.describe_topics(list(_needed)):
-        allowed = set(topic["authorized_operations"] or ())
-        if allowed or _is_forbidden(topic):  # brokers before 2.3 don't tell
-            lacking = sorted(_needed[topic["name"]] - allowed)
-            missing += [f"{operation} on topic {topic['name']}" for operation in lacking]
-    if missing:
-        raise not_allowed(*missing)
-
-
-def _is_forbidden(topic: dict) -> bool:
+def is_forbidden(topic: dict) -> bool:
+    """Return True if this description of a topic says that the client may not see the topic."""
     return topic["error_code"] == TopicAuthorizationFailedError.errno
 
 
-def not_allowed(*rights: str) -> Refused:
-    """Return the error that names the rights that are missing."""
+def not_authorized(*rights: str) -> Refused:
+    """Return the error that names missing rights, for example "READ topic app_messages"."""
     user = f"KAFKA_USERNAME={settings.kafka_username}" if settings.kafka_username else "This client"
-    return Refused(f"{user} has no right to {', '.join(rights)}; docs/security.md lists the ACLs.")
-
-
-def refusal(error: Exception) -> Refused | None:
-    """Return the reason, if waiting does not mend this error of a running client; else None."""
-    if isinstance(error, Refused) or not isinstance(error, KafkaError):
-        return error if isinstance(error, Refused) else None
-    text = repr(error)  # the class says little: most of them come wrapped in a plain KafkaError
-    if "GroupAuthorizationFailed" in text:
-        return not_allowed(f"READ on group {identity.get('group')}")
-    if "TransactionalIdAuthorizationFailed" in text:
-        return not_allowed(f"WRITE on transactional id {identity.get('transactional id')}")
-    try:
-        if is_reachable() and "AuthorizationFailed" in text:
-            with closing(make_admin()) as admin:
-                _check_rights(admin)
-    except Refused as refused:
-        return refused
-    except KafkaError:
-        pass  # not now to be known; the next error asks again
-    return None
-
-
-def raise_if_refused(error: Exception) -> None:
-    """Raise Refused if waiting does not mend this error of a running client."""
-    if refused := refusal(error):
-        raise refused
+    missing = ", ".join(rights)
+    return Refused(f"{user} is not authorized to {missing}; docs/security.md lists the ACLs.")

@@ -1,9 +1,9 @@
-"""Who we are to Kafka, and whether it lets us in: TLS and SASL.
+"""Encryption and login: TLS and SASL.
 
-kafka-python 3.0.12 takes a wrong password or an untrusted certificate for a broker that is away,
-and tries again until its time is over: KafkaConnection.initialize() keeps the reason to itself,
-and where the broker closes the connection right behind its answer, the answer is dropped with it
-(_read_from_sock() in kafka/net/transport.py). So check_entry() asks first, over a blocking socket.
+kafka-python 3.0.12 treats a wrong password or an untrusted certificate like an absent broker, and
+retries until it times out: KafkaConnection.initialize() does not report the reason, and if the
+broker closes the connection right after its answer, the answer is dropped as well
+(_read_from_sock() in kafka/net/transport.py). So check_login() asks first, over a blocking socket.
 """
 
 import re
@@ -22,14 +22,15 @@ ANSWER_TIMEOUT = 3  # seconds
 _WRONG_HOST = (62, 64)  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH
 
 
-class Refused(KafkaError):
-    """What no waiting mends: a wrong setting, or a right that is missing; the text names it."""
+class Refused(Exception):
+    """Kafka rejects this client: a setting is wrong or an ACL is missing; the text names it.
 
-    __str__ = Exception.__str__
+    Retrying does not help, so it is no KafkaError: code that retries after those must not catch it.
+    """
 
 
 def security_options() -> dict:
-    """Return what kafka-python's clients need for TLS and SASL; Refused if a file is no good."""
+    """Return the clients' settings for TLS and SASL; Refused if a certificate or key is invalid."""
     options = {"security_protocol": settings.kafka_security_protocol}
     if "SSL" in settings.kafka_security_protocol:
         options["ssl_context"] = _ssl_context()
@@ -43,32 +44,32 @@ def security_options() -> dict:
 
 
 def _ssl_context() -> ssl.SSLContext:
-    """TLS 1.2 or newer; Kafka's certificate and its host name are checked."""
+    """Return a context for TLS 1.2 or newer that checks Kafka's certificate and host name."""
     try:
         context = ssl.create_default_context(cafile=settings.kafka_ca_file or None)
     except OSError as error:
-        raise Refused(f"KAFKA_CA_FILE can't be used: {_reason(error)}.") from None
+        raise Refused(f"KAFKA_CA_FILE can't be loaded: {_reason(error)}.") from None
     if settings.kafka_certificate_file:
         key_file = settings.kafka_key_file or None
-        # A password in any case: without one OpenSSL asks for it on the terminal.
+        # Always pass a password, even an empty one: without it OpenSSL prompts on the terminal.
         password = settings.kafka_key_password.get_secret_value()
         try:
             context.load_cert_chain(settings.kafka_certificate_file, key_file, password)
         except OSError as error:
             names = "KAFKA_CERTIFICATE_FILE, KAFKA_KEY_FILE and KAFKA_KEY_PASSWORD"
-            raise Refused(f"{names} don't go together: {_reason(error)}.") from None
+            raise Refused(f"{names} can't be used together: {_reason(error)}.") from None
     return context
 
 
 def _reason(error: OSError) -> str:
-    reason = getattr(error, "reason", None)  # OpenSSL's, in capitals
+    reason = getattr(error, "reason", None)  # OpenSSL's, in upper case
     return reason.replace("_", " ").lower() if reason else error.strerror or str(error)
 
 
-def check_entry(connection: socket.socket, host: str) -> None:
-    """Do on a new connection what every client does first; Refused if Kafka does not let us in.
+def check_login(connection: socket.socket, host: str) -> None:
+    """Log in on a new connection as every client does; Refused if Kafka rejects that.
 
-    All else that may go wrong is left to the clients, which try again. The connection is used up.
+    Ignores all other errors: the clients retry those. The connection cannot be used afterwards.
     """
     if settings.kafka_security_protocol == "PLAINTEXT":
         return
@@ -78,7 +79,7 @@ def check_entry(connection: socket.socket, host: str) -> None:
         if "ssl_context" in options:
             connection = options["ssl_context"].wrap_socket(connection, server_hostname=host)
         with connection:
-            _introduce_ourselves(connection, host, options)
+            _authenticate(connection, host, options)
     except ssl.SSLCertVerificationError as error:
         setting = "KAFKA_HOST" if error.verify_code in _WRONG_HOST else "KAFKA_CA_FILE"
         problem = error.verify_message.rstrip(".")
@@ -87,13 +88,11 @@ def check_entry(connection: socket.socket, host: str) -> None:
         if re.search("alert.*(certificate|unknown ca)", _reason(error)):  # RFC 8446, 6.2
             problem = f"{_reason(error)} (KAFKA_CERTIFICATE_FILE)"
             raise Refused(f"Kafka does not accept our certificate: {problem}.") from None
-    except Refused:
-        raise
     except (OSError, ValueError, KafkaError):
         pass
 
 
-def _introduce_ourselves(connection: socket.socket, host: str, options: dict) -> None:
+def _authenticate(connection: socket.socket, host: str, options: dict) -> None:
     protocol = KafkaProtocol()
 
     def ask(request):
@@ -103,7 +102,8 @@ def _introduce_ourselves(connection: socket.socket, host: str, options: dict) ->
             pass
         return answers[0][1]
 
-    ask(ApiVersionsRequest(version=0))  # TLS 1.3: a certificate's refusal comes with an answer
+    # With TLS 1.3 the broker's rejection of a certificate arrives only with its first answer.
+    ask(ApiVersionsRequest(version=0))
     if "sasl_mechanism" in options:
         _log_in(ask, host, options)
 
@@ -116,12 +116,12 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def _log_in(ask, host: str, options: dict) -> None:
-    """Log in by SASL, as KIP-152 has it."""
+    """Log in by SASL (KIP-152)."""
     name = options["sasl_mechanism"]
     offered = ask(SaslHandshakeRequest(name, version=1))
     if offered.error_code:
         known = ", ".join(offered.mechanisms) or "none at this port (KAFKA_SECURITY_PROTOCOL)"
-        raise Refused(f"Kafka does not know KAFKA_SASL_MECHANISM={name}; it knows {known}.")
+        raise Refused(f"Kafka does not support KAFKA_SASL_MECHANISM={name}; it supports {known}.")
     mechanism = get_sasl_mechanism(name)(host=host, **options)
     while not mechanism.is_done():
         answer = ask(SaslAuthenticateRequest(mechanism.auth_bytes(), version=1))

@@ -1,4 +1,4 @@
-"""The topics of the pipeline; a script waits for Kafka and creates those that it needs."""
+"""The topics of the pipeline: their names, and how a script makes sure that they exist."""
 
 import time
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
 
 from utils.console import say, warn
 from utils.kafka_client.connection import is_reachable, make_admin
-from utils.kafka_client.rights import _check_rights, _is_forbidden, _needed
+from utils.kafka_client.rights import Rights, is_forbidden
 from utils.process import stopping
 from utils.settings import settings
 
@@ -19,8 +19,8 @@ OUTCOMES_TOPIC = settings.topic_prefix + "outcomes_topic"
 DEAD_LETTER_TOPIC = settings.topic_prefix + "dead_letter_topic"
 PREDICTOR_GROUP = settings.topic_prefix + "predictors"
 
-# Announcements need one order, hence one partition. The dead letter is the request plus headers,
-# so its topic takes records larger than the broker's default limit of 1 MiB.
+# Announcements need a total order, hence one partition. A dead letter is a request plus headers, so
+# its topic takes records larger than the broker's default limit of 1 MiB.
 _TOPICS = {
     APP_MESSAGES: {"num_partitions": settings.partitions},
     RETRAIN_TOPIC: {"num_partitions": 1},
@@ -30,25 +30,23 @@ _TOPICS = {
 
 
 def prepare_topics(read: Iterable[str] = (), write: Iterable[str] = ()) -> None:
-    """Wait until Kafka answers, then create those of the topics that aren't there.
+    """Wait until Kafka answers, then create those of the topics that do not exist.
 
-    Raises SystemExit with one sentence when Kafka stays away for BROKER_TIMEOUT seconds, or when a
-    topic is missing and may not be created; Refused when Kafka does not let us in, or does not
-    allow to read or write them.
+    Raises SystemExit with one sentence when Kafka does not answer for BROKER_TIMEOUT seconds, or
+    when a topic is missing and can't be created; Refused when Kafka rejects the login, or when the
+    right to read or write a topic is missing.
     """
-    for operation, topics in (("READ", read), ("WRITE", write)):
-        for name in topics:
-            _needed.setdefault(name, set()).add(operation)
+    rights = Rights(read, write)
     with closing(_wait_for_admin()) as admin:
-        for topic in admin.describe_topics(list(_needed)):
+        for topic in admin.describe_topics(rights.topics):
             name, partitions = topic["name"], len(topic["partitions"])
-            if _is_forbidden(topic):
+            if is_forbidden(topic):
                 continue
             if not partitions:
                 _create_topic(admin, name)
             elif partitions != _TOPICS[name]["num_partitions"]:
                 _accept_partitions(name, partitions)
-        _check_rights(admin)
+        rights.check_topics(admin)
 
 
 def _wait_for_admin() -> KafkaAdminClient:
@@ -65,7 +63,7 @@ def _wait_for_admin() -> KafkaAdminClient:
         raise SystemExit(0)
     protocol = settings.kafka_security_protocol
     raise SystemExit(
-        f"No Kafka answers at {settings.kafka_host} (KAFKA_HOST) for "
+        f"No Kafka answers at {settings.kafka_host} (KAFKA_HOST): waited "
         f"{settings.broker_timeout:g} s (BROKER_TIMEOUT). "
         + (f"Is KAFKA_SECURITY_PROTOCOL={protocol} right?" if listens else "Start one: make kafka")
     )
@@ -74,10 +72,10 @@ def _wait_for_admin() -> KafkaAdminClient:
 def _create_topic(admin: KafkaAdminClient, name: str) -> None:
     try:
         admin.create_topics({name: _TOPICS[name]}, wait_for_metadata=True)
-    except TopicAlreadyExistsError:  # another script of the pipeline was faster
+    except TopicAlreadyExistsError:  # another script was faster
         admin.wait_for_topics([name])
     except KafkaError as error:
-        reason = "CREATE is not allowed" if isinstance(error, AuthorizationError) else error
+        reason = "not authorized to CREATE it" if isinstance(error, AuthorizationError) else error
         raise SystemExit(f"Topic {name} is missing and can't be created: {reason}") from error
     else:
         say(f"Created the topic {name}.")

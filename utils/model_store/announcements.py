@@ -2,6 +2,7 @@
 
 from kafka import KafkaProducer
 
+from utils.kafka_client.producer import send_and_wait
 from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import ControlMessage, encode
 
@@ -15,5 +16,4 @@ def announce(
     model was promoted by hand. fields : the other fields of the ControlMessage.
     """
     fields |= {"model_id": model_id, "retrain_requests_covered": retrain_requests_covered}
-    message = encode(ControlMessage(**fields))
-    producer.send(RETRAIN_TOPIC, message, partition=0).get(timeout=30)
+    send_and_wait(producer, RETRAIN_TOPIC, encode(ControlMessage(**fields)), partition=0)

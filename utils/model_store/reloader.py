@@ -11,7 +11,7 @@ from kafka.errors import KafkaError
 
 from utils.console import say, warn
 from utils.kafka_client.positions import read_from_now_on
-from utils.kafka_client.rights import refusal
+from utils.kafka_client.security import Refused
 from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import decode_control
 from utils.model_store.model import Model, load, load_champion
@@ -48,8 +48,8 @@ class Reloader:
             try:
                 polled = self._consumer.poll(timeout_ms=200)
                 self._problem = ""
-            except KafkaError as error:
-                self._report(str(refusal(error) or error))
+            except (KafkaError, Refused) as error:
+                self._report(str(error))
                 self._stop.wait(1)
                 continue
             for record in (record for records in polled.values() for record in records):

@@ -1,13 +1,13 @@
-"""The watchdog: no wait without a bound, and no endless row of fresh starts."""
+"""The watchdog: it limits every wait, and the number of restarts in a row."""
 
 import os
 import subprocess
 import sys
 
-from utils.settings import ROOT
+from utils.files import ROOT
 
 MAX_RESTARTS = 5
-WAITS_FOR_EVER = """
+WAITS_FOREVER = """
 import threading
 from utils.process import Watchdog, reset_restarts
 {before}
@@ -18,16 +18,16 @@ with Watchdog()(1, "Kafka did not answer"):
 
 def run(restarts: int, before: str = "") -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", WAITS_FOR_EVER.format(before=before)],
+        [sys.executable, "-c", WAITS_FOREVER.format(before=before)],
         cwd=ROOT,
-        env=os.environ | {"WATCHDOG_RESTARTS": str(restarts)},
+        env=os.environ | {"PIPELINE_RESTARTS": str(restarts)},
         capture_output=True,
         text=True,
         timeout=60,
     )
 
 
-def test_it_starts_afresh_and_gives_up_after_several_times_in_a_row():
+def test_it_restarts_the_process_and_gives_up_after_several_times_in_a_row():
     result = run(restarts=MAX_RESTARTS - 1)
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
@@ -36,7 +36,7 @@ def test_it_starts_afresh_and_gives_up_after_several_times_in_a_row():
     ]
 
 
-def test_a_success_in_between_makes_it_patient_again():
+def test_a_success_resets_the_number_of_restarts():
     # Without reset_restarts() the second start would be the last one.
-    stop = 'import os\nos.environ.get("WATCHDOG_RESTARTS") == "1" and os._exit(7)\nreset_restarts()'
+    stop = 'import os\nos.environ.get("PIPELINE_RESTARTS") == "1" and os._exit(7)\nreset_restarts()'
     assert run(restarts=MAX_RESTARTS, before=stop).returncode == 7
