@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-from tests.harness.brokers import free_port
 from tests.harness.pipeline import Pipeline
 from tools import clean, local_kafka
 from tools.kafka_install import BrokerError
@@ -76,7 +75,7 @@ def test_this_machine_is_not(hosts):
 
 
 def test_data_of_a_broker_that_does_not_run_is_deleted(tmp_path):
-    host, another = (f"localhost:{free_port()}" for _ in range(2))
+    host, another = (f"localhost:{local_kafka.free_port()}" for _ in range(2))
     assert "there is no data" in local_kafka.delete_data(host, tmp_path)
     (tmp_path / "jars").symlink_to(ROOT / ".kafka" / "jars")
     local_kafka.start(host, tmp_path)
