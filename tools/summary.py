@@ -11,7 +11,6 @@ from contextlib import suppress
 import numpy as np
 from rich.table import Table
 
-from train.judge import log_losses
 from utils.messages import (
     ControlMessage,
     InvalidMessage,
@@ -19,6 +18,7 @@ from utils.messages import (
     decode_reply,
     decode_request,
 )
+from utils.metrics import log_losses
 
 Z = 1.96  # standard errors in each direction: 95 % of a normal distribution
 Row = tuple[str, str]
