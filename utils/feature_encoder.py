@@ -1,7 +1,7 @@
-"""FeatureEncoder: what FeatureTools has learned. Rows in, one float64 matrix out, with numpy alone.
+"""FeatureEncoder: what FeatureTools has learned; turns rows into a float64 matrix with NumPy alone.
 
-A model is saved with this part only: importing scikit-learn would double the time that a predictor
-takes to start again.
+A model is saved with its FeatureEncoder only, because importing scikit-learn would double the time
+that a predictor takes to start.
 """
 
 import reprlib
@@ -15,11 +15,11 @@ _REFUSED = (LookupError, TypeError, ValueError, OverflowError)
 
 
 class FeatureEncoder:
-    """Turns rows into a matrix; `FeatureTools` makes it and says what it promises.
+    """Turns rows into a matrix; made by `FeatureTools`, which documents the rules.
 
-    columns : name -> values of the training rows, first `numeric_columns`, then the categorical.
+    columns : name -> values of the training rows; `numeric_columns` first, then categorical ones.
     crossed_columns : combinations of categorical columns.
-    scaler : whatever has `transform`, fitted on the numeric columns.
+    scaler : an object with `transform`, fitted on the numeric columns.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class FeatureEncoder:
         self.categorical_indices = list(range(len(self.numeric_columns), len(self.names_out)))
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the float64 matrix of the rows: scaled numbers, codes, codes of combinations."""
+        """Return the float64 matrix: scaled numbers, then codes, then codes of combinations."""
         columns = take_columns(X, self.columns)
         codes = self._encode(columns)
         encoded = [*codes.values(), *(crossing.encode(codes) for crossing in self._crossings)]
         numeric = self.numeric_columns
         matrix = np.empty((len(columns[self.columns[0]]), len(self.names_out)))
-        if len(matrix) and numeric:  # scikit-learn's scalers refuse to work on nothing
+        if len(matrix) and numeric:  # scikit-learn's scalers reject empty input
             numbers = as_numbers(columns, numeric)
             matrix[:, : len(numeric)] = self._scaler.transform(numbers)
         for position, column in zip(self.categorical_indices, encoded, strict=True):
@@ -60,18 +60,18 @@ class FeatureEncoder:
 
 
 class LinearScaler:
-    """numbers * scale + minimum: what a fitted MinMaxScaler does, without its checks (90 us)."""
+    """A fitted MinMaxScaler without its input checks, which take 90 us a call."""
 
     def __init__(self, scale: np.ndarray, minimum: np.ndarray) -> None:
         self.scale, self.minimum = scale, minimum
 
     def transform(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the scaled numbers, of shape (rows, columns)."""
+        """Return numbers * scale + minimum; numbers has the shape (rows, columns)."""
         return numbers * self.scale + self.minimum
 
 
 class _Codes(dict):
-    """Category -> code. A dict that answers for missing keys keeps the loop over values in C."""
+    """Category -> code; as a dict with __missing__, it keeps the loop over values in C."""
 
     def __init__(self, categories: list) -> None:
         super().__init__(zip(categories, range(len(categories)), strict=True))
@@ -79,19 +79,19 @@ class _Codes(dict):
         self.null = self[None] = self.get("?", self.unknown)
 
     def __missing__(self, value: Any) -> int:
-        return self.null if value != value else self.unknown  # only NaN differs from itself
+        return self.null if value != value else self.unknown  # only NaN is unequal to itself
 
     def encode(self, name: str, column: list) -> np.ndarray:
         return np.array(_read(self.__getitem__, name, column, "a category"), dtype=np.intp)
 
 
 class _Crossing:
-    """Codes of columns -> code of their combination; "a-b" with "c" is not "a" with "b-c"."""
+    """Codes of several columns -> code of their combination; not of joined strings."""
 
     def __init__(self, parts: Sequence[str], categories: dict[str, list]) -> None:
         self.parts = tuple(parts)
         self.values = _read(categories.__getitem__, "crossed_columns", parts, "categorical ones")
-        self.shape = tuple(len(values) + 1 for values in self.values)  # 1 for the unknown
+        self.shape = tuple(len(values) + 1 for values in self.values)  # + 1 for unknown
 
     def keys(self, codes: dict[str, np.ndarray]) -> np.ndarray:
         return np.ravel_multi_index(tuple(codes[part] for part in self.parts), self.shape)
@@ -99,7 +99,8 @@ class _Crossing:
     def fit(self, codes: dict[str, np.ndarray]) -> list[tuple]:
         known = [codes[part] < size - 1 for part, size in zip(self.parts, self.shape, strict=True)]
         seen = np.unique(self.keys(codes)[np.all(known, axis=0)])
-        self.seen = np.append(seen, np.iinfo(np.intp).max)  # its position: the unknown's code
+        # One more key, larger than all: searchsorted() then never returns a position past the end.
+        self.seen = np.append(seen, np.iinfo(np.intp).max)
         places = zip(self.values, np.unravel_index(seen, self.shape), strict=True)
         return list(zip(*([values[i] for i in place] for values, place in places), strict=True))
 
@@ -120,7 +121,7 @@ def take_columns(X: Any, names: Sequence[str]) -> dict[str, list]:
 
 
 def as_numbers(columns: dict[str, list], names: Sequence[str]) -> np.ndarray:
-    """Return these columns as float64 (rows, names), None as NaN; ValueError if not finite."""
+    """Return the columns as float64 (rows, names), None as NaN; ValueError if one is not finite."""
     try:
         return _finite([columns[name] for name in names]).T
     except _REFUSED:
@@ -143,7 +144,7 @@ def _distinct(name: str, column: list) -> list:
 
 
 def _read(read: Callable, name: str, values: list, expected: str) -> list:
-    """Return read(value) for each value; where that fails, say which one was refused."""
+    """Return read(value) for each value; if one fails, raise ValueError that names it."""
     try:
         return list(map(read, values))
     except _REFUSED:

@@ -1,4 +1,4 @@
-"""FeatureTools: raw rows in, one float64 matrix out, the same way in training and in prediction."""
+"""FeatureTools: turns raw rows into a float64 matrix, for training and for prediction alike."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -12,36 +12,37 @@ from utils.feature_encoder import FeatureEncoder, LinearScaler, as_numbers, take
 
 
 class FeatureTools(TransformerMixin, BaseEstimator):
-    """Scale the numeric columns, encode the categorical and the crossed ones, for LightGBM.
+    """Scale numeric columns and encode categorical and crossed columns, for LightGBM.
 
-    Seen categories get the codes 0..n-1 in sorted order, an unknown one gets n: never negative,
-    which LightGBM takes for missing. This is scikit-learn's ``OrdinalEncoder`` with
-    ``handle_unknown="use_encoded_value"``, where the code for the unknown follows the seen ones.
+    The categories seen in ``fit`` get the codes 0..n-1 in sorted order; an unknown one gets n, as
+    LightGBM treats negative codes as missing. This is scikit-learn's ``OrdinalEncoder`` with
+    ``handle_unknown="use_encoded_value"`` and n as ``unknown_value``.
 
     Parameters
     ----------
     numeric_columns, categorical_columns : sequence of str
-        The columns to use, in the order of the output; others are ignored.
+        The columns to use, in the order of the output; other columns are ignored.
     crossed_columns : sequence of tuples of str, default=()
-        Categorical columns whose combinations become columns of their own.
+        Each tuple of categorical columns becomes one more column: the code of their combination.
     scaler : scikit-learn scaler, default=None
-        It is cloned, then fitted; None means ``MinMaxScaler()``.
+        A clone of it is fitted; None means ``MinMaxScaler()``.
 
     Attributes
     ----------
     scaler_ : the fitted scaler
     encoder_ : the FeatureEncoder, which transforms rows without scikit-learn
-    categories_, crossed_categories_ : dict of lists, the values (tuples) in the order of codes
+    categories_, crossed_categories_ : dict of lists, the values (tuples) in order of their codes
     categorical_indices_ : list of int, the positions of the codes in the output, for LightGBM
-    feature_names_in_, n_features_in_ : the columns it needs, and how many they are
+    feature_names_in_, n_features_in_ : the names and the number of the columns it reads
 
     Notes
     -----
-    ``X`` is a DataFrame or a sequence of dicts (JSON rows). A frame, its rows, and its rows one by
-    one give the same numbers, bit for bit (given a scaler that treats each number by itself).
-    None and NaN are "?" in a categorical column that has seen "?", else unknown; in a numeric
-    column they are NaN. Categories are compared by value (1 is 1.0). An absent field, a number
-    that is none or infinite, and a category that can't be hashed (a list) raise ValueError.
+    ``X`` is a DataFrame or a sequence of dicts (JSON rows). A frame, its rows as dicts, and each
+    row alone give the same numbers, bit for bit, if the scaler works element by element. None and
+    NaN mean "?" in a categorical column that has seen "?", otherwise unknown; in a numeric column
+    they are NaN. Categories are compared by value: 1 equals 1.0. ValueError for a missing field,
+    for a value in a numeric column that is not a number or is infinite, and for a category that
+    can't be hashed, such as a list.
 
     Examples
     --------
@@ -66,11 +67,11 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         self.scaler = scaler
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Learn scale, categories and combinations from the rows; y is not used."""
+        """Learn scales, categories and combinations from the rows; y is ignored."""
         names = [*self.numeric_columns, *self.categorical_columns]
         columns = take_columns(X, names)
         if not names or not columns[names[0]]:
-            raise ValueError("FeatureTools needs at least one column, and one row to fit on")
+            raise ValueError("FeatureTools needs at least one column and one row")
         self.feature_names_in_, self.n_features_in_ = np.array(names, dtype=object), len(names)
         self.scaler_ = MinMaxScaler() if self.scaler is None else clone(self.scaler)
         if len(self.numeric_columns) > 0:
@@ -90,11 +91,11 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         return LinearScaler(self.scaler_.scale_, self.scaler_.min_)
 
     def transform(self, X: Any) -> np.ndarray:
-        """Return the float64 matrix of the rows: scaled numbers, codes, codes of combinations."""
+        """Return the float64 matrix: scaled numbers, then codes, then codes of combinations."""
         check_is_fitted(self, "encoder_")
         return self.encoder_.transform(X)
 
     def get_feature_names_out(self, input_features: Sequence[str] | None = None) -> np.ndarray:
-        """Return the output's names, "sex_job" for a crossing; input_features is not used."""
+        """Return the names of the output columns; input_features is ignored."""
         check_is_fitted(self, "encoder_")
         return np.array(self.encoder_.names_out, dtype=object)
