@@ -112,7 +112,7 @@ def main() -> None:
     # One trainer at a time: model ids and the store have one writer. A second trainer waits here,
     # and takes over when the first one ends, for any reason.
     with only_trainer(STORE, stop), closing(Observations(STORE)) as store:
-        # Kafka numbers the records of a partition; the next number to read is the reader's offset.
+        # Kafka numbers the records of each partition of a topic; an offset is the next to be read.
         # Most programs join a consumer group and let Kafka keep their offsets: to "commit" is to
         # store them there. The trainer does neither. Its offsets are in SQLite, written in the same
         # transaction as the records before them, so a crash can't separate the two: no observation
