@@ -200,9 +200,7 @@ class Audit:
         text = f"{ended - began:.1f} s"
         if inside:
             last = max(fault.over for fault in inside)
-            text += (
-                f", during {len(inside)} faults; ended {ended - last:.1f} s after the last of them"
-            )
+            text += f"; faults in it: {len(inside)}, the last {ended - last:.1f} s before its end"
         return text
 
     def _resumed(self, kind: str, faults: list[Fault]) -> str:
@@ -216,4 +214,6 @@ class Audit:
         if not times:
             return "always overlapped by another fault"
         middle, longest = statistics.median(times), max(times)
-        return f"answers after {middle:.1f} s, at most {longest:.1f} s ({len(times)} alone)"
+        return (
+            f"answers after {middle:.1f} s, at most {longest:.1f} s ({len(times)} not overlapped)"
+        )
