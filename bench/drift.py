@@ -23,9 +23,9 @@ from rich.table import Table
 
 from tests.harness.brokers import QUICK, own_pipeline
 from tests.harness.pipeline import Pipeline
-from train.judge import log_losses
 from utils.console import say
 from utils.datasets import dataset
+from utils.metrics import log_losses
 from utils.model_store.model import Model, load_champion
 from utils.model_store.registry import Registry
 from utils.script import command_line

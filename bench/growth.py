@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BATCH = 4_000  # requests
-REPEATS = 15
+REPEATS = 5  # batches a round
 OPTIONS = {"categories": 1, "features": 1, "trees": 1, "padding": 0}  # the model as it is
 GROWN = {
     "10 times the categories": ["--categories", "10"],
@@ -86,7 +86,7 @@ def fit(frame: "DataFrame", outcomes, card: bytes, trees: int):
     return Model(tools.encoder_, lgb.train(parameters, data, num_boost_round=rounds), card)
 
 
-def measure(model, rows: list[dict]) -> dict[str, float]:
+def measure(model, rows: list[dict], repeats: int) -> dict[str, float]:
     """Return us of CPU a request: decode, transform, predict and all of predictor.answer()."""
     from kafka import TopicPartition
     from kafka.consumer.fetcher import ConsumerRecord
@@ -117,36 +117,36 @@ def measure(model, rows: list[dict]) -> dict[str, float]:
     }
     assert len(decoded) == BATCH
     gc.freeze()
-    return {name: least_cpu_time(step) / BATCH * 1e6 for name, step in steps.items()}
+    return {name: least_cpu_time(step, repeats) / BATCH * 1e6 for name, step in steps.items()}
 
 
-def least_cpu_time(step) -> float:
-    """Return the least CPU time of many calls, in seconds: other processes only add to it."""
+def least_cpu_time(step, repeats: int) -> float:
+    """Return the least CPU time of the calls, in seconds: other processes only add to it."""
     found = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.process_time()
         step()
         found.append(time.process_time() - began)
     return min(found)
 
 
-def in_a_process(folder: Path, options: list[str]) -> dict[str, float]:
+def in_a_process(folder: Path, options: list[str], repeats: int) -> dict[str, float]:
     """Measure one case in a process of its own."""
     from utils.files import ROOT
 
-    command = [sys.executable, "-m", "bench.growth", str(folder), *options]
-    shown = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "bench.growth", str(folder), "--repeats", str(repeats)]
+    shown = subprocess.run([*command, *options], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     return json.loads(shown.stdout)
 
 
-def growth_table(models: dict[str, Path]) -> "Table":
+def growth_table(models: dict[str, Path], rounds: int) -> "Table":
     """Return what a request costs with each model, and with one thing of the first model grown."""
     from rich.table import Table
 
     first = next(iter(models))
     cases = {name: (folder, []) for name, folder in models.items()}
     cases |= {f"{first}, {name}": (models[first], options) for name, options in GROWN.items()}
-    found = {name: in_a_process(*case) for name, case in cases.items()}
+    found = {name: in_a_process(*case, rounds * REPEATS) for name, case in cases.items()}
     table = Table("us of CPU a request, without Kafka's client", *found[first], "ratio")
     for name, costs in found.items():
         figures = [f"{cost:.1f}" for cost in costs.values()]
@@ -160,19 +160,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with data/ and models/")
     for name, value in OPTIONS.items():
         parser.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"({REPEATS})")
     options = vars(parser.parse_args())
-    folder = options.pop("folder")
-    print(json.dumps(run_case(folder, options)))
+    folder, repeats = options.pop("folder"), options.pop("repeats")
+    print(json.dumps(run_case(folder, options, repeats)))
 
 
-def run_case(folder: Path, options: dict[str, int]) -> dict[str, float]:
+def run_case(folder: Path, options: dict[str, int], repeats: int) -> dict[str, float]:
     """Return the costs of one case, see measure()."""
     rows = dataset.read_test_requests(folder / "data")[:BATCH]
     if options == OPTIONS:
         from utils.model_store.model import load_champion
         from utils.model_store.registry import Registry
 
-        return measure(load_champion(Registry(folder / "models"))[0], rows)
+        return measure(load_champion(Registry(folder / "models"))[0], rows, repeats)
     categories, features, trees, padding = options.values()
     frame, outcomes = dataset.read_training(folder / "data")
     grow_rows(rows, categories, features, padding)
@@ -180,7 +181,7 @@ def run_case(folder: Path, options: dict[str, int]) -> dict[str, float]:
     grow_columns(features)
     champion = json.loads((folder / "models" / "champion.json").read_bytes())["model_id"]
     card = (folder / "models" / f"model_{champion}.json").read_bytes()
-    return measure(fit(frame, outcomes, card, trees), rows)
+    return measure(fit(frame, outcomes, card, trees), rows, repeats)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 from rich.table import Table
 from tqdm import tqdm
 
-from bench.growth import measure
+from bench.growth import REPEATS, measure
 from tests.harness.pipeline import Pipeline, wait_until
 from train.fit import score
 from train.train_hyperopt import LGBOptimizer
@@ -105,7 +105,7 @@ def models_table(models: dict[str, Path], trainings: int) -> Table:
             name,
             str(model.model_id),
             str(model.booster.num_trees()),
-            f"{measure(model, rows)['predict']:.1f}",
+            f"{measure(model, rows, REPEATS)['predict']:.1f}",
             f"{milliseconds_to_load(registry):.0f}",
             f"{registry.path(model.model_id).stat().st_size / 1e6:.1f}",
             f"{logloss:.4f}",

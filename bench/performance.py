@@ -50,7 +50,7 @@ def tables(pipeline: Pipeline, chosen: Namespace) -> Iterator[Table]:
     if "start" in chosen.only:
         yield start_table(arena, models, rounds)
     if "growth" in chosen.only:
-        yield growth_table(models)
+        yield growth_table(models, rounds)
     if "backlog" in chosen.only:
         yield backlog_table(arena, models, requests * BACKLOG)
 

@@ -23,10 +23,10 @@ from bench.retrain_once import (
     FIRST,
     INITIAL,
     NEW,
+    PAST_TRIALS,
     PUBLISHED,
     REPAIRED,
     SCRATCH,
-    TRAIL,
     WARM,
     in_a_process,
 )
@@ -36,7 +36,8 @@ from utils.script import command_line
 THREADS = max((os.cpu_count() or 1) - 1, 1)  # as the trainer gives its child
 ROWS = 32_561  # of adult.data
 RUNS = [  # way, evaluations
-    (PUBLISHED, 10), (REPAIRED, 10), (SCRATCH, 10), (TRAIL, 3), (WARM, 1), (WARM, 5), (CHILD, 1),
+    (PUBLISHED, 10), (REPAIRED, 10), (SCRATCH, 10),
+    (PAST_TRIALS, 3), (WARM, 1), (WARM, 5), (CHILD, 1),
 ]  # fmt: skip
 LARGER = [(PUBLISHED, 1), (WARM, 1)]  # with more rows
 SIZES = [100_000, 1_000_000]

@@ -32,23 +32,23 @@ from train.observations import STORE, Observations
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
 from train.training_process import TrainingProcess
+from train.trials import TRIALS
 from train.warm_start import champion_points
 from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
+from utils.files import ROOT
 from utils.model_store.model import load_champion, save
 from utils.model_store.registry import Registry
 from utils.script import command_line
-from utils.files import ROOT
 from utils.settings import settings
 
 NEW = 25  # observations since the champion was trained
 FIRST = {"max_evals": 30, "timeout": 45}  # the defaults of initialize.py
 PUBLISHED, REPAIRED = "tutorial, as published", "tutorial, objective repaired"
-SCRATCH, WARM, TRAIL = "ours, from scratch", "ours, warm", "ours, warm by past trials alone"
+SCRATCH, WARM, PAST_TRIALS = "ours, from scratch", "ours, warm", "ours, warm by past trials alone"
 CHILD = "the trainer's training process"
 INITIAL = "the first model, initialize.py"
-WAYS = (INITIAL, PUBLISHED, REPAIRED, SCRATCH, WARM, TRAIL, CHILD)
-TRIALS = "trail"  # folder of past trials
+WAYS = (INITIAL, PUBLISHED, REPAIRED, SCRATCH, WARM, PAST_TRIALS, CHILD)
 
 
 def make_tools(frame: pd.DataFrame) -> FeatureTools:
@@ -94,7 +94,7 @@ def make_first_model(evals: int, seed: int, threads: int) -> dict:
     start = Clock()
     model = fit_model(
         frame, y, model_id=0, hyper="hyperopt", seed=seed, num_threads=threads,
-        known_points=[START], trail=settings.data_dir / TRIALS,
+        known_points=[START], trials_path=TRIALS,
         max_evals=evals, timeout=FIRST["timeout"],
     )  # fmt: skip
     seconds = start.seconds()
@@ -139,7 +139,7 @@ def fit_as_ours(way, tools, X, y, evals, seed, threads, memory) -> lgb.Booster:
         tools.categorical_indices_,
         num_threads=threads,
         seed=seed,
-        trail=None if way == SCRATCH else settings.data_dir / TRIALS,
+        trials_path=None if way == SCRATCH else TRIALS,
     )
     memory["Dataset"] = peak_megabytes()
     registry = Registry()

@@ -78,9 +78,9 @@ def two_in_a_row(
     settings = {"seed": seed, "num_threads": threads}
     kind = optimizer_class(hyper)
     with tempfile.TemporaryDirectory() as folder:
-        trail = Path(folder)
-        make_optimizer(kind, frame, y, trail=trail, **settings)[0].optimize(evals)
-        second, _ = make_optimizer(kind, more, y_more, trail=trail, **settings)
+        trials = Path(folder) / "trials.db"
+        make_optimizer(kind, frame, y, trials_path=trials, **settings)[0].optimize(evals)
+        second, _ = make_optimizer(kind, more, y_more, trials_path=trials, **settings)
         second.optimize(evals)
     scratch, _ = make_optimizer(kind, more, y_more, **settings)
     scratch.optimize(evals)
