@@ -1,70 +1,146 @@
-"""Turns the world upside down half-way and compares the pipeline with a model that never learns.
+"""Reverses the outcomes half-way and compares the pipeline with a model that is never retrained.
 
-    python -m bench.drift --messages 48000
+    python -m bench.drift --requests 48000
 
-Runs predictor.py, trainer.py and `sample_app.py --drift` with late outcomes on a broker of its own,
-then reads the log. Prints log loss and accuracy of the answers, one line for each RETRAIN_EVERY
-requests, beside those that the first model would have given.
+Runs predictor.py, trainer.py and `sample_app.py --drift` with late outcomes on a broker of its own
+and shows the progress. Then prints log loss and accuracy of the answers, one row for each
+RETRAIN_EVERY requests, beside those that the first model would have given.
 """
 
-import argparse
 import json
-import shutil
+import signal
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from kafka import KafkaConsumer
 from rich.console import Console
 from rich.table import Table
-from tests.harness.brokers import free_port
 
-from tests.chaos.run import Chaos, Options
-from tests.harness.pipeline import Pipeline, wait_until
-from train.judge import log_losses
+from tests.harness.brokers import QUICK, own_pipeline
+from tests.harness.pipeline import Pipeline
 from utils.console import say
 from utils.datasets import dataset
-from utils.model_store.model import Model, load
+from utils.metrics import log_losses
+from utils.model_store.model import Model, load_champion
 from utils.model_store.registry import Registry
+from utils.script import command_line
 
-SETTINGS = {"RETRAIN_EVERY": "4000", "TRAIN_WINDOW": "6000"}
-EVERY = int(SETTINGS["RETRAIN_EVERY"])
+BATCHES = 12  # RETRAIN_EVERY is this part of the requests
+WINDOW = 1.5  # TRAIN_WINDOW is this times RETRAIN_EVERY
+SHOW_EVERY = 5.0  # seconds
 
 
-def run(pipeline: Pipeline, messages: int) -> None:
-    """Let the company send everything, and wait until what can be learned of it is learned."""
-    pipeline.environment |= SETTINGS
+class Follower:
+    """Reads the topics of a pipeline while they grow."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.requests: dict[str, dict] = {}  # request_id -> message, and so the next two
+        self.answers: dict[str, dict] = {}
+        self.outcomes: dict[str, float] = {}
+        self.announcements: list[dict] = []
+        self.model_id = 0  # of the newest answer
+        take = {
+            "app_messages": self._take_app_message,
+            "outcomes_topic": self._take_outcome,
+            "retrain_topic": self._take_control,
+        }
+        self._take = {pipeline.prefix + topic: method for topic, method in take.items()}
+        self._consumer = KafkaConsumer(
+            *self._take,
+            bootstrap_servers=pipeline.host,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+        )
+
+    def read(self) -> None:
+        """Take what has arrived since the last call."""
+        for partition, records in self._consumer.poll(timeout_ms=500).items():
+            for record in records:
+                self._take[partition.topic](json.loads(record.value))
+
+    def _take_app_message(self, message: dict) -> None:
+        if "data" in message:
+            self.requests[message["request_id"]] = message
+        else:
+            self.answers[message["request_id"]] = message
+            self.model_id = message["model_id"]
+
+    def _take_outcome(self, message: dict) -> None:
+        self.outcomes[message["request_id"]] = dataset.outcome_of(message["outcome"])
+
+    def _take_control(self, message: dict) -> None:
+        if "retrain" not in message:
+            self.announcements.append(message)
+
+    def covered(self) -> int:
+        """Return how many retrain requests the trainings so far cover."""
+        found = (m.get("retrain_requests_covered", 0) for m in self.announcements)
+        return max(found, default=0)
+
+    def progress(self) -> str:
+        """Return one line about the run so far."""
+        completed = sum("training_completed" in m for m in self.announcements)
+        rejected = sum("training_rejected" in m for m in self.announcements)
+        return (
+            f"{len(self.requests):,} requests, {len(self.answers):,} answered; model "
+            f"{self.model_id} answers; {completed} models promoted, {rejected} rejected"
+        )
+
+    def follow(self, until: Callable[[], bool], timeout: float) -> None:
+        """Read, and show the progress, until the condition holds; SystemExit after `timeout` s."""
+        deadline, shown = time.monotonic() + timeout, 0.0
+        while not until():
+            self.read()
+            if time.monotonic() - shown > SHOW_EVERY:
+                say(self.progress())
+                shown = time.monotonic()
+            if time.monotonic() > deadline:
+                raise SystemExit(f"Not finished after {timeout:g} s: {self.progress()}")
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()
+
+
+def run(pipeline: Pipeline, requests: int) -> Follower:
+    """Send all requests; return when they are answered and the trainings that are due are done."""
+    every = max(requests // BATCHES, 1)
+    pipeline.environment |= {"RETRAIN_EVERY": str(every), "TRAIN_WINDOW": str(int(every * WINDOW))}
     pipeline.predictor()
     pipeline.trainer()
-    command = ["--drift", "--outcome-delay", "1", "--interval", "0", "--messages", str(messages)]
-    app = pipeline.start("sample_app.py", *command)
-    if app.wait(1_200):
+    follower = Follower(pipeline)
+    options = ["--drift", "--outcome-delay", "1", "--interval", "0", "--messages", str(requests)]
+    app = pipeline.start("sample_app.py", *options)
+    follower.follow(lambda: app.poll() is not None, timeout=1_200)
+    if app.returncode:
         raise SystemExit(app.log.read_text()[-500:])
-    due = messages * 9 // 10 // EVERY  # some outcomes never come
+    due = requests * 9 // 10 // every  # some outcomes never come
 
-    def covered() -> bool:
-        done = [m.get("retrain_requests_covered") or 0 for m in pipeline.messages("retrain_topic")]
-        return max(done, default=0) >= due
+    def finished() -> bool:
+        return follower.covered() >= due and len(follower.answers) >= requests
 
-    wait_until(covered, timeout=300, what=f"{due} retrain requests to be covered")
+    follower.follow(finished, timeout=300)
+    say(follower.progress())
+    follower.close()
+    return follower
 
 
-def figures(pipeline: Pipeline, first: Model) -> Table:
-    """Return the table, made from the log."""
-    requests, answers = {}, {}
-    for message in pipeline.messages("app_messages"):
-        target = requests if "data" in message else answers
-        target[message["request_id"]] = message
-    reports = pipeline.messages("outcomes_topic")
-    outcomes = {r["request_id"]: dataset.outcome_of(r["outcome"]) for r in reports}
-    ids = [request_id for request_id in requests if request_id in outcomes]
-    truth = np.array([outcomes[request_id] for request_id in ids])
-    live = np.array([answers[request_id]["probability"] for request_id in ids])
-    never = first.predict([requests[request_id]["data"] for request_id in ids])
-    table = Table("requests", "models", "logloss", "accuracy", "never retrained", "accuracy")
-    for start in range(0, len(ids), EVERY):
-        part = slice(start, start + EVERY)
-        models = sorted({answers[request_id]["model_id"] for request_id in ids[part]})
+def figures(found: Follower, first: Model, every: int) -> Table:
+    """Return the table: for each `every` requests the answers' quality, and the first model's."""
+    ids = [request_id for request_id in found.requests if request_id in found.outcomes]
+    truth = np.array([found.outcomes[request_id] for request_id in ids])
+    live = np.array([found.answers[request_id]["probability"] for request_id in ids])
+    never = first.predict([found.requests[request_id]["data"] for request_id in ids])
+    first_model = "never retrained: logloss", "never retrained: accuracy"
+    table = Table("requests with outcomes", "models", "logloss", "accuracy", *first_model)
+    for start in range(0, len(ids), every):
+        part = slice(start, start + every)
+        models = sorted({found.answers[request_id]["model_id"] for request_id in ids[part]})
         cells = []
         for probabilities in (live[part], never[part]):
             cells.append(f"{log_losses(truth[part], probabilities).mean():.3f}")
@@ -74,30 +150,25 @@ def figures(pipeline: Pipeline, first: Model) -> Table:
     return table
 
 
-def main() -> int:
-    """Do one run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.drift",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--messages", type=int, default=48_000, help="requests to send (48000)")
-    messages = parser.parse_args().messages
-    folder = Path(tempfile.mkdtemp(prefix="drift-"))
-    chaos = Chaos(Options(partitions=1), folder, f"localhost:{free_port()}")
-    try:
-        chaos.prepare()
-        first = load(Registry(folder / "models"), 0)
-        run(chaos.pipeline, messages)
-        Console().print(figures(chaos.pipeline, first))
-        for message in chaos.pipeline.messages("retrain_topic"):
-            if "retrain" not in message:
-                say(json.dumps(message)[:230])
-    finally:
-        chaos.close()
-        shutil.rmtree(folder)
-    return 0
+def main() -> None:
+    """Do one run and print its table."""
+    parser = command_line(__doc__, "bench.drift")
+    parser.add_argument("--requests", type=int, default=48_000, help="to send (48000)")
+    requests = parser.parse_args().requests
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    with (
+        suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory(prefix="drift-") as folder,
+        own_pipeline(Path(folder), "drift-", *QUICK) as pipeline,
+    ):
+        first, _ = load_champion(Registry(Path(folder) / "models"))
+        found = run(pipeline, requests)
+        for message in found.announcements:
+            say(json.dumps(message)[:230])
+        Console(width=110).print(figures(found, first, max(requests // BATCHES, 1)))
+        return
+    sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

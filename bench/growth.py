@@ -1,74 +1,92 @@
-"""How the cost of a request grows with categories, features, trees, bytes and the backlog.
+"""How the cost of a request grows with categories, features, trees and bytes.
 
-    python -m bench.growth DATA_FOLDER --categories 10      (one step, in a process of its own)
+    python -m bench.growth FOLDER --categories 10      (one case, in a process of its own)
 
-utils/datasets/adult.py decides which columns there are, so a step changes that module before the
-rest of the pipeline is imported, fits a model on it and measures the CPU time of predictor.answer().
+FOLDER has data/ and models/. Without an option the champion is measured as it is. With one, the
+columns of utils/datasets/adult.py are changed before the rest of the pipeline is imported, and a
+model with the champion's hyperparameters is fitted to the changed data. What is measured is the CPU
+time of predictor.answer() and its steps.
 """
 
-import argparse
 import gc
 import json
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from utils.datasets import dataset
+from utils.script import command_line
+
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from rich.table import Table
 
-    from bench.arena import Arena
-
 BATCH = 4_000  # requests
-REPEATS = 15
-STEPS = ("categories", "features", "trees", "padding")
-BACKLOG = 1_000_000
+REPEATS = 5  # batches a round
+OPTIONS = {"categories": 1, "features": 1, "trees": 1, "padding": 0}  # the model as it is
+GROWN = {
+    "10 times the categories": ["--categories", "10"],
+    "4 times the features": ["--features", "4"],
+    "twice the trees": ["--trees", "2"],
+    "requests of 10 kB": ["--padding", "10000"],
+}
 
 
-def grow(data: Path, categories: int, features: int, trees: int, padding: int) -> dict[str, float]:
-    """Return the CPU time of each step in us a request, the least of many batches."""
-    import lightgbm as lgb
-    import pandas as pd
-
-    from utils.datasets import dataset
-
-    frame, outcomes = dataset.read_training(data)
-    rows = dataset.read_test_requests(data)[:BATCH]
-    numeric, categorical = dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS
+def grow_rows(rows: list[dict], categories: int, features: int, padding: int) -> None:
+    """Change these requests in place."""
+    categorical = dataset.CATEGORICAL_COLUMNS
     for number, row in enumerate(rows):
-        for name in categorical:
-            row[name] += f"-{number % categories}" if categories > 1 else ""
+        for name in categorical if categories > 1 else ():
+            row[name] += f"-{number % categories}"
         own = list(row.items())
         row |= {f"{name}_{n}": value for n in range(1, features) for name, value in own}
         row |= {"note": "x" * padding} if padding else {}
-    for name in categorical if categories > 1 else ():
+
+
+def grow_frame(frame: "DataFrame", categories: int, features: int) -> "DataFrame":
+    """Return the training rows, changed in the same way."""
+    import pandas as pd
+
+    for name in dataset.CATEGORICAL_COLUMNS if categories > 1 else ():
         frame[name] += "-" + pd.Series(range(len(frame))).mod(categories).astype(str)
-    frame = pd.concat(
-        [frame, *(frame.add_suffix(f"_{n}") for n in range(1, features))], axis="columns"
-    )
-    for name, columns in (("NUMERIC_COLUMNS", numeric), ("CATEGORICAL_COLUMNS", categorical)):
-        more = tuple(f"{column}_{n}" for n in range(1, features) for column in columns)
-        setattr(dataset, name, columns + more)
+    copies = (frame.add_suffix(f"_{n}") for n in range(1, features))
+    return pd.concat([frame, *copies], axis="columns")
+
+
+def grow_columns(features: int) -> None:
+    """Change which columns the data set has; before anything else imports them."""
+    for name in ("NUMERIC_COLUMNS", "CATEGORICAL_COLUMNS"):
+        columns = getattr(dataset, name)
+        copies = tuple(f"{column}_{n}" for n in range(1, features) for column in columns)
+        setattr(dataset, name, columns + copies)
+
+
+def fit(frame: "DataFrame", outcomes, card: bytes, trees: int):
+    """Return a model of these rows, with the hyperparameters of a card and `trees` times its trees.
+
+    card : as JSON; its type can't be imported before the columns are changed.
+    """
+    import lightgbm as lgb
 
     from utils.feature_tools import FeatureTools
+    from utils.model_store.card import decode_card
     from utils.model_store.model import Model
 
+    card = decode_card(card)
     tools = FeatureTools(
         dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
     ).fit(frame)
-    booster = lgb.train(
-        {"objective": "binary", "num_leaves": 31, "verbosity": -1},
-        lgb.Dataset(
-            tools.transform(frame), outcomes, categorical_feature=tools.categorical_indices_
-        ),
-        num_boost_round=100 * trees,
-    )
-    return measure(Model(tools.encoder_, booster, {"model_id": 0}), rows)
+    parameters = {"objective": "binary", "verbosity": -1, "subsample_freq": 1} | card.parameters
+    parameters["num_leaves"] = int(parameters["num_leaves"])
+    rounds = int(parameters.pop("num_boost_round")) * trees
+    indices = tools.categorical_indices_
+    data = lgb.Dataset(tools.transform(frame), outcomes, categorical_feature=indices)
+    return Model(tools.encoder_, lgb.train(parameters, data, num_boost_round=rounds), card)
 
 
-def measure(model, rows: list[dict]) -> dict[str, float]:
+def measure(model, rows: list[dict], repeats: int) -> dict[str, float]:
     """Return us of CPU a request: decode, transform, predict and all of predictor.answer()."""
     from kafka import TopicPartition
     from kafka.consumer.fetcher import ConsumerRecord
@@ -84,7 +102,7 @@ def measure(model, rows: list[dict]) -> dict[str, float]:
             | {"topic": "t", "partition": 0, "offset": offset}
             | {"value": json.dumps({"request_id": f"{offset:036}", "data": row}).encode()}
         )
-        for offset, row in enumerate(rows)
+        for offset, row in enumerate(rows[:BATCH])
     ]
     partition = TopicPartition("t", 0)
     decoded = [request.data for _, request in decode_requests(records)[0]]
@@ -99,87 +117,71 @@ def measure(model, rows: list[dict]) -> dict[str, float]:
     }
     assert len(decoded) == BATCH
     gc.freeze()
-    return {name: least(step) / BATCH * 1e6 for name, step in steps.items()}
+    return {name: least_cpu_time(step, repeats) / BATCH * 1e6 for name, step in steps.items()}
 
 
-def least(step) -> float:
-    """Return the least CPU time of many calls, in seconds: what others do makes it only longer."""
+def least_cpu_time(step, repeats: int) -> float:
+    """Return the least CPU time of the calls, in seconds: other processes only add to it."""
     found = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         began = time.process_time()
         step()
         found.append(time.process_time() - began)
     return min(found)
 
 
-def growth_table(arena: "Arena", rounds: int) -> "Table":
-    """Return what a request costs as it is, and with one thing grown; medians of all rounds."""
-    from rich.table import Table
-
+def in_a_process(folder: Path, options: list[str], repeats: int) -> dict[str, float]:
+    """Measure one case in a process of its own."""
     from utils.files import ROOT
 
-    cases = {
-        "as it is": [],
-        "10 times the categories": ["--categories", "10"],
-        "4 times the features": ["--features", "4"],
-        "10 times the trees": ["--trees", "10"],
-        "10 kB a request": ["--padding", "10000"],
-    }
-    found = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, options in cases.items():
-            command = [sys.executable, "-m", "bench.growth", str(arena.folder / "data"), *options]
-            shown = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
-            found[name].append(json.loads(shown.stdout))
-    keys = found["as it is"][0]
-    table = Table("us of CPU a request, without Kafka's client", *keys, "ratio")
-    for name, runs in found.items():
-        figures = [f"{statistics.median(run[key] for run in runs):.1f}" for key in keys]
-        pairs = zip(runs, found["as it is"], strict=True)
-        ratio = statistics.median(run["answer"] / base["answer"] for run, base in pairs)
-        table.add_row(name, *figures, f"{ratio:.2f}")
-    return table
+    command = [sys.executable, "-m", "bench.growth", str(folder), "--repeats", str(repeats)]
+    shown = subprocess.run([*command, *options], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    return json.loads(shown.stdout)
 
 
-def backlog_table(arena: "Arena", models: Path) -> "Table":
-    """Return how long a million requests take that wait when a predictor starts, and its memory."""
+def growth_table(models: dict[str, Path], rounds: int) -> "Table":
+    """Return what a request costs with each model, and with one thing of the first model grown."""
     from rich.table import Table
 
-    from tests.chaos.soak import memory
-
-    table = Table("backlog", "")
-    with arena.case(models) as case:
-        case.send_until(BACKLOG)
-        began = time.monotonic()
-        process = case.start("predictor.py")
-        samples: list[tuple[float, float]] = []
-
-        def look() -> None:
-            samples.append((case.answered() / BACKLOG, memory(process.pid)))
-
-        figures = case.measure([process.pid], BACKLOG, waiting=BACKLOG, meanwhile=look)
-        table.add_row("requests", f"{BACKLOG:,}")
-        table.add_row("drained in", f"{time.monotonic() - began:.0f} s")
-        table.add_row("requests/s", f"{figures.rate:,.0f}")
-        table.add_row("us of CPU a request", f"{figures.cpu:.1f}")
-        for share in (0.1, 0.5, 0.9):
-            resident = next(mb for done, mb in samples if done >= share)
-            table.add_row(f"memory at {share:.0%}", f"{resident:.0f} MB")
-        table.add_row("peak", f"{memory(process.pid, 'VmHWM'):.0f} MB")
+    first = next(iter(models))
+    cases = {name: (folder, []) for name, folder in models.items()}
+    cases |= {f"{first}, {name}": (models[first], options) for name, options in GROWN.items()}
+    found = {name: in_a_process(*case, rounds * REPEATS) for name, case in cases.items()}
+    table = Table("us of CPU a request, without Kafka's client", *found[first], "ratio")
+    for name, costs in found.items():
+        figures = [f"{cost:.1f}" for cost in costs.values()]
+        table.add_row(name, *figures, f"{costs['answer'] / found[first]['answer']:.2f}")
     return table
 
 
 def main() -> None:
-    """Measure one step and print it as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.growth",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", type=Path, help="folder with adult.data and adult.test")
-    for name in STEPS:
-        parser.add_argument(f"--{name}", type=int, default=int(name != "padding"))
-    print(json.dumps(grow(**vars(parser.parse_args()))))
+    """Measure one case and print it as JSON."""
+    parser = command_line(__doc__, "bench.growth")
+    parser.add_argument("folder", type=Path, help="with data/ and models/")
+    for name, value in OPTIONS.items():
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"({value})")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help=f"({REPEATS})")
+    options = vars(parser.parse_args())
+    folder, repeats = options.pop("folder"), options.pop("repeats")
+    print(json.dumps(run_case(folder, options, repeats)))
+
+
+def run_case(folder: Path, options: dict[str, int], repeats: int) -> dict[str, float]:
+    """Return the costs of one case, see measure()."""
+    rows = dataset.read_test_requests(folder / "data")[:BATCH]
+    if options == OPTIONS:
+        from utils.model_store.model import load_champion
+        from utils.model_store.registry import Registry
+
+        return measure(load_champion(Registry(folder / "models"))[0], rows, repeats)
+    categories, features, trees, padding = options.values()
+    frame, outcomes = dataset.read_training(folder / "data")
+    grow_rows(rows, categories, features, padding)
+    frame = grow_frame(frame, categories, features)
+    grow_columns(features)
+    champion = json.loads((folder / "models" / "champion.json").read_bytes())["model_id"]
+    card = (folder / "models" / f"model_{champion}.json").read_bytes()
+    return measure(fit(frame, outcomes, card, trees), rows, repeats)
 
 
 if __name__ == "__main__":

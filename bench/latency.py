@@ -1,31 +1,31 @@
-"""How long one answer takes, and the longest time without one, whatever happens meanwhile."""
+"""How long an answer takes, and the longest time without one, while other things happen."""
 
 import json
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
 
+import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.table import Table
 from tqdm import tqdm
 
-from bench.arena import Arena, Case, cpu_seconds
-from tests.chaos.soak import memory
-from tests.harness.pipeline import wait_until
-from utils.files import ROOT
+from bench.arena import Arena, Case
+from utils.model_store.registry import Registry
 
 RELOAD_EVERY = 2.0  # seconds
 WARM_UP = 2.0  # seconds of load that do not count
 
 
 class Visitors:
-    """Sends requests at a fixed rate and notes when each answer can be read (read_committed)."""
+    """Sends requests at a fixed rate and notes when each answer can be read by read_committed."""
 
     def __init__(self, case: Case, rate: float) -> None:
         self.sent: dict[str, float] = {}
@@ -43,10 +43,10 @@ class Visitors:
         self._sending = threading.Event()
 
     def run(self, seconds: float, meanwhile: Callable[[float], object] | None = None) -> None:
-        """Send for so many seconds, then wait for the last answer; meanwhile(seconds) may help."""
+        """Send for `seconds`, then wait for the last answer; meanwhile(seconds) runs beside it."""
         self._sending.set()
         threads = [
-            threading.Thread(target=work, daemon=True)  # Ctrl-C waits for neither
+            threading.Thread(target=work, daemon=True)  # Ctrl-C does not wait for them
             for work in (self._send, self._observe)
         ]
         for thread in threads:
@@ -78,7 +78,7 @@ class Visitors:
             if not self._sending.is_set():
                 deadline = min(deadline, time.monotonic() + 60)
             assert time.monotonic() < deadline, "requests without an answer"
-            record = self._consumer.poll(0.05)  # consume() would wait for a number of them
+            record = self._consumer.poll(0.05)  # consume() waits until it has several
             if record is None or b'"data"' in record.value():
                 continue
             request_id = json.loads(record.value())["request_id"]
@@ -95,7 +95,7 @@ class Visitors:
         """Return the longest time between two answers after the warm-up, in milliseconds."""
         times = sorted(self.answered.values())
         times = [t for t in times if t > times[0] + WARM_UP]
-        return max(b - a for a, b in zip(times, times[1:], strict=False)) * 1e3
+        return max(b - a for a, b in pairwise(times)) * 1e3
 
 
 def row(visitors: Visitors) -> dict[str, float]:
@@ -110,8 +110,8 @@ def row(visitors: Visitors) -> dict[str, float]:
 
 
 @contextmanager
-def pipeline(arena: Arena, models, partitions: int = 1, **environment: str) -> Iterator[Case]:
-    """A case whose trainer may write: with data and models of its own."""
+def pipeline(arena: Arena, models: Path, partitions: int = 1, **environment: str) -> Iterator[Case]:
+    """A case whose trainer may write: it has copies of the data and of the models."""
     with arena.case(models, partitions, **environment) as case:
         own = arena.folder / case.prefix
         shutil.copytree(arena.folder / "data", own / "data")
@@ -121,8 +121,8 @@ def pipeline(arena: Arena, models, partitions: int = 1, **environment: str) -> I
         yield case
 
 
-def calm(arena: Arena, models, rate: float, seconds: float) -> dict[str, float]:
-    """Nothing but requests."""
+def undisturbed(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+    """Requests, and nothing else."""
     with pipeline(arena, models) as case:
         case.predictor()
         visitors = Visitors(case, rate)
@@ -130,8 +130,8 @@ def calm(arena: Arena, models, rate: float, seconds: float) -> dict[str, float]:
         return row(visitors)
 
 
-def training(arena: Arena, models, rate: float, seconds: float) -> dict[str, float]:
-    """The trainer tunes for the whole time on the same cores."""
+def training(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+    """The trainer tunes a model all the time, on the same cores."""
     with pipeline(arena, models, RETRAIN_EVERY="10") as case:
         case.predictor()
         case.requests(10)
@@ -139,25 +139,22 @@ def training(arena: Arena, models, rate: float, seconds: float) -> dict[str, flo
         case.wait_for_output(trainer, "Retraining:")
         visitors = Visitors(case, rate)
         visitors.run(seconds)
-        assert "champion" not in trainer.log.read_text(), "the training ended too early"
+        assert not case.covered(), "the training ended too early"
         trainer.send_signal(signal.SIGTERM)
         trainer.wait(60)
         return row(visitors)
 
 
-def reloads(arena: Arena, models, rate: float, seconds: float) -> dict[str, float]:
-    """A model is announced every two seconds."""
+def reloads(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+    """Another model is announced every RELOAD_EVERY seconds."""
     with pipeline(arena, models) as case:
-        folder = arena.folder / case.prefix / "models"
-        card = json.loads((folder / "model_0.json").read_bytes())
-        shutil.copy(folder / "model_0.p", folder / "model_1.p")
-        (folder / "model_1.json").write_text(json.dumps(card | {"model_id": 1}))
+        first, second = publish_a_copy(Registry(arena.folder / case.prefix / "models"))
         predictor = case.predictor()
 
         def announce(duration: float) -> None:
             for n in range(int(duration / RELOAD_EVERY)):
                 time.sleep(RELOAD_EVERY)
-                message = {"training_completed": True, "model_id": 1 - n % 2}
+                message = {"training_completed": True, "model_id": (second, first)[n % 2]}
                 case.send(message, topic="retrain_topic")
                 case.producer.flush()
 
@@ -168,12 +165,20 @@ def reloads(arena: Arena, models, rate: float, seconds: float) -> dict[str, floa
         return row(visitors)
 
 
-def rebalances(arena: Arena, models, rate: float, seconds: float) -> dict[str, float]:
-    """A second predictor comes, and later leaves, on four partitions."""
+def publish_a_copy(registry: Registry) -> tuple[int, int]:
+    """Publish the champion a second time, with another id; return both ids."""
+    card = registry.card(registry.champion_id())
+    content, other = registry.content(card), registry.newest_id() + 1
+    registry.publish(msgspec.structs.replace(card, model_id=other), content)
+    return card.model_id, other
+
+
+def rebalances(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+    """A second predictor joins, and later leaves, on four partitions."""
     with pipeline(arena, models, 4) as case:
         case.predictor()
 
-        def come_and_go(duration: float) -> None:
+        def join_and_leave(duration: float) -> None:
             time.sleep(duration / 3)
             second = case.predictor(PREDICTOR_ID="predictor-1")
             time.sleep(duration / 3)
@@ -182,64 +187,36 @@ def rebalances(arena: Arena, models, rate: float, seconds: float) -> dict[str, f
             time.sleep(duration / 3)
 
         visitors = Visitors(case, rate)
-        visitors.run(seconds, come_and_go)
+        visitors.run(seconds, join_and_leave)
         return row(visitors)
 
 
 SITUATIONS = (
-    ("50/s", calm, 50),
-    ("50/s, the trainer trains", training, 50),
-    ("500/s", calm, 500),
+    ("50 requests/s", undisturbed, 50),
+    ("500/s", undisturbed, 500),
     ("500/s, the trainer trains", training, 500),
-    ("500/s, a reload every 2 s", reloads, 500),
-    ("500/s, a second predictor comes and goes", rebalances, 500),
+    ("500/s, a new model every 2 s", reloads, 500),
+    ("500/s on 4 partitions, a second predictor joins and leaves", rebalances, 500),
 )
 
 
-def latency_table(arena: Arena, models, rounds: int, seconds: float = 10) -> Table:
-    """Return the medians of all rounds; the ratio is that of p99 to the same rate undisturbed."""
-    found = {name: [] for name, _, _ in SITUATIONS}
-    for name, situation, rate in tqdm(
-        SITUATIONS * rounds, unit="run", disable=not sys.stderr.isatty()
-    ):
-        found[name].append(situation(arena, models, rate, seconds))
-    table = Table("latency, ms", "p50", "p99", "max", "longest gap", "p99, ratio to calm")
-    base = {rate: found[name] for name, situation, rate in SITUATIONS if situation is calm}
-    for name, _, rate in SITUATIONS:
-        runs = found[name]
-        figures = [f"{statistics.median(run[key] for run in runs):.1f}" for key in runs[0]]
-        ratios = [run["p99"] / calm["p99"] for run, calm in zip(runs, base[rate], strict=True)]
-        table.add_row(name, *figures, f"{statistics.median(ratios):.2f}")
-    return table
-
-
-def start_table(arena: Arena, models, rounds: int) -> Table:
-    """Return how long a predictor takes from its start to its first answer, and its memory."""
-    imports = {
-        "import numpy, lightgbm": "import numpy, lightgbm",
-        "the same without pandas, scikit-learn": "import utils.quick_start",
+def latency_table(arena: Arena, models: dict[str, Path], rounds: int, seconds: float) -> Table:
+    """Return the medians of all rounds; the ratio is to the p99 of the same rate, undisturbed."""
+    cases = [(name, situation) for name in models for situation in SITUATIONS]
+    found: dict[tuple, list[dict[str, float]]] = {case: [] for case in cases}
+    for case in tqdm(cases * rounds, unit="run", disable=not sys.stderr.isatty()):
+        name, (_, situation, rate) = case
+        found[case].append(situation(arena, models[name] / "models", rate, seconds))
+    columns = "p50", "p99", "max", "longest time without an answer", "p99, ratio to undisturbed"
+    table = Table("latency, ms", "model", *columns)
+    base = {
+        (name, rate): runs
+        for (name, (_, situation, rate)), runs in found.items()
+        if situation is undisturbed
     }
-    found = {name: [] for name in (*imports, "first answer")}
-    cpu, rest = [], []
-    for _ in range(rounds):
-        for name, code in imports.items():
-            began = time.monotonic()
-            subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-            found[name].append(time.monotonic() - began)
-        with arena.case(models) as case:
-            case.send_until(1)
-            began = time.monotonic()
-            process = case.start("predictor.py")
-            wait_until(lambda case=case: case.answered())
-            found["first answer"].append(time.monotonic() - began)
-            cpu.append(cpu_seconds(process.pid))
-            rest.append(memory(process.pid))
-    table = Table("start", "seconds")
-    for name, values in found.items():
-        table.add_row(name, f"{statistics.median(values):.2f}")
-    *_, bare, first = found.values()
-    beyond = statistics.median(a - b for a, b in zip(first, bare, strict=True))
-    table.add_row("first answer, beyond the bare imports", f"{beyond:.2f}")
-    table.add_row("CPU up to the first answer", f"{statistics.median(cpu):.2f}")
-    table.add_row("memory at rest, MB", f"{statistics.median(rest):.0f}")
+    for (name, (title, _, rate)), runs in found.items():
+        figures = [f"{statistics.median(run[key] for run in runs):.1f}" for key in runs[0]]
+        pairs = zip(runs, base[name, rate], strict=True)
+        ratio = statistics.median(run["p99"] / calm["p99"] for run, calm in pairs)
+        table.add_row(title, name, *figures, f"{ratio:.2f}")
     return table

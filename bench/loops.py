@@ -1,15 +1,12 @@
-"""What predictor.py is compared with: loops that answer the same requests in other ways.
+"""The programs that predictor.py is compared with: they answer the same requests in other ways.
 
-    KAFKA_HOST=localhost:9092 python -m bench.loops echo   (no-model, usual, c-client, profile)
+    KAFKA_HOST=localhost:9092 python -m bench.loops echo     (or no-model, usual, c-client)
 
-They take the predictor's settings and end at SIGTERM. bench/performance.py starts them.
+They have the predictor's settings and end at SIGTERM. bench/throughput.py starts them.
 """
 
-import argparse
 import json
 import os
-import time
-from contextlib import contextmanager
 
 from utils.datasets import dataset
 from utils.kafka_client.consumer import make_consumer
@@ -21,13 +18,14 @@ from utils.messages import InvalidMessage, Prediction, decode_request, encode
 from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry
 from utils.process import collect_garbage_rarely, stop_on_signals
+from utils.script import command_line
 from utils.settings import settings
 
 REPLY = encode(Prediction("0" * 36, 0.0, 0.123456789012, 0))
 
 
 def echo(stop) -> None:
-    """Poll, send, commit: what kafka-python can do with the predictor's settings."""
+    """Poll, send, commit: the fastest that kafka-python can be with the predictor's settings."""
     from kafka.structs import OffsetAndMetadata
 
     consumer = make_consumer(group_id=PREDICTOR_GROUP, **MEMBER)
@@ -52,7 +50,7 @@ def echo(stop) -> None:
 
 
 class NoModel:
-    """Says nothing about anybody."""
+    """A model that predicts 0 for every request."""
 
     model_id = 0
 
@@ -108,7 +106,7 @@ def usual_model():
 
 
 def usual(stop) -> None:
-    """The usual way: a message, a pandas row, scikit-learn, a predict, a flush; all defaults."""
+    """For each message a pandas row, scikit-learn, predict and flush; all clients with defaults."""
     from kafka import KafkaConsumer, KafkaProducer
 
     probability = usual_model()
@@ -132,11 +130,10 @@ def usual(stop) -> None:
                 producer.flush()
 
 
-def c_client(stop) -> None:
-    """The same work on confluent-kafka: poll, decode, transform, predict, send, commit."""
-    from confluent_kafka import Consumer, Producer, TopicPartition
+def c_clients() -> tuple:
+    """Return consumer and producer of confluent-kafka, with settings like the predictor's."""
+    from confluent_kafka import Consumer, Producer
 
-    model, _ = load_champion(Registry())
     shared = {"bootstrap.servers": settings.kafka_host}
     consumer = Consumer(
         shared
@@ -159,20 +156,21 @@ def c_client(stop) -> None:
     )
     producer.init_transactions()
     consumer.subscribe([APP_MESSAGES])
+    return consumer, producer
+
+
+def c_client(stop) -> None:
+    """The same work with confluent-kafka: poll, decode, transform, predict, send, commit."""
+    from confluent_kafka import TopicPartition
+
+    model, _ = load_champion(Registry())
+    consumer, producer = c_clients()
     collect_garbage_rarely()
     while not stop.is_set():
         records = consumer.consume(MEMBER["max_poll_records"], 0.02)
         if not records:
             continue
-        requests, ends = [], {}
-        for record in records:
-            ends[record.partition()] = record.offset() + 1
-            try:
-                request = decode_request(record.value())
-            except InvalidMessage:
-                continue
-            if request is not None:
-                requests.append((record, request))
+        requests, ends = read(records)
         producer.begin_transaction()
         probabilities = model.predict([request.data for _, request in requests]).tolist()
         for (record, request), probability in zip(requests, probabilities, strict=True):
@@ -183,71 +181,18 @@ def c_client(stop) -> None:
         producer.commit_transaction()
 
 
-class Clock:
-    """CPU time of the whole process, split among steps; an inner step's is not the outer's too."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._steps = ["-"]
-        self._since = time.process_time()
-
-    @contextmanager
-    def __call__(self, step: str):
-        """Add the CPU time of the body to a step."""
-        self._switch()
-        self._steps.append(step)
-        yield
-        self._switch()
-        self._steps.pop()
-
-    def _switch(self) -> None:
-        now = time.process_time()
-        step = self._steps[-1]
-        self.seconds[step] = self.seconds.get(step, 0) + now - self._since
-        self._since = now
-
-    def wrap(self, owner, name: str, step: str) -> None:
-        """Count a method or function to a step."""
-        inner = getattr(owner, name)
-
-        def timed(*arguments, **options):
-            with self(step):
-                return inner(*arguments, **options)
-
-        setattr(owner, name, timed)
-
-
-def profile(stop) -> None:
-    """The predictor with a clock at each step; prints microseconds of CPU a request."""
-    import predictor
-
-    model, _ = load_champion(Registry())
-    stream = TransactionalStream(
-        APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, predictor.WRITES
-    )
-    clock, requests = Clock(), 0
-    clock.wrap(stream, "poll", "poll")
-    clock.wrap(predictor, "decode_requests", "decode + validate")
-    clock.wrap(model.features, "transform", "transform")
-    clock.wrap(model.booster, "predict", "predict")
-    clock.wrap(predictor, "answer", "encode, count")
-    clock.wrap(stream._producer, "put", "send")
-    clock.wrap(stream._producer.client, "flush", "flush")
-    clock.wrap(stream._producer.client, "send_offsets_to_transaction", "commit")
-    clock.wrap(stream._producer.client, "commit_transaction", "commit")
-    clock.wrap(stream, "commit", "checks before the commit")
-    collect_garbage_rarely()
-    while not stop.is_set():
-        batch = stream.poll()
-        if not requests:
-            clock.seconds.clear()  # what went before the first batch is no request's cost
-        if not batch.by_partition:
+def read(records: list) -> tuple[list, dict[int, int]]:
+    """Return [(record, request)] and {partition: next offset} of confluent-kafka's records."""
+    requests, ends = [], {}
+    for record in records:
+        ends[record.partition()] = record.offset() + 1
+        try:
+            request = decode_request(record.value())
+        except InvalidMessage:
             continue
-        predictor.answer(batch, model)
-        stream.commit(batch)
-        requests += len(batch.outgoing)
-        costs = {step: seconds / max(requests, 1) * 1e6 for step, seconds in clock.seconds.items()}
-        print(json.dumps(costs), flush=True)
+        if request is not None:
+            requests.append((record, request))
+    return requests, ends
 
 
 LOOPS = {
@@ -255,17 +200,12 @@ LOOPS = {
     "no-model": no_model,
     "usual": usual,
     "c-client": c_client,
-    "profile": profile,
 }
 
 
 def main() -> None:
     """Run a loop until SIGTERM."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.loops",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__, "bench.loops")
     parser.add_argument("loop", choices=LOOPS)
     LOOPS[parser.parse_args().loop](stop_on_signals())
     os._exit(0)

@@ -1,17 +1,16 @@
-"""What the first model reaches, and what a second optimisation gains from the first one's trail.
+"""How good the first model is, and how much a second optimization gains from past trials.
 
-    python -m bench.tuning                # eight minutes on quiet cores
+    python -m bench.tuning                # eight minutes on idle cores
     python -m bench.tuning --seeds 1      # a first look
 
 1. The first model, as initialize.py makes it (on adult.test: see bench/retrain.py), on the kind of
-   split that CatBoost's quality benchmark published its figures for: a random fifth of all rows
+   split for which CatBoost's quality benchmark published its figures: a random fifth of all rows
    held out (LightGBM, tuned: 0.2760). Beside it, the mean of the probabilities of three models with
-   the same hyperparameters and other seeds: what more trees of the kind would bring.
-2. Two optimisations in a row: after the first, 25 observations arrive. The second one, which knows
-   the trail, against one from scratch on the same rows.
+   the same hyperparameters and other seeds: the gain of more trees of the same kind.
+2. Two optimizations in a row: after the first one, 25 observations arrive. The second one, which
+   knows the past trials, is compared with one from scratch on the same rows.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -22,14 +21,16 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from bench.retrain import FIRST, NEW, THREADS, Clock, make_tools
+from bench.clock import Clock
+from bench.retrain import THREADS
+from bench.retrain_once import FIRST, NEW, make_tools
 from train import optimizer_class
 from train.fit import score
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
+from utils.script import command_line
 
-EVALUATIONS = 10  # of each of the two optimisations
 SHOWN = 1, 2, 3, 5, 10  # the evaluations after which the best loss is shown
 
 
@@ -48,12 +49,12 @@ def split(rows: tuple, seed: int) -> tuple:
     return frame[~held_out], y[~held_out], frame[held_out], y[held_out]
 
 
-def first_model(rows: tuple, seed: int, threads: int) -> dict:
+def first_model(rows: tuple, seed: int, threads: int, evals: int) -> dict:
     """Make the first model as initialize.py does, and measure it."""
     frame, y, test, y_test = split(rows, seed)
     start = Clock()
     optimizer, tools = make_optimizer(LGBOptimizer, frame, y, seed=seed, num_threads=threads)
-    booster = optimizer.optimize(known_points=[START], **FIRST)
+    booster = optimizer.optimize(evals, timeout=FIRST["timeout"], known_points=[START])
     seconds = start.seconds()
     X = tools.transform(test)
     probabilities = [booster.predict(X)]
@@ -68,19 +69,21 @@ def first_model(rows: tuple, seed: int, threads: int) -> dict:
     }
 
 
-def two_in_a_row(rows: tuple, hyper: str, seed: int, threads: int) -> dict[str, list[float]]:
-    """Return the losses, one an evaluation, of a second optimisation and of one from scratch."""
+def two_in_a_row(
+    rows: tuple, hyper: str, seed: int, threads: int, evals: int
+) -> dict[str, list[float]]:
+    """Return the losses of a second optimization and of one from scratch, one per evaluation."""
     frame, y, test, y_test = rows
     more, y_more = pd.concat([frame, test[:NEW]]), np.concatenate([y, y_test[:NEW]])
     settings = {"seed": seed, "num_threads": threads}
     kind = optimizer_class(hyper)
     with tempfile.TemporaryDirectory() as folder:
-        trail = Path(folder)
-        make_optimizer(kind, frame, y, trail=trail, **settings)[0].optimize(EVALUATIONS)
-        second, _ = make_optimizer(kind, more, y_more, trail=trail, **settings)
-        second.optimize(EVALUATIONS)
+        trials = Path(folder) / "trials.db"
+        make_optimizer(kind, frame, y, trials_path=trials, **settings)[0].optimize(evals)
+        second, _ = make_optimizer(kind, more, y_more, trials_path=trials, **settings)
+        second.optimize(evals)
     scratch, _ = make_optimizer(kind, more, y_more, **settings)
-    scratch.optimize(EVALUATIONS)
+    scratch.optimize(evals)
     return {
         "second": [trial["loss"] for trial in second.trials],
         "scratch": [trial["loss"] for trial in scratch.trials],
@@ -88,12 +91,12 @@ def two_in_a_row(rows: tuple, hyper: str, seed: int, threads: int) -> dict[str, 
 
 
 def evaluations_to_reach(losses: list[float], level: float) -> int | None:
-    """Return after how many evaluations a loss was at most `level`; None if it never was."""
+    """Return the number of evaluations until a loss is at most `level`; None if none is."""
     return next((n for n, loss in enumerate(losses, 1) if loss <= level), None)
 
 
 def show_first(runs: list[dict]) -> None:
-    """Print what the first model reaches."""
+    """Print the quality and the cost of the first model."""
     title = "The first model, a random fifth of all rows held out (medians over the seeds)"
     columns = "s", "CPU s", "evaluations", "logloss", "lowest-highest", "mean of 3 models"
     table = Table(*columns, title=title)
@@ -109,15 +112,16 @@ def show_first(runs: list[dict]) -> None:
     Console(width=110).print(table)
 
 
-def show_second(results: dict[str, list[dict[str, list[float]]]]) -> None:
-    """Print the best loss after some evaluations, and how many it takes to reach a given one."""
+def show_second(results: dict[str, list[dict[str, list[float]]]], evals: int) -> None:
+    """Print the best loss after some evaluations, and how many reach the best one from scratch."""
+    shown = [n for n in SHOWN if n <= evals]
     table = Table(
-        "optimisation", *(f"after {n}" for n in SHOWN), "to reach scratch's best",
+        "optimization", *(f"after {n}" for n in shown), "to reach scratch's best",
         title="Held-out logloss, best so far (medians over the seeds), and evaluations needed",
     )  # fmt: skip
     for hyper, runs in results.items():
         for name in ("scratch", "second"):
-            best = [median(min(run[name][:n]) for run in runs) for n in SHOWN]
+            best = [median(min(run[name][:n]) for run in runs) for n in shown]
             needed = [evaluations_to_reach(run[name], min(run["scratch"])) for run in runs]
             reached = " ".join("never" if n is None else str(n) for n in needed)
             table.add_row(f"{hyper}, {name}", *(f"{loss:.4f}" for loss in best), reached)
@@ -125,27 +129,29 @@ def show_second(results: dict[str, list[dict[str, list[float]]]]) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--threads", type=int, default=THREADS, help=f"(default: {THREADS})")
+    """Measure, and print both tables."""
+    parser = command_line(__doc__, "bench.tuning")
+    parser.add_argument("--seeds", type=int, default=5, help="(5)")
+    parser.add_argument("--threads", type=int, default=THREADS, help=f"({THREADS})")
+    parser.add_argument("--evaluations", type=int, default=10, help="of an optimization (10)")
+    most = FIRST["max_evals"]
+    parser.add_argument("--first", type=int, default=most, help=f"of the first model ({most})")
     chosen = parser.parse_args()
+    threads, evals = chosen.threads, chosen.evaluations
     first: list[dict] = []
     second: dict[str, list] = {"hyperopt": [], "optuna": []}
     steps = chosen.seeds * (1 + len(second))
     with tempfile.TemporaryDirectory() as folder, tqdm(total=steps, unit="run") as bar:
-        dataset.fetch(Path(folder), url="", say=lambda _: None)  # the project's own copy
+        dataset.fetch(Path(folder))
         rows = (*dataset.read_training(Path(folder)), *dataset.read_test(Path(folder)))
         for seed in range(1, chosen.seeds + 1):
-            first.append(first_model(rows, seed, chosen.threads))
+            first.append(first_model(rows, seed, threads, chosen.first))
             bar.update()
             for hyper, found in second.items():
-                found.append(two_in_a_row(rows, hyper, seed, chosen.threads))
+                found.append(two_in_a_row(rows, hyper, seed, threads, evals))
                 bar.update()
     show_first(first)
-    show_second(second)
+    show_second(second, evals)
 
 
 if __name__ == "__main__":

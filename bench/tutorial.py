@@ -1,9 +1,9 @@
 """The tuning that the tutorial (jrzaurin/ml_pipelines) published: the baseline.
 
 Its search space, three folds and patience, on today's LightGBM. As published it gives `lgb.cv` no
-objective, so that a regression is tuned, whose best parameters then fit a binary model. `repaired`
-gives it the objective that it meant and drops `is_unbalance`, which the published one has in the
-tuning (where, without an objective, it does nothing) and not in the fit.
+objective, so it tunes a regression and then fits a binary model with the best parameters.
+`repaired` gives it the binary objective and drops `is_unbalance`, which the published one has in
+the tuning (where it has no effect without an objective) and not in the fit.
 """
 
 import lightgbm as lgb

@@ -1,6 +1,6 @@
-"""Compares what is in the topics, the store and the folders with what was promised.
+"""Compares the topics, the store and the folders with what the pipeline promises.
 
-It reads them as they are, with no code of the pipeline.
+Reads them directly, with no code of the pipeline.
 """
 
 import hashlib
@@ -22,34 +22,34 @@ TRAINING_ROWS = 32_561  # of adult.data
 
 
 class Audit:
-    """Compares what is in the topics, the store and the folders with what was promised."""
+    """Collects the violations of promises, and the figures of a run."""
 
     def __init__(self, pipeline: Pipeline, load: Load, retrain_every: int) -> None:
         self.violations: list[str] = []
         self._pipeline, self._load, self._every = pipeline, load, retrain_every
         self._models = pipeline.folder / "models"
         self.requests: dict[int, list[tuple[int, str]]] = defaultdict(list)  # (offset, id)
-        self.lost = self.doubled = self.torn = self.forgotten = 0
+        self.lost = self.duplicates = self.damaged = self.forgotten = 0
         self.control: list[dict] = []
 
-    def check(self, promise: bool, otherwise: str) -> None:
-        """Note a violation where the promise was not kept."""
-        if not promise:
-            self.violations.append(otherwise)
+    def check(self, kept: bool, violation: str) -> None:
+        """Note a violation if a promise was not kept."""
+        if not kept:
+            self.violations.append(violation)
 
     def wait_for(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
-        """Wait until the condition holds; a violation when it does not in time."""
+        """Wait until the condition holds; a violation after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not (holds := condition()) and time.monotonic() < deadline:
             time.sleep(0.2)
-        self.check(holds, f"waited {timeout} s for {what} in vain")
+        self.check(holds, f"{what}: did not come within {timeout} s")
 
     def all_is_answered(self) -> bool:
         """True when every acknowledged request has an answer."""
         return self._load.acknowledged <= self._load.answered
 
     def all_is_trained(self) -> bool:
-        """True when the trainer knows everything and no training is due or under way."""
+        """True when the trainer has read everything and no training is due or under way."""
         control = self._pipeline.messages("retrain_topic")
         counters, ids = self._store()
         return (
@@ -80,21 +80,22 @@ class Audit:
             else:
                 answered[record.partition, message["request_id"]] += 1
                 self.check("prediction" in message, f"no prediction: {message}")
-        self.lost, self.doubled = (asked - answered).total(), (answered - asked).total()
+        self.lost, self.duplicates = (asked - answered).total(), (answered - asked).total()
         self.check(not self.lost, f"lost: {self.lost}, e.g. {list(asked - answered)[:3]}")
-        self.check(not self.doubled, f"doubled: {self.doubled}, e.g. {list(answered - asked)[:3]}")
-        # These two would be the fault of Kafka or its client, and spoil the run.
+        extra = list(answered - asked)[:3]
+        self.check(not self.duplicates, f"duplicate answers: {self.duplicates}, e.g. {extra}")
+        # These two would be errors of Kafka or of its client, and make the run useless.
         missing = self._load.acknowledged - {request_id for _, request_id in asked}
         self.check(not missing, f"acknowledged, but not in the log: {len(missing)} requests")
-        self.check(len(asked) == asked.total(), "the producer has sent requests twice")
+        self.check(len(asked) == asked.total(), "the producer sent requests twice")
 
     def _audit_counts(self, partition: int, requests: list[tuple[int, str]]) -> None:
         borders = requests[self._every - 1 :: self._every]
         expected = [(k, offset) for k, (offset, _) in enumerate(borders, 1)]
         mine = [m for m in self.control if m.get("retrain") and m["partition"] == partition]
         found = [(m["batch_id"], m["offset"]) for m in mine]
-        wrong = sorted(set(found) ^ set(expected))[:3] or "their order or number"
-        self.check(found == expected, f"retrain requests of partition {partition}: {wrong}")
+        wrong = sorted(set(found) ^ set(expected))[:3] or "order or number"
+        self.check(found == expected, f"wrong retrain requests of partition {partition}: {wrong}")
         count = self._committed_count(partition)
         self.check(
             count == len(requests), f"partition {partition} counts {count}, not {len(requests)}"
@@ -121,7 +122,7 @@ class Audit:
     def _audit_store(self) -> None:
         counters, ids = self._store()
         known = {request_id for requests in self.requests.values() for _, request_id in requests}
-        self.check(ids == known, f"the store differs in {len(ids ^ known)} requests from the log")
+        self.check(ids == known, f"the store and the log differ in {len(ids ^ known)} requests")
         asked, covered = counters["retrain_requests"], counters["retrain_requests_covered"]
         sent = sum("retrain" in m for m in self.control)
         self.check(asked == sent, f"the store has {asked} retrain requests, the log has {sent}")
@@ -132,11 +133,11 @@ class Audit:
         new = [m for m in self.control if "training_completed" in m]
         for name in ("model_id", "observations", "retrain_requests_covered"):
             values = [m[name] for m in new if name in m]
-            self.check(values == sorted(values), f"announced {name} went backwards: {values}")
-        # After a crash an announcement may repeat, but only as it was.
-        new = [m for m in new if "observations" in m]  # not those that only say who it is now
+            self.check(values == sorted(values), f"announced {name} decreased: {values}")
+        # After a crash an announcement may be repeated, but unchanged.
+        new = [m for m in new if "observations" in m]  # the others name the champion only
         different = {json.dumps(m, sort_keys=True) for m in new}
-        self.check(len({m["model_id"] for m in new}) == len(different), "a model id was reused")
+        self.check(len({m["model_id"] for m in new}) == len(different), "a model id was used twice")
 
     def _audit_models(self) -> None:
         champion = json.loads((self._models / "champion.json").read_bytes())["model_id"]
@@ -146,15 +147,15 @@ class Audit:
             digest = hashlib.sha256(model.read_bytes()).hexdigest()
             card_path = model.with_suffix(".json")
             card = json.loads(card_path.read_bytes()) if card_path.exists() else {}
-            self.torn += card.get("digest") != digest
-            self.check(card.get("digest") == digest, f"{model.name} does not fit its card")
+            self.damaged += card.get("digest") != digest
+            self.check(card.get("digest") == digest, f"{model.name} does not match its card")
             observations = card.get("observations", 0)
             self.check(observations <= total, f"{card_path.name}: {observations} observations")
-            rows = card.get("rows", 0) + card.get("held_out", 0)
+            rows = card.get("rows", 0) + card.get("judge_rows_held_out", 0)
             self.check(rows == TRAINING_ROWS + observations, f"{card_path.name}: {rows} rows")
         for folder in (self._models, self._models.parent / "data"):
-            hidden = [path.name for path in folder.glob(".*")]
-            self.check(not hidden, f"leftovers in {folder.name}/: {hidden}")
+            leftovers = [path.name for path in (*folder.glob(".*"), *folder.glob("attempt-*"))]
+            self.check(not leftovers, f"leftovers in {folder.name}/: {leftovers}")
         cards = {path.stem for path in self._models.glob("model_*.json")}
         models = {path.stem for path in self._models.glob("model_*.p")}
         self.check(cards == models, f"cards {cards}, but models {models}")
@@ -162,13 +163,15 @@ class Audit:
     def _audit_output(self) -> None:
         for log in sorted({process.log for process in self._pipeline.processes}):
             text = log.read_text(errors="replace")
-            self.torn += text.count("does not match the digest")
+            self.damaged += text.count("does not match the digest")
             self.forgotten += text.count("Kafka has forgotten to ")
             last = text.rstrip().rpartition("\n")[2]
-            self.check("Traceback" not in text, f"{log.name} has a traceback; it ends: {last}")
+            self.check(
+                "Traceback" not in text, f"{log.name} has a traceback; its last line: {last}"
+            )
 
     def table(self, faults: list[Fault], restarts: dict[str, int]) -> Table:
-        """Return all figures as one table."""
+        """Return the figures as one table."""
         table = Table("", "", show_header=False, title="Audit")
         kinds = Counter(fault.kind for fault in faults)
         for kind, number in sorted(kinds.items()):
@@ -177,10 +180,11 @@ class Audit:
         requests = f"{self._load.sent:,}, {len(self._load.acknowledged):,}, {in_log:,}"
         table.add_row("sent, acknowledged, in the log", requests)
         table.add_row("answered", f"{len(self._load.answered):,}")
-        table.add_row("lost, doubled", f"{self.lost}, {self.doubled}")
-        table.add_row("torn models", f"{self.torn}")
-        table.add_row("ended for Kafka", f"{self.forgotten} transactions")
-        table.add_row("longest silence", self._silence(faults))
+        table.add_row("lost", f"{self.lost}")
+        table.add_row("duplicate answers", f"{self.duplicates}")
+        table.add_row("damaged models", f"{self.damaged}")
+        table.add_row("transaction markers repaired", f"{self.forgotten}")
+        table.add_row("longest time without an answer", self._silence(faults))
         restarted = ", ".join(f"{name} {number}" for name, number in restarts.items())
         table.add_row("restarts", restarted)
         done = {m["model_id"] for m in self.control if "training_completed" in m}
@@ -190,17 +194,17 @@ class Audit:
         return table
 
     def _silence(self, faults: list[Fault]) -> str:
-        """Say how long no answer came, and how soon after the last fault in that time one did."""
+        """Describe the longest time without an answer, and the faults in it."""
         began, ended = self._load.longest_silence()
         inside = [f for f in faults if f.overlaps(began, ended) and not f.kind.startswith("train")]
         text = f"{ended - began:.1f} s"
         if inside:
             last = max(fault.over for fault in inside)
-            text += f", with {len(inside)} faults in it; {ended - last:.1f} s after the last one"
+            text += f"; faults in it: {len(inside)}, the last {ended - last:.1f} s before its end"
         return text
 
     def _resumed(self, kind: str, faults: list[Fault]) -> str:
-        """Say how soon answers came again; only faults that no other one ran into can tell."""
+        """Describe how soon answers resumed; faults that another one overlaps do not count."""
         times = []
         for fault in (fault for fault in faults if fault.kind == kind):
             after = self._load.resumed_after(fault.over)
@@ -208,8 +212,8 @@ class Audit:
             if after and not any(f.overlaps(fault.began, fault.over + after) for f in others):
                 times.append(after)
         if not times:
-            return "never alone: others before the answers came again"
+            return "always overlapped by another fault"
         middle, longest = statistics.median(times), max(times)
         return (
-            f"answers again after {middle:.1f} s, at most {longest:.1f} s (of {len(times)} alone)"
+            f"answers after {middle:.1f} s, at most {longest:.1f} s ({len(times)} not overlapped)"
         )

@@ -1,4 +1,4 @@
-"""What tests/chaos/run.py does to the pipeline's processes and to Kafka, drawn at random."""
+"""Random faults of the pipeline's processes and of Kafka, for tests/chaos/run.py."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from tools import local_kafka
 if TYPE_CHECKING:
     from tests.chaos.run import Chaos
 
-# What is done to whom, how often in comparison, and for how many seconds at most.
+# Fault -> (relative frequency, longest duration in seconds).
 FAULTS = {
     "predictor kill -9": (5, 0),
     "predictor SIGSTOP": (3, 15),
@@ -30,7 +30,7 @@ FAULTS = {
 
 
 class Faults:
-    """Injects faults into a run; `injected` has those that hit somebody."""
+    """Injects faults into a run; `injected` has those that hit a running process."""
 
     def __init__(self, chaos: "Chaos") -> None:
         self.injected: list[Fault] = []
@@ -40,7 +40,7 @@ class Faults:
         self._under_way: list[Future] = []
 
     def inject(self) -> None:
-        """Do it at random intervals for as long as the run's options say."""
+        """Inject faults at random intervals for as long as the run's options say."""
         options = self._chaos.options
         chance = random.Random(options.seed)
         deadline = time.monotonic() + options.minutes * 60
@@ -63,28 +63,28 @@ class Faults:
                 )
 
     def end(self) -> None:
-        """Return when the last one is over; raises what went wrong with one."""
+        """Return when the last fault is over; raise the exception of one that failed."""
         self._pool.shutdown()
-        for injury in self._under_way:
-            injury.result()
+        for fault in self._under_way:
+            fault.result()
 
     def close(self) -> None:
-        """Begin no more of them."""
+        """Start no more faults, and wait for those under way."""
         self._pool.shutdown(cancel_futures=True)
 
     def _inflict(self, kind: str, target: str, whom: Service, seconds: float) -> None:
-        """Do one; pauses and the broker's restart overlap with what is done to others meanwhile."""
+        """Inject one fault; those of different targets overlap."""
         try:
             text = f"{kind} ({target}" + (f", {seconds:.1f} s)" if seconds else ")")
             self._chaos.chronicle.write("CHAOS", text)
             began = time.time()
             who, how = kind.split(maxsplit=1)
             if who == "broker":
-                over = self._injure_broker(how, seconds)
+                over = self._hit_broker(how, seconds)
             elif who == "training":
                 over = self._kill_training()
             else:
-                over = self._injure_service(whom, how, seconds)
+                over = self._hit_service(whom, how, seconds)
             if over:
                 self.injected.append(Fault(kind, began, over, time.time()))
         except Exception as error:
@@ -93,41 +93,41 @@ class Faults:
         finally:
             self._busy.discard(target)
 
-    def _injure_service(self, service: Service, how: str, seconds: float) -> float:
+    def _hit_service(self, service: Service, how: str, seconds: float) -> float:
         if how == "SIGSTOP":
             service.send(signal.SIGSTOP)
             time.sleep(seconds)
             service.send(signal.SIGCONT)
-            self._chaos.chronicle.write("CHAOS", f"{service.name} goes on")
+            self._chaos.chronicle.write("CHAOS", f"{service.name} continues")
         else:
             service.send(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
         return time.time()
 
-    def _injure_broker(self, how: str, seconds: float) -> float:
-        folder = self._chaos.folder / "kafka"
+    def _hit_broker(self, how: str, seconds: float) -> float:
+        folder = self._chaos.pipeline.folder / "kafka"
         pid = int((folder / "broker.pid").read_text())
         if how == "SIGSTOP":
             os.kill(pid, signal.SIGSTOP)
             time.sleep(seconds)
             os.kill(pid, signal.SIGCONT)
-            self._chaos.chronicle.write("CHAOS", "the broker goes on")
+            self._chaos.chronicle.write("CHAOS", "the broker continues")
             return time.time()
         os.kill(pid, signal.SIGKILL)
-        local_kafka.stop(folder)  # returns when it is really gone
-        with ThreadPoolExecutor(1) as meanwhile:  # the other pool takes nothing new at the end
+        local_kafka.stop(folder)  # returns when the process has ended
+        with ThreadPoolExecutor(1) as meanwhile:  # at the end, the other pool accepts no more work
             accepted = meanwhile.submit(self._accepts_connections)
-            self._chaos.start_broker()
+            self._chaos.restart_broker()
             return accepted.result()
 
     def _accepts_connections(self) -> float:
-        """Return the moment from which on a client of the broker is let in again."""
-        name, _, port = self._chaos.host.partition(":")
+        """Return the moment when the broker accepts connections again."""
+        name, _, port = self._chaos.pipeline.host.partition(":")
         deadline = time.time() + 90
         while time.time() < deadline:
             with suppress(OSError), socket.create_connection((name, int(port)), timeout=1):
                 return time.time()
             time.sleep(0.02)
-        raise TimeoutError(f"nothing listens at {self._chaos.host}")
+        raise TimeoutError(f"nothing listens at {self._chaos.pipeline.host}")
 
     def _kill_training(self) -> float | None:
         for pid in self._chaos.children():

@@ -1,4 +1,4 @@
-"""Messages that no honest, working program sends: a list made by hand, and mutations by chance."""
+"""Messages that no working program sends: a list made by hand, and random mutations."""
 
 import json
 import random
@@ -25,20 +25,20 @@ NUMERIC = {name for name, value in VALID.items() if isinstance(value, int)}
 
 
 class UnreadableName(str):
-    """A header's name that becomes bytes that are not UTF-8."""
+    """A header's name that is encoded as bytes that are not UTF-8."""
 
     def encode(self, *_: object) -> bytes:
-        """Return what no client can decode."""
+        """Return bytes that no client can decode."""
         return b"\xff\xfe"
 
 
 def request(request_id: object = "id", **changes: object) -> bytes:
-    """Return a valid request, as JSON, but for what is given."""
+    """Return a valid request as JSON, except for the request_id and the fields that are given."""
     return json.dumps({"request_id": request_id, "data": VALID | changes}).encode()
 
 
 def _raw(name: str, text: str) -> bytes:
-    """Return a request in which one value is this text, JSON or not."""
+    """Return a request in which one value is this text, valid JSON or not."""
     return request(**{name: "@"}).replace(b'"@"', text.encode())
 
 
@@ -70,7 +70,7 @@ HOSTILE: list[bytes | None] = [
     b'\xef\xbb\xbf{"request_id": "id"}',  # a byte order mark
     '{"request_id": "id"}'.encode("utf-16"),
     b'{"request_id": "\xff", "data": {}}',
-    b'{"request_id": "\\ud800", "data": {}}',  # half of a pair
+    b'{"request_id": "\\ud800", "data": {}}',  # a lone surrogate
     request(None),
     request(""),
     request("x" * 257),
@@ -111,7 +111,7 @@ HOSTILE: list[bytes | None] = [
 
 
 def mutations(chance: random.Random, row: dict, number: int) -> Iterator[bytes]:
-    """Yield so many messages made of chance: noise, damaged requests, requests with a wrong value.
+    """Yield random messages: random bytes, damaged requests, requests with a wrong value.
 
     None of them can be a valid request, or a reply.
     """
@@ -127,7 +127,7 @@ def _damaged(chance: random.Random, row: dict, n: int) -> bytes:
     text = bytearray(json.dumps({"request_id": f"damaged-{n}", "data": row}).encode())
     for _ in range(chance.randrange(1, 20)):
         text[chance.randrange(len(text))] = chance.randrange(256)
-    # However the rest turned out, a byte that is never valid in UTF-8 makes it invalid.
+    # The other changes may leave it valid; a byte that is never valid in UTF-8 does not.
     text[chance.randrange(len(text))] = 0xFF
     return bytes(text)
 

@@ -1,17 +1,16 @@
-"""Breaks the pipeline at random, for minutes, then audits everything that it promises.
+"""Injects random faults into the pipeline for minutes, then audits everything that it promises.
 
     python -m tests.chaos.run --minutes 5 --seed 7 --rate 200
 
-Starts a broker, predictors and a trainer of its own in a temporary folder, each one restarted at
-once when it has ended, and an independent producer. While that sends requests, processes are killed
-and paused, the broker too. Then everything settles, and tests/chaos/audit.py reads the log. Prints
-one table. When a promise was broken, the exit code is 1 and the folder stays, with every script's log
-and with chronicle.log: faults and output of all scripts on one clock.
+Starts a broker, predictors and a trainer of its own in a temporary folder, and an independent
+producer. While that sends requests, processes are killed and paused, the broker among them; a
+script that has ended is restarted at once. Then the faults stop, the pipeline finishes its work,
+and tests/chaos/audit.py reads the log. Prints one table. If a promise was broken, the exit code
+is 1 and the folder is kept, with the log of each script and with chronicle.log: the faults and the
+output of all scripts on one clock.
 """
 
-import argparse
 import json
-import lzma
 import re
 import shutil
 import signal
@@ -19,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,64 +29,51 @@ from tests.chaos.audit import Audit
 from tests.chaos.faults import FAULTS, Faults
 from tests.chaos.service import Service
 from tests.chaos.witness import Chronicle, Load
-from tests.harness.brokers import free_port
+from tests.harness.brokers import QUICK, own_pipeline
 from tests.harness.pipeline import Pipeline
 from tools import local_kafka
 from utils.console import say
-from utils.files import ROOT
+from utils.script import command_line
 
 RETRAIN_EVERY = 50
-PREFIX = "chaos-"
-ANSWERS_TIMEOUT = 120  # seconds for the last answers, once nothing is broken any more
+ANSWERS_TIMEOUT = 120  # seconds for the last answers after the last fault
 TRAINING_TIMEOUT = 180  # seconds for the trainings that are due then
+INTERRUPTED = 130  # the exit code after Ctrl-C, or SIGTERM
 
 
 @dataclass
 class Options:
-    """What the command line can say."""
+    """The options of the command line."""
 
     minutes: float = 5
-    faults: int | None = None  # ends the run once so many have been injected
+    faults: int | None = None  # ends the run after this number of faults
     seed: int = 7
     rate: float = 200
     partitions: int = 2
     predictors: int = 1
     gap: tuple[float, float] = (0.5, 6)  # seconds between two faults
-    only: str = ""  # what the names of the faults that are drawn begin with
+    only: str = ""  # inject only faults whose names begin with this
     keep: bool = False
 
 
 class Chaos:
-    """One run: the broker, the pipeline's processes, the load, and what is done to them."""
+    """One run: the pipeline's processes, the load, the faults, and a record of all of them."""
 
-    def __init__(self, options: Options, folder: Path, host: str) -> None:
-        self.options, self.folder, self.host = options, folder, host
-        self.chronicle = Chronicle(folder / "chronicle.log")
+    def __init__(self, options: Options, pipeline: Pipeline) -> None:
+        self.options, self.pipeline = options, pipeline
+        self.chronicle = Chronicle(pipeline.folder / "chronicle.log")
         self.faults = Faults(self)
-        self._broker_starts = 0
+        self._broker_restarts = 0
         self._stop = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise)
-
-    def prepare(self) -> None:
-        """Start the broker, and make the first model and the topic."""
-        for name in ("data", "models", "kafka"):
-            (self.folder / name).mkdir()
-        for name in ("adult.data", "adult.test"):  # no run waits for UCI's server
-            packed = (ROOT / "data" / f"{name}.xz").read_bytes()
-            (self.folder / "data" / name).write_bytes(lzma.decompress(packed))
-        self.start_broker()
-        self.pipeline = Pipeline(self.host, PREFIX, self.folder)
-        self.pipeline.environment |= {
+        pipeline.environment |= {
             "RETRAIN_EVERY": str(RETRAIN_EVERY),
-            "PARTITIONS": str(self.options.partitions),
+            "PARTITIONS": str(options.partitions),
         }
-        init = self.pipeline.start("initialize.py", "--max-evals", "1")
-        if init.wait(120):
-            raise RuntimeError(init.log.read_text())
-        self.pipeline.create_topic("app_messages", self.options.partitions)
+        pipeline.create_topic("app_messages", options.partitions)
 
     def start(self) -> None:
-        """Start every process, and the load when they are ready."""
+        """Start every script and, when they are ready, the load."""
         self.predictors = [
             self._service(f"predictor-{n}", "predictor.py", PREDICTOR_ID=f"predictor-{n}")
             for n in range(self.options.predictors)
@@ -100,7 +87,7 @@ class Chaos:
 
     @property
     def services(self) -> list[Service]:
-        """Every script that runs all the time."""
+        """All scripts that are kept running."""
         return [*self.predictors, self.trainer]
 
     def _service(self, name: str, *command: str, **environment: str) -> Service:
@@ -109,24 +96,24 @@ class Chaos:
     def _supervise(self) -> None:
         while not self._stop.wait(0.05):
             for service in self.services:
-                service.look_after()
+                service.supervise()
 
-    def start_broker(self) -> None:
-        """Start Kafka, the first time or again."""
-        log = self.folder / "kafka" / "broker.log"  # the next one would overwrite it
-        if log.exists():
-            log.rename(log.with_name(f"broker-{self._broker_starts}.log"))
-        self._broker_starts += 1
-        self.chronicle.write("broker", local_kafka.start(self.host, self.folder / "kafka"))
+    def restart_broker(self) -> None:
+        """Start Kafka again, with the same data and at the same port."""
+        folder = self.pipeline.folder / "kafka"
+        log = folder / "broker.log"  # the new process would overwrite it
+        log.rename(log.with_name(f"broker-{self._broker_restarts}.log"))
+        self._broker_restarts += 1
+        self.chronicle.write("broker", local_kafka.start(self.pipeline.host, folder))
 
     def children(self) -> list[int]:
-        """Return the pids of training processes: their command names our folder."""
-        pattern = f"train.retrain.*{self.folder}"
+        """Return the pids of training processes: their command names this run's folder."""
+        pattern = f"train.retrain.*{self.pipeline.folder}"
         found = subprocess.run(["pgrep", "-f", pattern], capture_output=True)
         return [int(pid) for pid in found.stdout.split()]
 
     def settle(self) -> Audit:
-        """End the load, let the pipeline do all that is due, stop it, and audit what it did."""
+        """End the load, wait until all work is done, stop the scripts, and audit the result."""
         self.faults.end()
         self.load.stop_sending()
         self.chronicle.write("CHAOS", "No more faults, no more requests.")
@@ -145,59 +132,58 @@ class Chaos:
 
     def _champion_answers(self) -> bool:
         """True when the last model that each predictor has named is the champion."""
-        champion = json.loads((self.folder / "models" / "champion.json").read_bytes())["model_id"]
+        path = self.pipeline.folder / "models" / "champion.json"
+        champion = json.loads(path.read_bytes())["model_id"]
         texts = [predictor.process.log.read_text() for predictor in self.predictors]
         pattern = r"answers with model (\d+)|Model (\d+) answers"
         named = [["".join(found) for found in re.findall(pattern, text)] for text in texts]
         return all(ids[-1:] == [str(champion)] for ids in named)
 
     def close(self) -> None:
-        """End everything that still runs, whatever has happened."""
-        with ExitStack() as ends:
-            ends.callback(self.chronicle.close)
-            ends.callback(local_kafka.stop, self.folder / "kafka")
-            if hasattr(self, "pipeline"):
-                ends.callback(self.pipeline.stop_all)
-            if hasattr(self, "load"):
-                ends.callback(self.load.close)
-            self.faults.close()
-            self._stop.set()
-            if self._supervisor.is_alive():
-                self._supervisor.join()
+        """End the faults, the supervisor and the load; the pipeline's owner ends its processes."""
+        self.faults.close()
+        self._stop.set()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
+        if hasattr(self, "load"):
+            self.load.close()
+        self.chronicle.close()
 
 
-def run(options: Options) -> Audit:
-    """Do one run and print its table; the audit returned has the violations."""
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    chaos, audit = Chaos(options, folder, f"localhost:{free_port()}"), None
+def inject_faults(chaos: Chaos) -> None:
+    """Inject random faults for as long as the options say."""
+    chaos.faults.inject()
+
+
+def run(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) -> Audit:
+    """Do one run and print its table; the audit that is returned has the violations."""
+    folder, audit = Path(tempfile.mkdtemp(prefix="chaos-")), None
     try:
-        chaos.prepare()
-        chaos.start()
-        chaos.faults.inject()
-        audit = chaos.settle()
+        with (
+            own_pipeline(folder, "chaos-", *QUICK) as pipeline,
+            closing(Chaos(options, pipeline)) as chaos,
+        ):
+            chaos.start()
+            meanwhile(chaos)
+            audit = chaos.settle()
         restarts = {service.name: service.restarts for service in chaos.services}
         Console().print(audit.table(chaos.faults.injected, restarts))
     finally:
-        chaos.close()
         if audit and not audit.violations and not options.keep:
             shutil.rmtree(folder)
         else:
-            say(f"Logs, data and models stay in {folder}")
+            say(f"Logs, data and models are kept in {folder}")
     for violation in audit.violations:
         say(f"VIOLATION: {violation}", "bold red")
     return audit
 
 
 def parse_arguments() -> Options:
-    """Return what the command line says."""
+    """Return the options that the command line gives."""
     default = Options()
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos.run",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__, "tests.chaos.run")
     parser.add_argument("--minutes", type=float, default=default.minutes, help="of faults (5)")
-    parser.add_argument("--faults", type=int, help="end after so many, if that is sooner")
+    parser.add_argument("--faults", type=int, help="end after this number of faults")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the faults drawn (7)")
     parser.add_argument("--rate", type=float, default=default.rate, help="requests a second (200)")
     parser.add_argument("--partitions", type=int, default=default.partitions, help="(2)")
@@ -206,20 +192,25 @@ def parse_arguments() -> Options:
         "--gap", type=float, nargs=2, default=default.gap, help="seconds between faults (0.5 6)"
     )
     kinds = {kind.split()[0] for kind in FAULTS} | FAULTS.keys()
-    parser.add_argument("--only", choices=sorted(kinds), default="", help="these faults, no others")
+    parser.add_argument("--only", choices=sorted(kinds), default="", help="inject only these")
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
     return Options(**vars(parser.parse_args()))
 
 
-def main() -> int:
-    """Do one run; exit code 1 when a promise was broken."""
+def exit_code(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) -> int:
+    """Do one run; return 1 if a promise was broken, 130 after Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    try:
+        return 1 if run(options, meanwhile).violations else 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def main() -> int:
+    """Do one run and return its exit code."""
     options = parse_arguments()
     say(f"Chaos: seed {options.seed}, {options.minutes:g} minutes, {options.rate:g} requests/s.")
-    try:
-        return 1 if run(options).violations else 0
-    except KeyboardInterrupt:
-        return 130
+    return exit_code(options)
 
 
 if __name__ == "__main__":

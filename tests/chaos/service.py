@@ -1,4 +1,4 @@
-"""A script that a supervisor keeps running, for tests/chaos/run.py."""
+"""A script that is kept running, for tests/chaos/run.py."""
 
 import signal
 import subprocess
@@ -6,19 +6,19 @@ import subprocess
 from tests.chaos.witness import Chronicle
 from tests.harness.pipeline import Pipeline
 
-EXIT_FENCED = 3  # a predictor's word for: do not restart me
+EXIT_FENCED = 3  # of a predictor: do not restart
 STOP_TIMEOUT = 60  # seconds for a script to end after SIGTERM
 
 
 class Service:
-    """A script that is started again at once whenever it has ended, as a supervisor does it."""
+    """A script that is restarted as soon as it has ended, as a process supervisor does."""
 
     def __init__(
         self, pipeline: Pipeline, chronicle: Chronicle, name: str, *command: str, **environment: str
     ) -> None:
         self.name = name
         self.restarts = -1
-        self.complaints: list[str] = []  # ends that nobody asked for, and ends that did not come
+        self.complaints: list[str] = []  # unexpected exits, and missing ones
         self._start = lambda: pipeline.start(*command, **environment)
         self._chronicle = chronicle
         self._stopping = False
@@ -31,16 +31,16 @@ class Service:
         self._copied = 0
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, if it still runs."""
+        """Send a signal to the process, if it still runs."""
         if number == signal.SIGTERM:
-            # It is just starting (-15), or has been asked twice (128 + 15).
+            # -15 while it starts; 128 + 15 after a second signal.
             self._expected |= {0, -number, 128 + number}
         elif number == signal.SIGKILL:
             self._expected |= {-number}
         self.process.send_signal(number)
 
-    def look_after(self) -> None:
-        """Copy new output into the chronicle, and start the script again if it has ended."""
+    def supervise(self) -> None:
+        """Copy new output into the chronicle, and restart the script if it has ended."""
         code = self.process.poll()
         text = self.process.log.read_text(errors="replace")
         end = max(self._copied, len(text) if code is not None else text.rfind("\n") + 1)
@@ -57,12 +57,12 @@ class Service:
 
     def _check(self, code: int) -> None:
         if code not in self._expected:
-            asked = "after SIGTERM" if 0 in self._expected else "by itself"
+            cause = "after SIGTERM" if 0 in self._expected else "without a signal"
             log = self.process.log.name
-            self.complaints.append(f"{self.name} ended {asked} with exit code {code}: see {log}")
+            self.complaints.append(f"{self.name} ended {cause} with exit code {code}: see {log}")
 
     def end(self) -> None:
-        """Stop it cleanly and for good."""
+        """Stop the script with SIGTERM, and do not restart it."""
         if self._stopping:
             return
         self._stopping = True
@@ -70,5 +70,5 @@ class Service:
         try:
             self._check(self.process.wait(STOP_TIMEOUT))
         except subprocess.TimeoutExpired:
-            self.complaints.append(f"{self.name} runs on {STOP_TIMEOUT} s after SIGTERM")
-        self.look_after()
+            self.complaints.append(f"{self.name} still runs {STOP_TIMEOUT} s after SIGTERM")
+        self.supervise()

@@ -1,98 +1,82 @@
-"""Lets the pipeline work for minutes without a fault and watches its memory.
+"""Runs the pipeline for minutes without a fault and watches its memory.
 
     python -m tests.chaos.soak --minutes 10 --rate 500
 
-Requests flow at a fixed rate and the trainer retrains all the time. Prints the resident memory of
-the predictor and of the trainer's main process at minute 2 and at the end, and the peak of the
-training processes beside the rows they trained on; then audits the log as tests/chaos/run.py does.
+Requests are sent at a fixed rate and the trainer retrains all the time. Audits the log as
+tests/chaos/run.py does, then prints the resident memory of the predictor and of the trainer's main
+process after the warm-up and at the end, and the peak of the training processes beside the number
+of rows that they trained on.
 """
 
-import argparse
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
 import time
-from contextlib import suppress
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from tests.harness.brokers import free_port
 from tqdm import tqdm
 
 from tests.chaos.audit import TRAINING_ROWS
-from tests.chaos.run import Chaos, Options
-from utils.console import say
+from tests.chaos.run import INTERRUPTED, Chaos, Options, exit_code
+from tests.harness.pipeline import memory
+from utils.script import command_line
 
-WARM = 120  # seconds after which memory has to stay as it is
 WINDOW = 15  # samples, one a second, whose median is reported
 
 
-def memory(pid: int, what: str = "VmRSS") -> float:
-    """Return a process's resident memory (VmHWM: its peak) in MB; 0 if it has ended. Linux only."""
-    with suppress(OSError, StopIteration):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
-    return 0.0
+class Memory:
+    """Samples the memory of a run's processes once a second."""
 
+    def __init__(self, seconds: float, warm_up: float) -> None:
+        self._seconds, self._warm_up = int(seconds), int(warm_up)
+        self._resident: dict[str, list[float]] = {}  # MB of each second, by process
+        self._peaks: dict[int, float] = {}  # MB, by pid of the training process
+        self._trained: list[int] = []  # rows of each completed training, in order
 
-def watch(chaos: Chaos, seconds: float) -> tuple[dict[str, list[float]], dict[int, float]]:
-    """Sample each second; return {process: MB of each second} and {pid of a training: peak MB}."""
-    samples = {service.name: [] for service in chaos.services}
-    peaks: dict[int, float] = {}
-    for _ in tqdm(range(int(seconds)), unit="s", disable=not sys.stderr.isatty()):
-        for service in chaos.services:
-            samples[service.name].append(memory(service.process.pid))
-        for pid in chaos.children():
-            peaks[pid] = max(memory(pid, "VmHWM"), peaks.get(pid, 0))
-        time.sleep(1)
-    return samples, peaks
+    def watch(self, chaos: Chaos) -> None:
+        """Sample until the time is over."""
+        for _ in tqdm(range(self._seconds), unit="s", disable=not sys.stderr.isatty()):
+            for service in chaos.services:
+                samples = self._resident.setdefault(service.name, [])
+                samples.append(memory(service.process.pid))
+            for pid in chaos.children():
+                self._peaks[pid] = max(memory(pid, "VmHWM"), self._peaks.get(pid, 0))
+            time.sleep(1)
+        control = chaos.pipeline.messages("retrain_topic")
+        completed = [m for m in control if "training_completed" in m and "observations" in m]
+        self._trained = [TRAINING_ROWS + message["observations"] for message in completed]
 
-
-def table(samples: dict[str, list[float]], peaks: dict[int, float], rows: list[int]) -> Table:
-    """Return the figures; rows are those of each completed training, in order."""
-    report = Table("resident memory, MB", "minute 2", "end", "ratio")
-    for name, values in samples.items():
-        early = statistics.median(values[WARM : WARM + WINDOW])
-        late = statistics.median(values[-WINDOW:])
-        report.add_row(name, f"{early:.0f}", f"{late:.0f}", f"{late / early:.2f}")
-    first, *_, last = peaks.values()
-    report.add_row("training, peak of the first and last", f"{first:.0f}", f"{last:.0f}", "")
-    report.add_row("their rows", f"{rows[0]:,}", f"{rows[-1]:,}", f"{rows[-1] / rows[0]:.2f}")
-    return report
+    def table(self) -> Table:
+        """Return the figures as a table."""
+        report = Table("resident memory, MB", f"after {self._warm_up} s", "at the end", "ratio")
+        for name, samples in self._resident.items():
+            early = statistics.median(samples[self._warm_up :][:WINDOW])
+            late = statistics.median(samples[-WINDOW:])
+            report.add_row(name, f"{early:.0f}", f"{late:.0f}", f"{late / early:.2f}")
+        for name, values in (
+            ("first and last training, peak", list(self._peaks.values())),
+            ("first and last training, rows", self._trained),
+        ):
+            if values:
+                report.add_row(name, f"{values[0]:,.0f}", f"{values[-1]:,.0f}")
+        return report
 
 
 def main() -> int:
-    """Do one run; exit code 1 when a promise was broken."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.chaos.soak",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--minutes", type=float, default=10, help="3 at least (10)")
+    """Do one run; return 1 if a promise was broken."""
+    parser = command_line(__doc__, "tests.chaos.soak")
+    parser.add_argument("--minutes", type=float, default=10, help="of load (10)")
     parser.add_argument("--rate", type=float, default=500, help="requests a second (500)")
+    parser.add_argument("--warm-up", type=float, default=120, help="seconds (120)")
     arguments = parser.parse_args()
-    if arguments.minutes * 60 < WARM + WINDOW:
-        parser.error("--minutes: the memory is compared with that of minute 2")
-    folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    chaos = Chaos(Options(rate=arguments.rate, partitions=1), folder, f"localhost:{free_port()}")
-    try:
-        chaos.prepare()
-        chaos.start()
-        samples, peaks = watch(chaos, arguments.minutes * 60)
-        audit = chaos.settle()
-        trained = [m["observations"] for m in audit.control if "training_completed" in m]
-        Console().print(table(samples, peaks, [TRAINING_ROWS + n for n in trained]))
-        Console().print(audit.table([], {}))
-    finally:
-        chaos.close()
-        shutil.rmtree(folder)
-    for violation in audit.violations:
-        say(f"VIOLATION: {violation}", "bold red")
-    return 1 if audit.violations else 0
+    seconds, warm_up = arguments.minutes * 60, arguments.warm_up
+    if seconds < warm_up + WINDOW:
+        parser.error(f"--minutes: must be {WINDOW} seconds longer than --warm-up")
+    observed = Memory(seconds, warm_up)
+    code = exit_code(Options(rate=arguments.rate, partitions=1), observed.watch)
+    if code != INTERRUPTED:
+        Console().print(observed.table())
+    return code
 
 
 if __name__ == "__main__":

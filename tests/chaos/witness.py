@@ -1,7 +1,7 @@
-"""Who sends requests and sees answers while tests/chaos/run.py breaks things, and keeps a record.
+"""The load of tests/chaos/run.py, the answers that it sees, and a record of the run.
 
-They share no code with the pipeline's own clients: Load is a producer and a consumer like any
-company's.
+Load shares no code with the pipeline's own clients: it is a producer and a consumer like those of
+any company.
 """
 
 import json
@@ -16,32 +16,32 @@ from kafka.errors import KafkaError
 
 from tests.harness.pipeline import Pipeline
 
-LONG_SILENCE = 3.0  # seconds without an answer that the chronicle mentions
+LONG_SILENCE = 3.0  # seconds without an answer, from which on the chronicle mentions it
 
 
 @dataclass
 class Fault:
-    """Something that was done to a process."""
+    """A fault of a process."""
 
     kind: str
     began: float
-    over: float  # of a kill: the kill; of a pause: its end; of a broker: it accepts connections
-    repaired: float  # later than `over` where the broker had to start again
+    over: float  # when it was killed, or continued; of a killed broker: accepts connections again
+    repaired: float  # later than `over` if the broker had to restart
 
     def overlaps(self, began: float, ended: float) -> bool:
-        """True if some of it fell between these two moments."""
+        """True if a part of the fault lies between these two moments."""
         return self.began < ended and began < self.repaired
 
 
 class Chronicle:
-    """A file with all that happens, in seconds since the beginning."""
+    """A file with all events of a run, in seconds since its start."""
 
     def __init__(self, path: Path) -> None:
         self._began = time.time()
         self._file = open(path, "w", buffering=1)  # noqa: SIM115 - open as long as the run
 
     def write(self, who: str, text: str) -> None:
-        """Add a line, or several, about somebody."""
+        """Add one or several lines; `who` is the process that they are about."""
         for line in text.splitlines():
             self._file.write(f"{time.time() - self._began:8.2f}  {who:13}{line}\n")
 
@@ -51,7 +51,7 @@ class Chronicle:
 
 
 class Load:
-    """A producer of requests at a fixed rate, and an observer of the committed answers."""
+    """A producer of requests at a fixed rate, and a consumer of the committed answers."""
 
     def __init__(
         self, pipeline: Pipeline, rate: float, partitions: int, chronicle: Chronicle
@@ -64,7 +64,7 @@ class Load:
         self._topic = pipeline.prefix + "app_messages"
         self._chronicle = chronicle
         client = {"bootstrap_servers": pipeline.host, "reconnect_backoff_max_ms": 500}
-        # More patient than any fault: what can't be delivered now is delivered later.
+        # Longer than any fault: a request that can't be delivered now is delivered later.
         self._producer = KafkaProducer(
             **client,
             linger_ms=5,
@@ -110,32 +110,32 @@ class Load:
     def _note(self, request_id: str, written: float) -> None:
         now = time.time()
         if self.arrivals and (silence := now - self.arrivals[-1][0]) > LONG_SILENCE:
-            self._chronicle.write("observer", f"no answer came for {silence:.1f} s until now")
+            self._chronicle.write("observer", f"no answer for {silence:.1f} s until now")
         self.arrivals.append((now, written))
         self.answered.add(request_id)
 
     def stop_sending(self) -> None:
-        """End the load; what has been sent is acknowledged when this returns."""
+        """End the load; returns when all requests are acknowledged, 60 s at most."""
         self._sending.clear()
         self._threads[0].join()
         self._producer.flush(timeout=60)
 
     def close(self) -> None:
-        """End both."""
+        """End the producer and the consumer."""
         self._sending.clear()
         self._observing.clear()
         for thread in self._threads:
             thread.join()
-        with suppress(KafkaError):  # what could not be sent until now stays unsent
+        with suppress(KafkaError):  # unsent requests stay unsent
             self._producer.close(timeout=5)
         self._consumer.close()
 
     def longest_silence(self) -> tuple[float, float]:
-        """Return the moments of the two answers that lie furthest apart."""
+        """Return the arrival times of the two successive answers furthest apart."""
         times = [received for received, _ in self.arrivals]
         return max(zip(times, times[1:], strict=False), key=lambda pair: pair[1] - pair[0])
 
     def resumed_after(self, moment: float) -> float | None:
-        """Return the seconds from a moment to the first answer that was written after it."""
+        """Return the seconds from a moment to the first answer written after it; None if none."""
         found = (received for received, written in self.arrivals if written > moment)
         return next((received - moment for received in found), None)

@@ -1,17 +1,55 @@
-"""Real brokers for tests and benchmarks, on free ports of loopback."""
+"""Real brokers on free ports of loopback, and pipelines that are ready to start on one."""
 
-import random
-import socket
-from contextlib import suppress
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.harness.pipeline import Pipeline
+from tools import local_kafka
+from utils.files import ROOT
+
+QUICK = ("--max-evals", "1")  # for initialize.py: a first model in two seconds
 
 
-def free_port() -> int:
-    """Return a free port below the ephemeral ones.
+@contextmanager
+def running_broker(folder: Path, host: str = "") -> Iterator[str]:
+    """Run a Kafka whose data is in this folder; the value is its host, a free port if not given."""
+    host = host or f"localhost:{local_kafka.free_port()}"
+    local_kafka.start(host, folder)
+    try:
+        yield host
+    finally:
+        local_kafka.stop(folder)
 
-    While the broker is away, a client that calls an ephemeral port may be given the same one for
-    its own end: TCP then connects it to itself, and the broker can't have its port back.
+
+def initialize(folder: Path, *options: str) -> None:
+    """Run initialize.py with these options; it makes data/ and models/ in the folder."""
+    folders = {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
+    log = folder / "initialize.log"
+    with open(log, "wb") as file:
+        ended = subprocess.run(
+            [sys.executable, "initialize.py", *options],
+            cwd=ROOT,
+            env=os.environ | folders,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    assert ended.returncode == 0, log.read_text()
+
+
+@contextmanager
+def own_pipeline(folder: Path, prefix: str, *options: str) -> Iterator[Pipeline]:
+    """A pipeline in this folder, with a first model, on a broker of its own in folder/kafka.
+
+    options : those of initialize.py. At the end its processes and the broker are stopped.
     """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 30_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+    initialize(folder, *options)
+    with running_broker(folder / "kafka") as host:
+        pipeline = Pipeline(host, prefix, folder)
+        try:
+            yield pipeline
+        finally:
+            pipeline.stop_all()

@@ -1,4 +1,4 @@
-"""Runs the real scripts against the real broker, each test with topics and folders of its own."""
+"""Runs the real scripts against a real broker, each pipeline with its own topics and folders."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from utils.kafka_client.consumer import Consumer
 
 
 def wait_until(condition: Callable, timeout: float = 60, what: str = ""):
-    """Return the condition's first true value; AssertionError when it does not come in time."""
+    """Return the condition's first true value; AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         assert time.monotonic() < deadline, f"did not happen within {timeout} s: {what}"
@@ -28,8 +28,16 @@ def wait_until(condition: Callable, timeout: float = 60, what: str = ""):
     return value
 
 
+def memory(pid: int, kind: str = "VmRSS") -> float:
+    """Return a process's resident memory in MB (VmHWM: its peak); 0 if it has ended. Linux only."""
+    with suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(kind)).split()[1]) / 1024
+    return 0.0
+
+
 def next_batch(stream) -> Batch:
-    """Return the next batch that has requests; replies go by."""
+    """Return the next batch that has requests; batches of replies only are committed."""
 
     def requests() -> Batch | None:
         batch = stream.poll()
@@ -72,7 +80,7 @@ class Pipeline:
         return self.start_command(sys.executable, *command, **environment)
 
     def start_command(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a program; its output goes to <name>-<n>.log in the folder of the test."""
+        """Start a program; its output goes to <name>-<n>.log in the pipeline's folder."""
         log = self.folder / f"{Path(command[1]).stem}-{len(self.processes)}.log"
         with open(log, "wb") as file:
             process = subprocess.Popen(
@@ -89,7 +97,7 @@ class Pipeline:
         return process
 
     def run(self, module: str, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
-        """Run a tool, `python -m module`, to its end; it has to end with this exit code."""
+        """Run `python -m module` to its end; AssertionError if the exit code is another one."""
         ended = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
@@ -100,13 +108,13 @@ class Pipeline:
         return ended
 
     def start_and_wait(self, *command: str, until: str, **environment: str) -> subprocess.Popen:
-        """Start a script and return when its output has the text `until`."""
+        """Start a script and return when its output contains the text `until`."""
         process = self.start(*command, **environment)
         self.wait_for_output(process, until)
         return process
 
     def wait_for_output(self, process: subprocess.Popen, text: str, timeout: float = 60) -> None:
-        """Return when the process has printed the text."""
+        """Return when the process has printed the text; AssertionError if it ends without."""
 
         def printed() -> bool:
             output = process.log.read_text()
@@ -116,7 +124,7 @@ class Pipeline:
         wait_until(printed, timeout, f"{text!r} in {process.log.name}")
 
     def create_topic(self, topic: str, partitions: int = 1, **options) -> None:
-        """Create a topic before any script does."""
+        """Create a topic, before a script creates it."""
         admin = KafkaAdminClient(bootstrap_servers=self.host)
         options |= {"num_partitions": partitions, "replication_factor": 1}
         admin.create_topics({self.prefix + topic: options}, wait_for_metadata=True)
@@ -127,7 +135,7 @@ class Pipeline:
         return self.start_and_wait("predictor.py", until=" answers with model ", **environment)
 
     def trainer(self, *arguments: str, **environment: str) -> subprocess.Popen:
-        """Start a trainer that is ready and tunes for a moment only."""
+        """Start a trainer that is ready; one evaluation a training, unless the arguments differ."""
         command = ("trainer.py", "--max-evals", "1", *arguments)
         return self.start_and_wait(*command, until="waits for retrain requests", **environment)
 
@@ -139,7 +147,7 @@ class Pipeline:
         return request_id
 
     def requests(self, number: int) -> list[str]:
-        """Send so many requests and return their ids."""
+        """Send this number of requests and return their ids."""
         request_ids = [self.request(row) for row in range(number)]
         self.producer.flush()
         return request_ids
@@ -187,13 +195,18 @@ class Pipeline:
         return [m for m in self.messages("app_messages") if "data" not in m]
 
     def wait_for_replies(self, number: int, timeout: float = 60) -> list[dict]:
-        """Return the replies when there are so many."""
+        """Return all replies as soon as there are at least `number`."""
 
         def enough() -> list[dict] | None:
             replies = self.replies()
             return replies if len(replies) >= number else None
 
         return wait_until(enough, timeout, f"{number} replies")
+
+    def covered(self) -> int:
+        """Return how many retrain requests the trainings that have ended cover."""
+        messages = self.messages("retrain_topic")
+        return max((m.get("retrain_requests_covered", 0) for m in messages), default=0)
 
     def wait_for_control(self, condition: Callable[[list[dict]], bool], timeout: float = 90):
         """Return retrain_topic's messages when they satisfy the condition."""
@@ -205,7 +218,7 @@ class Pipeline:
         return wait_until(satisfied, timeout, "a message on retrain_topic")
 
     def stop_all(self) -> None:
-        """Kill what still runs."""
+        """Kill the processes that still run."""
         self.producer.close(timeout=5)
         for process in self.processes:
             if process.poll() is None:
