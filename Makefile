@@ -69,8 +69,8 @@ lock: env ## update requirements.lock from requirements*.txt
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 		requirements-dev.txt -o requirements.lock
 
-clean: ## delete models, observations, topics and unpacked data; keep Kafka running and the trials
-	[ ! -f $(VENV)/.installed ] || $(RUN) -m tools.clean
+clean: env ## delete models, observations, topics and unpacked data; Kafka and the trials stay (YES=1)
+	$(RUN) -m tools.clean $(if $(YES),--yes)
 
 forget: ## delete the trials of all tuning
 	rm -f data/trials.*

@@ -5,7 +5,8 @@
 
 After every RETRAIN_EVERY requests it asks for retraining on retrain_topic. When the trainer
 announces a new model there, the predictor loads it beside the running one and swaps it in between
-two batches: it never stops answering. Needs Kafka and the model that initialize.py makes.
+two batches: it never stops answering. Needs Kafka and the model that initialize.py makes. The steps
+are those of the walkthrough in the README.
 """
 
 from contextlib import closing
@@ -34,7 +35,7 @@ WRITES = (APP_MESSAGES, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
 
 
 def answer(batch: Batch, model: Model) -> tuple[int, int]:
-    """Put a prediction for every request into the batch: 2. Invalid messages get a dead letter.
+    """Put a prediction for every request into the batch (step 2); dead letters for invalid ones.
 
     Returns how many requests were answered, and how many retrain requests that made due.
     """
@@ -57,7 +58,7 @@ def answer(batch: Batch, model: Model) -> tuple[int, int]:
 
 
 def ask_for_retraining(batch: Batch, answered: list[ConsumerRecord], model: Model) -> int:
-    """Put a retrain request into the batch for each RETRAIN_EVERY requests answered: 3."""
+    """Put a retrain request into the batch for each RETRAIN_EVERY requests answered (step 3)."""
     # The count of answered requests is stored in Kafka, beside the offset of each partition, and
     # committed with the answers: neither a crash nor a move to another predictor changes it.
     borders = batch.count(answered, settings.retrain_every)
@@ -91,7 +92,7 @@ def main() -> None:
         while not stop.is_set():
             # What has arrived since the last poll: nothing, one request, or thousands of them.
             batch = stream.poll()
-            # champion.model is read once a batch: a new model takes over between two batches.
+            # champion.model is read once per batch: a new model takes over between two batches.
             count, due = answer(batch, champion.model)
             # One transaction: the answers become visible, and the offset from which a restarted
             # predictor reads on moves past their requests. Both happen or neither does, so that no

@@ -1,4 +1,4 @@
-"""Plays the company: sends one request a visitor to Kafka, and acts on the predictions.
+"""Plays the company: sends one request per visitor to Kafka, and acts on the predictions.
 
     python sample_app.py                                # 200 messages, two seconds apart
     python sample_app.py --messages 1000 --interval 0.1
@@ -35,7 +35,7 @@ SHORTEST_INTERVAL = 0.05  # seconds; with less, single answers are not printed
 
 
 def start_producing(company: Company) -> None:
-    """Send the rows of adult.test as requests, each with a request_id of its own: 1a."""
+    """Send the rows of adult.test as requests, each with its own request_id (step 1a)."""
     rows = dataset.read_test_requests(settings.data_dir)
     producer = make_producer()
     while not company.listening.wait(0.2):
@@ -61,7 +61,7 @@ def start_producing(company: Company) -> None:
 
 
 def start_consuming(company: Company) -> None:
-    """Receive the predictions, and act on each one: 2."""
+    """Receive the predictions, and act on each one (step 2)."""
     # Replies come on the topic of the requests. We read all of it, from its end: older replies
     # are not for us. Only committed records are returned: a reply becomes visible when the
     # transaction that contains it commits. That of a predictor killed before never does.
@@ -72,9 +72,9 @@ def start_consuming(company: Company) -> None:
         # {partition: records that have arrived}, or {} after 200 ms without any.
         polled = consumer.poll(timeout_ms=200)
         replies = [decode_reply(record.value) for record in chain(*polled.values())]
-        for reply in filter(None, replies):  # None: a request, our own for example
-            receive(company, reply)
-        if any(replies) or not company.unanswered:
+        # filter: None stands for a request, our own for example.
+        received = [receive(company, reply) for reply in filter(None, replies)]
+        if any(received) or not company.unanswered:
             heard = time.monotonic()
         before, silence = silence, time.monotonic() - heard
         if before < HINT_AFTER <= silence:
@@ -86,7 +86,7 @@ def start_consuming(company: Company) -> None:
 
 
 def start_reporting_outcomes(company: Company) -> None:
-    """Report true outcomes as they become known: late, out of order, some twice, some never: 6."""
+    """Report true outcomes as they become known: late, out of order, some twice, some never (6)."""
     producer = make_producer()
     for request_id, label in company.outcomes_due():
         report = encode({"request_id": request_id, "outcome": label})
@@ -95,16 +95,17 @@ def start_reporting_outcomes(company: Company) -> None:
     producer.close(timeout=10)
 
 
-def receive(company: Company, reply: Prediction | ErrorReply) -> None:
-    """Act on the reply to one of our requests; replies to other programs' requests are ignored."""
+def receive(company: Company, reply: Prediction | ErrorReply) -> bool:
+    """Act on the reply to one of our requests; False for one to another program's request."""
     if (person := company.unanswered.pop(reply.request_id, None)) is None:
-        return
+        return False
     if isinstance(reply, Prediction):
         act_on(company, reply, person)
     else:
         company.errors += 1
         if company.errors <= 20:  # the others are only counted
             say(f"{person} -> error: {reply.error} (request {reply.request_id})", "bold red")
+    return True
 
 
 def act_on(company: Company, reply: Prediction, person: str) -> None:

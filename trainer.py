@@ -8,8 +8,8 @@ It stores every request and every outcome in a file of its own (data/observation
 due when RETRAIN_EVERY requests have been answered and the outcomes of as many are known. A child
 process then trains a model on the original data and all observations. Unless it is worse than the
 champion, the model that answers now, it becomes the champion and is announced on retrain_topic.
-Killed at any moment, the trainer completes its work after the next start. Numbers like 4 are those
-of the walkthrough in the README.
+Killed at any moment, the trainer completes its work after the next start. The steps are those of
+the walkthrough in the README.
 """
 
 import os
@@ -40,7 +40,7 @@ registry = Registry()
 def begin_training(
     store: Observations, requests_covered: int, arguments: Namespace
 ) -> TrainingProcess:
-    """Start a child process that trains a model on all data and judges it: 4.
+    """Start a child process that trains a model on all data and judges it (step 4).
 
     A process of its own, because training takes seconds to minutes: this one goes on reading, and
     the system can give the child the lowest priority.
@@ -71,7 +71,7 @@ def finish_training(
 
 
 def conclude(model_id: int, covered: int, store: Observations, producer: KafkaProducer) -> None:
-    """Make a published model the champion, or reject it, and announce which: 5.
+    """Make a published model the champion, or reject it, and announce which (step 5).
 
     The order makes a kill -9 at any point harmless. Model, card and champion.json are on disk
     before the announcement, so whoever hears it finds them. The training is recorded as ended last:

@@ -47,7 +47,7 @@ FIRST = {"max_evals": 30, "timeout": 45}  # the defaults of initialize.py
 PUBLISHED, REPAIRED = "tutorial, as published", "tutorial, objective repaired"
 SCRATCH, WARM, PAST_TRIALS = "ours, from scratch", "ours, warm", "ours, warm by past trials alone"
 CHILD = "the trainer's training process"
-INITIAL = "the first model, initialize.py"
+INITIAL = "the first model, as initialize.py makes it, on all rows"
 WAYS = (INITIAL, PUBLISHED, REPAIRED, SCRATCH, WARM, PAST_TRIALS, CHILD)
 
 

@@ -64,7 +64,7 @@ def throughput_table(arena: Arena, models: dict[str, Path], rounds: int, request
         found[contender].append(contest(arena, folder, contender, requests))
     table = Table(
         "throughput", "model", "partitions", "processes", "requests/s", "us of CPU",
-        "of Kafka's CPU", "cores", "predictor.py: times as fast", "times the CPU",
+        "of Kafka's CPU", "cores", "first row / this row: rate", "CPU",
     )  # fmt: skip
     for group in compared:
         for contender in group:

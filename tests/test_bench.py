@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from utils.settings import ROOT
+from utils.files import ROOT
 
 SMALL = ["--rounds", "1", "--requests", "6000", "--seconds", "4"]
 SMALL += ["--trainings", "1", "--evaluations", "1"]

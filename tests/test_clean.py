@@ -7,8 +7,8 @@ import pytest
 from tests.harness.pipeline import Pipeline
 from tools import clean, local_kafka
 from tools.kafka_install import BrokerError
+from utils.files import ROOT
 from utils.kafka_client.connection import make_admin
-from utils.settings import ROOT
 
 
 def topics_and_groups(pipeline) -> set[str]:

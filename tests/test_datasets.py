@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from utils.datasets import dataset
 from utils.datasets.adult import SHA256, fetch, outcome_of
 from utils.datasets.base import SHIPPED, DatasetError, unpack_shipped
-from utils.settings import ROOT
+from utils.files import ROOT
 
 UCI = {name: lzma.decompress((SHIPPED / f"{name}.xz").read_bytes()) for name in SHA256}
 DAMAGED = UCI["adult.test"].replace(b"25, Private", b"26, Private", 1)

@@ -193,7 +193,7 @@ def test_a_trainer_killed_in_training_leaves_nothing_and_ends_its_work_later(pip
     trainer.kill()
     trainer.wait()
     wait_until(lambda: not exists(child), timeout=2, what="the child's end")
-    assert not list((pipeline.folder / "models").glob(".attempt-*"))
+    assert not list((pipeline.folder / "data").glob("attempt-*"))
     pipeline.trainer()
     messages = pipeline.wait_for_control(lambda ms: ms[-1].get("training_completed"))
     assert messages[-1]["retrain_requests_covered"] == 1

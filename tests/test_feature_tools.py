@@ -18,7 +18,7 @@ from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder, RobustScaler, St
 from utils.datasets import dataset
 from utils.datasets.adult import CATEGORICAL_COLUMNS, CROSSED_COLUMNS, NUMERIC_COLUMNS
 from utils.feature_tools import FeatureTools
-from utils.settings import ROOT
+from utils.files import ROOT
 
 FIRST_CODE = len(NUMERIC_COLUMNS)
 ROWS = [

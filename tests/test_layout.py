@@ -30,15 +30,20 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     ("utils.messages", "utils.datasets"),  # the columns make the types of the wire format
     ("utils.messages", "utils.kafka_client.records"),
-    ("utils.script", "utils.kafka_client.rights"),  # what ends a script with one sentence
-    ("utils.script", "utils.kafka_client.security"),
+    ("utils.script", "utils.kafka_client.security"),  # what ends a script with one sentence
     ("bench.loops", "predictor"),  # its answer() is what is measured
     ("bench.growth", "predictor"),
     ("bench.split", "predictor"),
 }
 # The parts of the ground that know what the data is; kafka_client must not.
 ABOUT_THE_DATA = {"utils.messages", "utils.feature_tools", "utils.feature_encoder", "utils.company"}
-KAFKA_TYPES = {"TopicPartition", "KafkaConsumer", "KafkaProducer", "ConsumerRecord"}
+KAFKA_TYPES = {
+    "TopicPartition",
+    "KafkaAdminClient",
+    "KafkaConsumer",
+    "KafkaProducer",
+    "ConsumerRecord",
+}
 
 
 def modules() -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from tests.harness.pipeline import wait_until
 from utils.company import Company
-from utils.settings import ROOT
+from utils.files import ROOT
 
 ANSWER = r"\d+, [\w?-]+ -> [01]\.\d\d, (no )?offer; (right|wrong|outcome known later)"
 

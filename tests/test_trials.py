@@ -1,9 +1,12 @@
 """The store of trials: which past trials count, and that no crash loses them."""
 
 import json
+import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +30,8 @@ from train.warm_start import (
     evaluations,
     known_points_to_try,
 )
+from utils.files import ROOT
 from utils.model_store.card import Card
-from utils.settings import ROOT
 
 
 @pytest.fixture
@@ -243,9 +246,22 @@ def test_a_store_that_can_not_be_read_does_not_stop_a_training(path, monkeypatch
     optimizer = search(HyperoptOptimizer, path, monkeypatch)
     assert len(optimizer.trials) == 6
     sentence = f"{path} can't be used: file is not a database"
-    assert capsys.readouterr().out == f"Tuning without earlier trials: {sentence}\n"
+    said = f"Tuning continues without the store of trials: {sentence}"
+    assert capsys.readouterr().out == f"{said}\n"
     with pytest.raises(StoreError, match=re.escape(sentence)):
         open_storage(path)
+
+
+@pytest.mark.parametrize("kind", [HyperoptOptimizer, OptunaOptimizer])
+def test_a_store_with_damaged_pages_does_not_stop_a_training(kind, path, monkeypatch, capsys):
+    search(kind, path, monkeypatch)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(path.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)
+    path.write_bytes(content)
+    assert len(search(kind, path, monkeypatch).trials) == 6
+    assert capsys.readouterr().out.count("Tuning continues without the store of trials: ") == 1
 
 
 def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):

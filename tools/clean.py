@@ -3,9 +3,10 @@
     python -m tools.clean
 
 Deletes the models, the trainer's store, the unpacked data, and the topics and consumer groups of
-this TOPIC_PREFIX. Kafka goes on running; if it does not run, the data of the one that `make kafka`
-starts is deleted. Does nothing while a predictor or a trainer runs, or if KAFKA_HOST is another
-machine. The trials of earlier tunings are kept.
+this TOPIC_PREFIX. Kafka keeps running; if it does not run, the data of the one that `make kafka`
+starts is deleted. Refuses while a predictor is in its group or a trainer runs, and if KAFKA_HOST is
+another machine. On a Kafka that `make kafka` did not start, it deletes topics only with --yes. The
+trials of earlier tunings are kept.
 """
 
 import ipaddress
@@ -13,10 +14,11 @@ import socket
 import time
 from contextlib import closing
 
-from kafka.errors import KafkaTimeoutError
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaTimeoutError, NoError
 
 from tools.dead_letters import REPLAY_GROUP
-from tools.local_kafka import FOLDER, BrokerError, delete_data
+from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
 from train.observations import STORE
 from train.training_process import remove_attempts
 from utils.console import say
@@ -36,7 +38,7 @@ from utils.settings import settings
 
 TOPICS = {APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC}
 GROUPS = {PREDICTOR_GROUP, REPLAY_GROUP}
-MODEL_FILES = ("model_*", ".model_*", "champion.json", ".champion.json.*")
+MODEL_FILES = ("model_*.p", "model_*.json", ".model_*", "champion.json", ".champion.json.*")
 DELETE_TIMEOUT = 10  # seconds
 
 
@@ -44,35 +46,59 @@ def require_loopback(hosts: str) -> None:
     """Raise SystemExit if one of the hosts ("name:port", separated by commas) is elsewhere."""
     for host in hosts.split(","):
         name = host.strip().rpartition(":")[0].strip("[]")
-        addresses = {info[4][0] for info in socket.getaddrinfo(name, None)}
+        try:
+            addresses = {info[4][0] for info in socket.getaddrinfo(name, None)}
+        except OSError as error:
+            raise SystemExit(f"KAFKA_HOST={hosts} can't be resolved: {error.strerror}") from None
         if not all(ipaddress.ip_address(address).is_loopback for address in addresses):
             raise SystemExit(
                 f"KAFKA_HOST={hosts} is another machine: delete topics there with Kafka's own tools"
             )
 
 
-def delete_topics() -> str:
-    """Delete the pipeline's groups and topics; SystemExit while a group has members."""
+def delete_topics(confirmed: bool) -> str:
+    """Delete the pipeline's topics, then its groups; say what was done.
+
+    SystemExit while a group has members, or if this Kafka was not started from here and the user
+    has not confirmed: programs of somebody else may use topics of these names.
+    """
     with closing(make_admin()) as admin:
-        existing = set(admin.list_topics())
-        groups = {group["group_id"] for group in admin.list_groups()} & GROUPS
+        topics = sorted(set(admin.list_topics()) & TOPICS)
+        groups = sorted({group["group_id"] for group in admin.list_groups()} & GROUPS)
         for group in groups:
-            if members := group_members(group):
-                names = ", ".join(sorted(map(str, members)))
-                raise SystemExit(
-                    f"{names} of the group {group} is running: stop it first "
-                    "(a killed one leaves its group after 6 s)"
-                )
-        if groups:
-            admin.delete_groups(sorted(groups))
-        if found := sorted(existing & TOPICS):
-            admin.delete_topics(found)
-        deadline = time.monotonic() + DELETE_TIMEOUT
-        while TOPICS & set(admin.list_topics()):
-            if time.monotonic() > deadline:
-                raise KafkaTimeoutError("the topics are not deleted yet")
-            time.sleep(0.1)
-    return f"Deleted the topics at {settings.kafka_host}: {', '.join(found) or 'there were none'}."
+            require_no_members(group)
+        if topics and not (confirmed or was_started_here(settings.kafka_host, FOLDER)):
+            raise SystemExit(
+                f"The Kafka at {settings.kafka_host} was not started from here. It has the topics "
+                f"{', '.join(topics)}. To delete them: make clean YES=1"
+            )
+        if topics:
+            admin.delete_topics(topics)
+            wait_until_deleted(admin)
+        # After the topics: without its offsets, a predictor would answer all requests again.
+        for group, error in admin.delete_groups(groups) if groups else ():
+            if error is not NoError:
+                raise error(f"the group {group} can't be deleted")
+    return f"Deleted the topics at {settings.kafka_host}: {', '.join(topics) or 'there were none'}."
+
+
+def require_no_members(group: str) -> None:
+    """Raise SystemExit, which names the members, if the group has some."""
+    if members := group_members(group):
+        names = ", ".join(sorted(map(str, members)))
+        raise SystemExit(
+            f"The group {group} has running members ({names}): stop them first "
+            "(a killed one leaves its group after 6 s)"
+        )
+
+
+def wait_until_deleted(admin: KafkaAdminClient) -> None:
+    """Return when Kafka lists none of the topics any more; KafkaTimeoutError if it goes on."""
+    deadline = time.monotonic() + DELETE_TIMEOUT
+    while TOPICS & set(admin.list_topics()):
+        if time.monotonic() > deadline:
+            raise KafkaTimeoutError("the topics are not deleted yet")
+        time.sleep(0.1)
 
 
 def delete_files() -> None:
@@ -87,7 +113,9 @@ def delete_files() -> None:
 
 def main() -> None:
     """Delete everything, or say in one sentence why not and exit with 1."""
-    command_line(__doc__, "tools.clean").parse_args()
+    parser = command_line(__doc__, "tools.clean")
+    parser.add_argument("--yes", action="store_true", help="also on a Kafka not started from here")
+    confirmed = parser.parse_args().yes
     require_loopback(settings.kafka_host)
 
     def refuse() -> None:
@@ -95,7 +123,10 @@ def main() -> None:
 
     with locked(STORE.with_suffix(".lock"), wait=refuse):
         try:
-            say(delete_topics() if is_reachable() else delete_data(settings.kafka_host, FOLDER))
+            if is_reachable():
+                say(delete_topics(confirmed))
+            else:
+                say(delete_data(settings.kafka_host, FOLDER))
         except BrokerError as error:
             raise SystemExit(str(error)) from None
         delete_files()

@@ -101,6 +101,12 @@ def stop(folder: Path) -> str:
     return f"Kafka (pid {pid}) is stopped; its data stays in {folder / 'data'}"
 
 
+def was_started_here(host: str, folder: Path) -> bool:
+    """Return True if the broker that runs at host is the one that start() started in folder."""
+    folder = Path(folder).resolve()
+    return bool(_running(folder)) and _served(folder) == host
+
+
 def delete_data(host: str, folder: Path) -> str:
     """Delete the data of the broker that start() set up for host in folder; say what was done.
 

@@ -21,13 +21,14 @@ def show_list(registry: Registry) -> None:
     table = Table("model", "created (UTC)", "rows", "tuning", "judge", "decision", title="logloss")
     champion = registry.champion_id()
     for model_id in registry.ids():
+        name = f"{model_id}{' *' if model_id == champion else ''}"
         try:
             card = registry.card(model_id)
         except ModelError as error:
-            table.add_row(str(model_id), str(error))
+            table.add_row(name, "", "", "", "", str(error))
             continue
         table.add_row(
-            f"{model_id}{' *' if model_id == champion else ''}",
+            name,
             card.created[:19],
             f"{card.rows:,}",
             f"{card.tuning_logloss:.4f}",
@@ -35,6 +36,14 @@ def show_list(registry: Registry) -> None:
             card.decision,
         )
     Console().print(table)
+
+
+def show(registry: Registry, model_id: int) -> None:
+    """Print a model's card as JSON; SystemExit if it can't be read."""
+    try:
+        print(encode_card(registry.card(model_id)).decode())
+    except ModelError as error:
+        raise SystemExit(str(error)) from None
 
 
 def promote(registry: Registry, model_id: int) -> None:
@@ -70,7 +79,7 @@ def main() -> None:
         raise SystemExit(f"There is no model {arguments.model_id}: see list")
     if arguments.command == "promote":
         return promote(registry, arguments.model_id)
-    return print(encode_card(registry.card(arguments.model_id)).decode())
+    return show(registry, arguments.model_id)
 
 
 if __name__ == "__main__":

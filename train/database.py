@@ -20,7 +20,13 @@ class Database:
     StoreError.
     """
 
-    def __init__(self, path: Path, schema: str = "", read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, schema: str = "", version: int = 0, read_only: bool = False
+    ) -> None:
+        """Open the file, or create it with this schema.
+
+        version : of the schema; a file with another one raises StoreError.
+        """
         self._path = path
         with self._errors():
             mode = "ro" if read_only else "rwc"
@@ -29,8 +35,17 @@ class Database:
         if not read_only:
             self.query("PRAGMA journal_mode = WAL")
             self.query("PRAGMA synchronous = FULL")
+            self._create(schema, version)
+
+    def _create(self, schema: str, version: int) -> None:
+        both = "SELECT count(*), (SELECT user_version FROM pragma_user_version) FROM sqlite_master"
+        [(tables, found)] = self.query(both)
+        if tables and found != version:
+            problem = "it was made by another version of this program: delete it with make clean"
+            raise StoreError(f"{self._path}: {problem}")
         with self._errors():
-            self._connection.executescript(schema)
+            begin, end = "BEGIN IMMEDIATE;", f"PRAGMA user_version = {version}; COMMIT;"
+            self._connection.executescript(begin + schema + end)
 
     def query(self, sql: str, parameters: tuple = ()) -> list[tuple]:
         """Execute a statement and return its rows."""

@@ -20,6 +20,7 @@ from utils.settings import settings
 STORE = settings.data_dir / "observations.db"
 Partition = tuple[str, int]  # topic and number; equal to kafka-python's TopicPartition
 
+SCHEMA_VERSION = 2  # raise it with every change of the schema
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS observations (
     request_id TEXT PRIMARY KEY,
@@ -60,7 +61,7 @@ class Observations:
     """
 
     def __init__(self, path: Path) -> None:
-        self._db = Database(path, _SCHEMA)
+        self._db = Database(path, _SCHEMA, SCHEMA_VERSION)
 
     def close(self) -> None:
         """Close the file."""

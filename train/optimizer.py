@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 import lightgbm as lgb
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, number_of_folds, split_into_folds
 from train.space import SPACE
-from train.trials import open_study, past_points, storage_for_tuning
+from train.trials import TrialStore
 from train.warm_start import distinct_points, known_points_to_try
 
 METRIC = "binary_logloss"
@@ -134,10 +133,11 @@ class BaseOptimizer(ABC):
         self.trials: list[dict] = []
         self.past_trials: list[dict] = []
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
-        self.storage = storage_for_tuning(self.trials_path)
-        self.study = open_study(self.storage, self.study_attributes())
-        past = past_points(self.storage, self.experiment_id, self.data_id)
-        points = distinct_points(chain(known_points, past), known_points_to_try(max_evals))
+        self.store = TrialStore(self.trials_path, self.study_attributes())
+        limit = known_points_to_try(max_evals)
+        points = distinct_points(known_points, limit)
+        if len(points) < limit:
+            points = distinct_points([*points, *self.store.past_points()], limit)
         shown = progress and sys.stderr.isatty()
         with tqdm(total=max_evals, desc="tuning", unit="trial", disable=not shown) as self._bar:
             self.search(max_evals, points)
@@ -152,7 +152,7 @@ class BaseOptimizer(ABC):
     def search(self, max_evals: int, points: list[dict]) -> None:
         """Evaluate by `run_trial` these points first, then others, until `max_evals` or timeout.
 
-        Keep every trial in `study`.
+        Keep every trial in `store`.
         """
 
     def run_trial(self, params: dict) -> dict:

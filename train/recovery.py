@@ -1,12 +1,14 @@
 """How a trainer completes the work of one that was killed."""
 
+from contextlib import suppress
+
 from kafka import KafkaProducer
 
 from train.observations import Observations
 from train.training_process import remove_attempts
 from utils.console import say
 from utils.model_store.announcements import announce
-from utils.model_store.registry import Registry
+from utils.model_store.registry import ModelError, Registry
 
 
 def interrupted_training(store: Observations, registry: Registry) -> tuple[int, int] | None:
@@ -18,10 +20,13 @@ def interrupted_training(store: Observations, registry: Registry) -> tuple[int, 
     registry.remove_leftovers()
     remove_attempts()
     unfinished = store.unfinished_training()
-    if unfinished is None or unfinished[0] in registry.ids():
+    if unfinished is None:
+        return None
+    with suppress(ModelError):
+        registry.card(unfinished[0])
         return unfinished
     store.abandon_training()
-    say(f"The training of model {unfinished[0]} was interrupted; it starts again when it is due.")
+    say(f"The training of model {unfinished[0]} was interrupted; another one will replace it.")
     return None
 
 

@@ -12,7 +12,7 @@ from hyperopt import STATUS_FAIL, STATUS_OK, fmin, hp, tpe
 
 from train.optimizer import BaseOptimizer
 from train.space import SPACE, Range
-from train.trials import add_trial, count_studies
+from train.trials import as_frozen
 
 # Hyperopt logs two INFO lines a trial, which would flood the log of a program that shows INFO.
 logging.getLogger("hyperopt").setLevel(logging.WARNING)
@@ -41,15 +41,10 @@ class LGBOptimizer(BaseOptimizer):
             max_evals=max_evals - len(points),  # besides the given points
             points_to_evaluate=points or None,
             # The same seed must not draw the points of earlier searches again.
-            rstate=np.random.default_rng([self.seed, self._earlier_draws()]),
+            rstate=np.random.default_rng([self.seed, self.store.number_of_trials()]),
             early_stop_fn=lambda trials, *_: (self.seconds_left() <= 0, []),
             verbose=False,  # turns off Hyperopt's own progress bar
         )
-
-    def _earlier_draws(self) -> int:
-        """Return a number that differs from search to search in one experiment; 0 for the first."""
-        other_studies = count_studies(self.storage, self.experiment_id) - 1
-        return other_studies + len(self.study.get_trials(deepcopy=False))
 
     def _loss(self, point: dict) -> dict:
         """Evaluate a point as Hyperopt draws it, keep the trial, return the loss."""
@@ -59,7 +54,7 @@ class LGBOptimizer(BaseOptimizer):
         trial = self.run_trial(
             {name: int(v) if SPACE[name].integer else float(v) for name, v in point.items()}
         )
-        add_trial(self.study, trial, self.libraries())
+        self.store.add(as_frozen(trial, self.libraries()))
         return {"status": STATUS_OK, "loss": trial["loss"]}
 
 

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import TrialState
 
 from train.optimizer import BaseOptimizer
-from train.trials import MEASURED, as_dict, distributions
+from train.trials import as_dict, as_frozen, distributions
 
 
 class LGBOptimizer(BaseOptimizer):
@@ -17,27 +17,29 @@ class LGBOptimizer(BaseOptimizer):
     hyper = "optuna"
 
     def search(self, max_evals: int, points: list[dict]) -> None:
-        """Evaluate the points that the study does not have, then those that Optuna suggests."""
-        self.study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=len(points) + max_evals // 5,
-            # The same seed must not draw the points of earlier searches again.
-            seed=self.seed + len(self.study.trials),
+        """Evaluate the points that were not evaluated before, then those that Optuna suggests."""
+        # In memory: a store that fails in the middle of a search must not end it.
+        study = optuna.create_study(
+            sampler=optuna.samplers.TPESampler(
+                n_startup_trials=len(points) + max_evals // 5,
+                # The same seed must not draw the points of earlier searches again.
+                seed=self.seed + self.store.number_of_trials(),
+            )
         )
-        complete = self.study.get_trials(states=[TrialState.COMPLETE])
+        study.add_trials(self.store.own_trials())
+        complete = study.get_trials(states=[TrialState.COMPLETE])
         self.past_trials = [as_dict(trial) for trial in complete]
         for point in points:
-            self.study.enqueue_trial(point, skip_if_exists=True)
+            study.enqueue_trial(point, skip_if_exists=True)
         while len(self.trials) < max_evals and (not self.trials or self.seconds_left() > 0):
-            self._evaluate_next()
+            self._evaluate_next(study)
 
-    def _evaluate_next(self) -> None:
-        suggested = self.study.ask(distributions())
+    def _evaluate_next(self, study: optuna.Study) -> None:
+        suggested = study.ask(distributions())
         trial = self.run_trial(suggested.params)
-        for name in MEASURED:
-            suggested.set_user_attr(name, trial[name])
-        suggested.set_user_attr("libraries", self.libraries())
         if trial["pruned"]:  # its value is the last one reported
             suggested.report(trial["loss"], trial["rounds"])
-            self.study.tell(suggested, state=TrialState.PRUNED)
+            study.tell(suggested, state=TrialState.PRUNED)
         else:
-            self.study.tell(suggested, trial["loss"])
+            study.tell(suggested, trial["loss"])
+        self.store.add(as_frozen(trial, self.libraries()))

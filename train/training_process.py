@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from train.retrain import ERROR
 from utils.files import ROOT
-from utils.model_store.registry import Registry
+from utils.model_store.registry import ModelError, Registry
 from utils.settings import settings
 
 ATTEMPT = "attempt-"  # the names of the folders below DATA_DIR in which children write
@@ -44,11 +44,19 @@ class TrainingProcess:
     def failure(self) -> str:
         """Return why the child made no model, or "" if it made one; call it after the end."""
         if self._child.returncode == 0:
-            return ""
+            return self._damage()
         with suppress(OSError):
             if reason := (self._folder / ERROR).read_text():
                 return reason
         return f"the training process ended with exit code {self._child.returncode}"
+
+    def _damage(self) -> str:
+        result = Registry(self._folder)
+        try:
+            result.content(result.card(self.model_id))
+        except ModelError as error:
+            return str(error)
+        return ""
 
     def publish(self, registry: Registry) -> None:
         """Copy the child's model into the registry; may be repeated."""
@@ -66,5 +74,5 @@ class TrainingProcess:
 
 def remove_attempts() -> None:
     """Remove the folders of children whose trainer was killed."""
-    for folder in settings.data_dir.glob(f"{ATTEMPT}*"):
+    for folder in settings.data_dir.glob(f"{ATTEMPT}[0-9]*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,14 +15,15 @@ starts with the best points of earlier compatible trials, of either optimizer:
 """
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -35,6 +36,7 @@ from utils.settings import settings
 TRIALS = settings.data_dir / "trials.db"
 BUSY_TIMEOUT = 60  # seconds that SQLite waits while another process writes
 RECENT = 20  # studies on other data, the newest ones, whose best points are tried again
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 MEASURED = ("losses", "rounds", "seconds", "pruned")  # of a trial, kept as its user attributes
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -49,22 +51,12 @@ def open_storage(path: Path) -> RDBStorage:
                 database.execute("PRAGMA journal_mode = WAL")  # one sync a commit instead of three
             return RDBStorage(f"sqlite:///{path}", engine_kwargs=options)
     except Exception as error:  # of SQLite, SQLAlchemy, Alembic, Optuna, or the disk
-        raise StoreError(f"{path} can't be used: {str(error).splitlines()[0]}") from error
+        raise StoreError(f"{path} can't be used: {first_line(error)}") from error
 
 
-def storage_for_tuning(path: Path | None) -> BaseStorage:
-    """Return the database in this file, or one in memory if there is no path.
-
-    A training must not fail because earlier trials can't be read. So a file that can't be used is
-    reported, and this search keeps its trials in memory.
-    """
-    if path is None:
-        return InMemoryStorage()
-    try:
-        return open_storage(path)
-    except StoreError as error:
-        warn(f"Tuning without earlier trials: {error}")
-        return InMemoryStorage()
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text: SQLAlchemy's have many."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def open_study(storage: BaseStorage, attributes: dict) -> Study:
@@ -78,8 +70,51 @@ def open_study(storage: BaseStorage, attributes: dict) -> Study:
     return study
 
 
-def add_trial(study: Study, trial: dict, libraries: dict[str, str]) -> None:
-    """Keep a trial, as in BaseOptimizer.trials, that Optuna did not suggest itself."""
+class TrialStore:
+    """The store as one search uses it.
+
+    A training must not fail because the store can't be used, at whatever moment that shows. It is
+    reported once; then the store is empty and keeps nothing. `path` : None for such a store.
+    """
+
+    def __init__(self, path: Path | None, attributes: dict) -> None:
+        self._attributes = attributes
+        self._failed = path is None
+        self._try(lambda: self._open(path), None)
+
+    def _open(self, path: Path) -> None:
+        self._storage = open_storage(path)
+        self._study = open_study(self._storage, self._attributes)
+
+    def own_trials(self) -> list[FrozenTrial]:
+        """Return the trials of earlier searches of this optimizer on this data with this seed."""
+        return self._try(lambda: self._study.get_trials(states=FINISHED), [])
+
+    def past_points(self) -> list[dict]:
+        """Return the points of this experiment that are worth evaluating, the best first."""
+        return self._try(lambda: past_points(self._storage, self._attributes), [])
+
+    def number_of_trials(self) -> int:
+        """Return how many trials of this experiment there are."""
+        return self._try(lambda: number_of_trials(self._storage, self._attributes), 0)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Keep a trial."""
+        self._try(lambda: self._study.add_trial(trial), None)
+
+    def _try(self, call: Callable, otherwise: Any) -> Any:
+        if self._failed:
+            return otherwise
+        try:
+            return call()
+        except Exception as error:  # of SQLite, SQLAlchemy, Optuna, or the disk
+            warn(f"Tuning continues without the store of trials: {first_line(error)}")
+            self._failed = True
+            return otherwise
+
+
+def as_frozen(trial: dict, libraries: dict[str, str]) -> FrozenTrial:
+    """Return a trial, as in BaseOptimizer.trials, as Optuna keeps it."""
     finished = optuna.trial.create_trial(
         state=TrialState.PRUNED if trial["pruned"] else TrialState.COMPLETE,
         value=trial["loss"],
@@ -89,7 +124,7 @@ def add_trial(study: Study, trial: dict, libraries: dict[str, str]) -> None:
         intermediate_values={trial["rounds"]: trial["loss"]} if trial["pruned"] else None,
     )
     finished.datetime_start -= timedelta(seconds=trial["seconds"])
-    study.add_trial(finished)
+    return finished
 
 
 def distributions() -> dict[str, BaseDistribution]:
@@ -109,18 +144,21 @@ def read_trials(storage: BaseStorage) -> Iterator[dict]:
         yield from _trials(storage, study)
 
 
-def count_studies(storage: BaseStorage, experiment: str) -> int:
-    """Return how many studies of an experiment there are."""
-    return sum(study.user_attrs["experiment"] == experiment for study in _studies(storage))
+def number_of_trials(storage: BaseStorage, attributes: dict) -> int:
+    """Return how many trials an experiment has in all of its studies."""
+    studies = [
+        s for s in _studies(storage) if s.user_attrs["experiment"] == attributes["experiment"]
+    ]
+    return sum(storage.get_n_trials(study._study_id) for study in studies)
 
 
-def past_points(storage: BaseStorage, experiment: str, data: str) -> Iterator[dict]:
-    """Yield the points of an experiment's trials that are worth evaluating, the best first."""
-    studies = [s for s in _studies(storage) if s.user_attrs["experiment"] == experiment]
+def past_points(storage: BaseStorage, attributes: dict) -> list[dict]:
+    """Return the points of an experiment's trials that are worth evaluating, the best first."""
+    studies, data = _studies_of(storage, attributes["experiment"]), attributes["data"]
     same = [study for study in studies if study.user_attrs["data"] == data]
     others = [study for study in studies if study.user_attrs["data"] != data]
     trials = (t for study in (*others[-RECENT:], *same) for t in _trials(storage, study))
-    yield from best_points(trials, data)
+    return best_points(trials, data)
 
 
 def best_points(trials: Iterable[dict], data: str) -> list[dict]:
@@ -144,9 +182,12 @@ def _studies(storage: BaseStorage) -> list:
     return [study for study in storage.get_all_studies() if needed <= study.user_attrs.keys()]
 
 
+def _studies_of(storage: BaseStorage, experiment: str) -> list:
+    return [study for study in _studies(storage) if study.user_attrs["experiment"] == experiment]
+
+
 def _trials(storage: BaseStorage, study) -> Iterator[dict]:
-    finished = (TrialState.COMPLETE, TrialState.PRUNED)
-    for trial in storage.get_all_trials(study._study_id, states=finished):
+    for trial in storage.get_all_trials(study._study_id, states=FINISHED):
         yield study.user_attrs | as_dict(trial)
 
 

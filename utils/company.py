@@ -47,12 +47,17 @@ class Company:
         with ThreadPoolExecutor(len(works)) as pool:
             futures = [pool.submit(work, self) for work in works]
             running, failed = set(futures), False
-            while running and not failed:
-                ended, running = wait(futures, 0.2, FIRST_EXCEPTION)
-                failed = any(future.exception() for future in ended)
-                show(self.progress())
-            if failed:
-                self.stop.set()
+            try:
+                while running and not failed:
+                    ended, running = wait(futures, 0.2, FIRST_EXCEPTION)
+                    failed = any(future.exception() for future in ended)
+                    show(self.progress())
+            except BaseException:  # of show(): the pool would wait for the threads
+                failed = True
+                raise
+            finally:
+                if failed:
+                    self.stop.set()
         for future in futures:
             future.result()
 

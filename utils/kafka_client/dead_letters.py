@@ -38,9 +38,9 @@ def encode_letter(
     """
     headers = [
         ("topic", record.topic.encode()),
-        ("partition", b"%d" % record.partition),
-        ("offset", b"%d" % record.offset),
-        ("timestamp", b"%d" % record.timestamp),
+        ("partition", str(record.partition).encode()),
+        ("offset", str(record.offset).encode()),
+        ("timestamp", str(record.timestamp).encode()),
         ("reason", reason.encode()),
     ]
     letter = {"topic": topic, "partition": 0, "headers": headers}
@@ -62,6 +62,5 @@ def decode_letter(record: ConsumerRecord) -> DeadLetter:
     if isinstance(record.value, Unreadable):
         return DeadLetter(record.offset, None, None, {"reason": record.value.reason}, is_empty=True)
     facts = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-    # Letters of earlier versions that are empty have a digest, but not the header `empty`.
-    is_empty = EMPTY in record.headers or "sha256" in facts
+    is_empty = EMPTY in record.headers
     return DeadLetter(record.offset, record.key, record.value, facts, is_empty)

@@ -22,7 +22,7 @@ class Judgement(msgspec.Struct):
     difference: tuple[float, float]  # 95 % interval of challenger's minus champion's log loss
 
 
-class Card(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Card(msgspec.Struct, kw_only=True):
     """Everything that is known about a model; comments say who writes each group of fields.
 
     Unknown fields are ignored, so older code can read the cards of newer code.

@@ -72,8 +72,8 @@ def load(registry: Registry, model_id: int) -> Model:
     """
     card = registry.card(model_id)
     content = registry.content(card)
-    _check(card)
     try:
+        _check(card)
         parts = pickle.loads(content)  # noqa: S301 - see the module's docstring
         model = Model(parts["features"], lgb.Booster(model_str=parts["booster"]), card)
         _warm_up(model)

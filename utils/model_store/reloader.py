@@ -7,11 +7,10 @@ replaces `model`. A model that can't be used is reported and the old one stays.
 
 import threading
 
-from kafka.errors import KafkaError
+from kafka.consumer.fetcher import ConsumerRecord
 
 from utils.console import say, warn
 from utils.kafka_client.positions import read_from_now_on
-from utils.kafka_client.security import Refused
 from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import decode_control
 from utils.model_store.model import Model, load, load_champion
@@ -48,14 +47,16 @@ class Reloader:
             try:
                 polled = self._consumer.poll(timeout_ms=200)
                 self._problem = ""
-            except (KafkaError, Refused) as error:
-                self._report(str(error))
+                for record in (record for records in polled.values() for record in records):
+                    self._read(record)
+            except Exception as error:  # no error may end the thread: nobody would load models
+                self._report(str(error) or repr(error))
                 self._stop.wait(1)
-                continue
-            for record in (record for records in polled.values() for record in records):
-                message = decode_control(record.value)
-                if message and message.training_completed and message.model_id is not None:
-                    self._replace(message.model_id)
+
+    def _read(self, record: ConsumerRecord) -> None:
+        message = decode_control(record.value)
+        if message and message.training_completed and message.model_id is not None:
+            self._replace(message.model_id)
 
     def _report(self, problem: str) -> None:
         if problem != self._problem and not self._stop.is_set():
