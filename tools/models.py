@@ -1,8 +1,10 @@
 """Lists the models, shows their cards, and makes one of them the champion by hand.
 
-python -m tools.models list          # all models; the champion has an asterisk
-python -m tools.models show 3        # its card: data, parameters, figures, decision
-python -m tools.models promote 3     # every predictor changes to it within a second
+    python -m tools.models list          # all models; the champion has an asterisk
+    python -m tools.models show 3        # its card: data, parameters, figures, decision
+    python -m tools.models promote 3     # every predictor changes to it within a second
+
+promote works with older models too: it is the way back.
 """
 
 from contextlib import closing
