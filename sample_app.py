@@ -62,9 +62,8 @@ def start_producing(company: Company) -> None:
 
 def start_consuming(company: Company) -> None:
     """Receive the predictions, and act on each one (step 2)."""
-    # Replies come on the topic of the requests. We read all of it, from its end: older replies
-    # are not for us. Only committed records are returned: a reply becomes visible when the
-    # transaction that contains it commits. That of a predictor killed before never does.
+    # Replies come on the topic of the requests; we read it from its end. Only committed records are
+    # returned: a reply becomes visible when its transaction commits, and never if that is aborted.
     consumer = read_from_now_on(APP_MESSAGES)
     company.listening.set()  # a request sent before would be answered unnoticed
     heard, silence = time.monotonic(), 0.0
@@ -72,8 +71,7 @@ def start_consuming(company: Company) -> None:
         # {partition: records that have arrived}, or {} after 200 ms without any.
         polled = consumer.poll(timeout_ms=200)
         replies = [decode_reply(record.value) for record in chain(*polled.values())]
-        # filter: None stands for a request, our own for example.
-        received = [receive(company, reply) for reply in filter(None, replies)]
+        received = [receive(company, reply) for reply in replies if reply]  # None: a request
         if any(received) or not company.unanswered:
             heard = time.monotonic()
         before, silence = silence, time.monotonic() - heard
