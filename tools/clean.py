@@ -15,7 +15,7 @@ import time
 from contextlib import closing
 
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaTimeoutError, NoError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from tools.dead_letters import REPLAY_GROUP
 from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
@@ -76,9 +76,9 @@ def delete_topics(confirmed: bool) -> str:
             admin.delete_topics(topics)
             wait_until_deleted(admin)
         # After the topics: without its offsets, a predictor would answer all requests again.
-        for group, error in admin.delete_groups(groups) if groups else ():
-            if error is not NoError:
-                raise error(f"the group {group} can't be deleted")
+        for group, result in (admin.delete_groups(groups) if groups else {}).items():
+            if result != "OK":
+                raise KafkaError(f"the group {group} can't be deleted: {result}")
     return f"Deleted the topics at {settings.kafka_host}: {', '.join(topics) or 'there were none'}."
 
 
