@@ -197,7 +197,7 @@ def test_trials_and_best_are_plain_json(tuned):
     ] * 5
 
 
-def test_a_second_optimize_starts_afresh():
+def test_a_second_optimize_starts_from_the_beginning():
     optimizer = make_optimizer()
     first, trials = optimizer.optimize(2), without_time(optimizer.trials)
     second = optimizer.optimize(2)

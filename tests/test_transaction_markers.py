@@ -192,7 +192,7 @@ def test_a_partition_that_is_new_is_checked_too(writer):
 
 
 def test_the_stream_checks_after_each_commit(stream, pipeline):
-    """Also when no request follows: readers would wait for the answer for ever."""
+    """Also when no request follows: readers would wait for the answer indefinitely."""
     pipeline.request(partition=0, request_id="forgotten")
     pipeline.producer.flush()
     batch = answer(next_batch(stream))

@@ -29,7 +29,7 @@ def join_group(topic: str, group_id: str, instance_id: str) -> Consumer:
     consumer.subscribe([topic])
     # Fetch metadata before joining: a group leader that does not know the topic yet assigns no
     # partitions, and if it is killed before it corrects that, its static successor is not the
-    # leader and keeps the empty assignment for ever.
+    # leader and keeps the empty assignment indefinitely.
     all_partitions(consumer, topic)
     return consumer
 

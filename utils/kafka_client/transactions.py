@@ -10,7 +10,7 @@ in some error paths, hence four rules, kept here and in producer.py and nowhere 
 - Before the offsets are sent, flush() and then check every send's future: a batch that timed out
   fails only its future, and an epoch bump during a commit makes the commit return without one.
 - Offsets and commit get a time limit of their own: when the coordinator refuses the connection, the
-  client drops the request and waits for its answer for ever (sender.py sets target_node before
+  client drops the request and waits for its answer indefinitely (sender.py sets target_node before
   await_ready() raises, and then does not enqueue the request again).
 - After any error of a transaction: a new producer with the same transactional id (which aborts what
   is left), then seek to the committed offsets. Not to the batch's start: a commit whose answer was
