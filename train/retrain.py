@@ -7,15 +7,16 @@ the model and its card in its own folder, from where the trainer publishes them.
 ends, so does the child: its standard input is closed, and it removes the folder and exits.
 """
 
-import argparse
 import os
 import shutil
 import sys
 import threading
 import traceback
+from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from utils.script import command_line
 from utils.settings import settings
 
 ERROR = "error.txt"  # in the child's folder: why there is no model
@@ -41,7 +42,7 @@ def take_lowest_priority() -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
-def retrain(arguments: argparse.Namespace) -> None:
+def retrain(arguments: Namespace) -> None:
     """Fit a model on the data that may be used, judge it, and save it in the child's folder."""
     from train.fit import fit_model
     from train.judge import judge
@@ -84,9 +85,7 @@ def retrain(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Retrain once; on failure write the reason into error.txt and exit with 1."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line(__doc__, "train.retrain")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--model-id", type=int, required=True)
     parser.add_argument("--hyper", required=True)
