@@ -78,6 +78,7 @@ def test_this_machine_is_not(hosts):
     clean.require_loopback(hosts)
 
 
+@pytest.mark.slow
 def test_data_of_a_broker_that_does_not_run_is_deleted(tmp_path):
     host, another = (f"localhost:{local_kafka.free_port()}" for _ in range(2))
     assert "there is no data" in local_kafka.delete_data(host, tmp_path)

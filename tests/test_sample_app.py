@@ -9,6 +9,8 @@ import subprocess
 import sys
 from contextlib import suppress
 
+import pytest
+
 from tests.harness.pipeline import wait_until
 from utils.company import Company
 from utils.files import ROOT
@@ -73,6 +75,7 @@ def test_on_a_terminal_the_last_line_shows_the_state(pipeline):
     assert output.endswith(b"known outcomes).\x1b[0m\r\n")
 
 
+@pytest.mark.slow
 def test_without_a_predictor_it_says_what_to_look_at_and_ctrl_c_ends_it(pipeline):
     app = pipeline.start("sample_app.py", "--messages", "5", "--interval", "0.1")
     where = f"KAFKA_HOST={pipeline.host}, TOPIC_PREFIX={pipeline.prefix!r}"
