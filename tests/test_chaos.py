@@ -6,7 +6,7 @@ from tests.chaos.run import Options, run
 
 
 def test_a_few_random_faults():
-    audit = run(Options(faults=5, seed=3, rate=100, gap=(0.2, 2)))
+    audit = run(Options(faults=4, seed=3, rate=100, gap=(0.2, 2)))
     assert (audit.lost, audit.duplicates) == (0, 0)
     assert not audit.violations
 

@@ -27,6 +27,7 @@ def stop(process) -> None:
     assert process.wait(timeout=15) == 0
 
 
+@pytest.mark.slow
 def test_it_deletes_all_but_other_pipelines_and_the_trials(pipeline):
     other = Pipeline(pipeline.host, f"o{pipeline.prefix}", pipeline.folder)
     other.create_topic("outcomes_topic")

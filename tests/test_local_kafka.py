@@ -235,6 +235,7 @@ def test_kill_and_restart_keeps_the_data(running):
 # -- A broker that does not start, or is not there ----------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_broker_that_ends_while_starting_shows_its_log(jars, tmp_path):
     host = f"localhost:{local_kafka.free_port()}"
     broken = {"metric.reporters": "no.such.Reporter"}
@@ -249,7 +250,9 @@ def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
     port = str(local_kafka.free_port())
     command = [sys.executable, "-m", "tools.local_kafka", "start", "--port", port]
     command += ["--folder", str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as starting:
+    # A shell starts background jobs, and so tests in the background, with SIGINT ignored.
+    heeds = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, **heeds) as starting:
         until(lambda: (tmp_path / "broker.pid").exists() and (tmp_path / "broker.log").read_text())
         pid = pid_of(tmp_path)
         starting.send_signal(signal.SIGINT)
@@ -321,6 +324,7 @@ def test_stop_works_with_wrong_settings(tmp_path):
 # -- The ways to a Kafka ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_installed_kafka_is_used(jars, java_home, monkeypatch, tmp_path):
     kafka_scripts(tmp_path / "home" / "bin", jars, java_home, ".sh")
     monkeypatch.setenv("KAFKA_HOME", str(tmp_path / "home"))

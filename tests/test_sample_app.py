@@ -48,6 +48,7 @@ def test_late_outcomes_are_counted_when_they_are_known(pipeline):
     assert f"({known} known outcomes)" in lines[-1]
 
 
+@pytest.mark.slow
 def test_many_requests_are_not_printed_one_by_one(pipeline):
     pipeline.predictor()
     app = pipeline.start("sample_app.py", "--messages", "2000", "--interval", "0")
