@@ -50,7 +50,8 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     # One row in ten is never trained on. The trainer compares models on these rows, so they must be
     # new to the first model too.
     rows = rows[~for_judge]
-    say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {max_evals} evaluations.")
+    limits = f"at most {max_evals} evaluations in {timeout:g} s"
+    say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}.")
     model = fit_model(
         rows.frame,
         rows.outcomes,
