@@ -103,8 +103,7 @@ def stop(folder: Path) -> str:
 
 def was_started_here(host: str, folder: Path) -> bool:
     """Return True if the broker that runs at host is the one that start() started in folder."""
-    folder = Path(folder).resolve()
-    return bool(_running(folder)) and _served(folder) == host
+    return _pid_at(host, Path(folder).resolve()) is not None
 
 
 def delete_data(host: str, folder: Path) -> str:
@@ -231,8 +230,14 @@ def _served(folder: Path) -> str:
 
 
 def _origin(host: str, folder: Path) -> str:
+    pid = _pid_at(host, folder)
+    return f"pid {pid}" if pid else "not started from here"
+
+
+def _pid_at(host: str, folder: Path) -> int | None:
+    """Return the pid of folder's broker if it runs for this host."""
     pid = _running(folder)
-    return f"pid {pid}" if pid and _served(folder) == host else "not started from here"
+    return pid if pid and _served(folder) == host else None
 
 
 def _properties(host: str, folder: Path, extra: Mapping[str, str]) -> str:

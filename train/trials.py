@@ -146,9 +146,7 @@ def read_trials(storage: BaseStorage) -> Iterator[dict]:
 
 def number_of_trials(storage: BaseStorage, attributes: dict) -> int:
     """Return how many trials an experiment has in all of its studies."""
-    studies = [
-        s for s in _studies(storage) if s.user_attrs["experiment"] == attributes["experiment"]
-    ]
+    studies = _studies_of(storage, attributes["experiment"])
     return sum(storage.get_n_trials(study._study_id) for study in studies)
 
 

@@ -52,11 +52,8 @@ class Company:
                     ended, running = wait(futures, 0.2, FIRST_EXCEPTION)
                     failed = any(future.exception() for future in ended)
                     show(self.progress())
-            except BaseException:  # of show(): the pool would wait for the threads
-                failed = True
-                raise
-            finally:
-                if failed:
+            finally:  # also after an error of show(): the pool waits for the threads
+                if running or failed:
                     self.stop.set()
         for future in futures:
             future.result()
