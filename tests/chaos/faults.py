@@ -130,7 +130,7 @@ class Faults:
         raise TimeoutError(f"nothing listens at {self._chaos.pipeline.host}")
 
     def _kill_training(self) -> float | None:
-        for pid in self._chaos.children():
+        for pid in self._chaos.pipeline.children():
             os.kill(pid, signal.SIGKILL)
             return time.time()
         return None  # none is under way

@@ -14,7 +14,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -106,12 +105,6 @@ class Chaos:
         self._broker_restarts += 1
         self.chronicle.write("broker", local_kafka.start(self.pipeline.host, folder))
 
-    def children(self) -> list[int]:
-        """Return the pids of training processes: their command names this run's folder."""
-        pattern = f"train.retrain.*{self.pipeline.folder}"
-        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True)
-        return [int(pid) for pid in found.stdout.split()]
-
     def settle(self) -> Audit:
         """End the load, wait until all work is done, stop the scripts, and audit the result."""
         self.faults.end()
@@ -126,7 +119,7 @@ class Chaos:
         for service in self.services:
             service.end()
             audit.violations += service.complaints
-        audit.wait_for("the end of training processes", lambda: not self.children(), 5)
+        audit.wait_for("the end of training processes", lambda: not self.pipeline.children(), 5)
         audit.run()
         return audit
 

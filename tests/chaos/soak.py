@@ -39,7 +39,7 @@ class Memory:
             for service in chaos.services:
                 samples = self._resident.setdefault(service.name, [])
                 samples.append(memory(service.process.pid))
-            for pid in chaos.children():
+            for pid in chaos.pipeline.children():
                 self._peaks[pid] = max(memory(pid, "VmHWM"), self._peaks.get(pid, 0))
             time.sleep(1)
         control = chaos.pipeline.messages("retrain_topic")

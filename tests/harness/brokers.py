@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,15 @@ QUICK = ("--max-evals", "1")  # for initialize.py: a first model in two seconds
 
 
 @contextmanager
-def running_broker(folder: Path, host: str = "") -> Iterator[str]:
-    """Run a Kafka whose data is in this folder; the value is its host, a free port if not given."""
+def running_broker(
+    folder: Path, host: str = "", properties: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Run a Kafka whose data is in this folder; the value is its host, a free port if not given.
+
+    properties : added to server.properties.
+    """
     host = host or f"localhost:{local_kafka.free_port()}"
-    local_kafka.start(host, folder)
+    local_kafka.start(host, folder, properties=properties)
     try:
         yield host
     finally:
@@ -41,13 +46,16 @@ def initialize(folder: Path, *options: str) -> None:
 
 
 @contextmanager
-def own_pipeline(folder: Path, prefix: str, *options: str) -> Iterator[Pipeline]:
+def own_pipeline(
+    folder: Path, prefix: str, *options: str, properties: Mapping[str, str] | None = None
+) -> Iterator[Pipeline]:
     """A pipeline in this folder, with a first model, on a broker of its own in folder/kafka.
 
-    options : those of initialize.py. At the end its processes and the broker are stopped.
+    options : those of initialize.py; properties : of the broker. At the end its processes and the
+    broker are stopped.
     """
     initialize(folder, *options)
-    with running_broker(folder / "kafka") as host:
+    with running_broker(folder / "kafka", properties=properties) as host:
         pipeline = Pipeline(host, prefix, folder)
         try:
             yield pipeline

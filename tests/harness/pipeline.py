@@ -139,6 +139,12 @@ class Pipeline:
         command = ("trainer.py", "--max-evals", "1", *arguments)
         return self.start_and_wait(*command, until="waits for retrain requests", **environment)
 
+    def children(self) -> list[int]:
+        """Return the pids of training processes: their command names this pipeline's folder."""
+        pattern = f"train.retrain.*{self.folder}"
+        found = subprocess.run(["pgrep", "-f", pattern], capture_output=True)
+        return [int(pid) for pid in found.stdout.split()]
+
     def request(self, row: int = 0, request_id: str | None = None, **options) -> str:
         """Send a row of adult.test as a request and return its id."""
         request_id = request_id or str(uuid.uuid4())
