@@ -9,9 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from tests.chaos.kafka_faults import cut_logs, delete_group, kill_broker, make_topic_anew
 from tests.chaos.service import Service
 from tests.chaos.witness import Fault
-from tools import local_kafka
+from tests.harness.clock import set_wrong
+from tests.harness.pipeline import wait_until
 
 if TYPE_CHECKING:
     from tests.chaos.run import Chaos
@@ -21,28 +23,36 @@ FAULTS = {
     "predictor kill -9": (5, 0),
     "predictor SIGSTOP": (3, 15),
     "predictor SIGTERM": (2, 0),
+    "predictor clock jump": (1, 15),
     "trainer kill -9": (3, 0),
     "trainer SIGSTOP": (1, 15),
+    "trainer clock jump": (1, 15),
     "training kill -9": (2, 0),
     "broker kill -9": (2, 0),
     "broker SIGSTOP": (2, 8),
+    "broker SIGSTOP in a training": (0.3, 90),
+    "log cut": (1, 0),
+    "topic made anew": (1, 0),
+    "offsets expired": (1, 0),
 }
+DATA_LOSS = ("log cut", "topic made anew")  # Kafka loses acknowledged requests in these
+CLOCK_JUMP = 7_200  # seconds; by default Kafka refuses records from more than an hour ahead
 
 
 class Faults:
-    """Injects faults into a run; `injected` has those that hit a running process."""
+    """Injects faults into a run; `injected` has those that hit something."""
 
     def __init__(self, chaos: "Chaos") -> None:
         self.injected: list[Fault] = []
         self._chaos = chaos
+        self._chance = random.Random(chaos.options.seed)
         self._busy: set[str] = set()
         self._pool = ThreadPoolExecutor(8)
         self._under_way: list[Future] = []
 
     def inject(self) -> None:
         """Inject faults at random intervals for as long as the run's options say."""
-        options = self._chaos.options
-        chance = random.Random(options.seed)
+        options, chance = self._chaos.options, self._chance
         deadline = time.monotonic() + options.minutes * 60
         weights = {kind: FAULTS[kind][0] for kind in FAULTS if kind.startswith(options.only)}
         while len(self._under_way) < (options.faults or float("inf")):
@@ -51,16 +61,24 @@ class Faults:
                 break
             time.sleep(pause)
             kind = chance.choices(list(weights), weights.values())[0]
-            of_predictors = "predictor" in kind
-            whom = chance.choice(self._chaos.predictors) if of_predictors else self._chaos.trainer
-            target = "broker" if "broker" in kind else whom.name
+            predictor = chance.choice(self._chaos.predictors)
+            whom = predictor if kind.startswith("predictor") else self._chaos.trainer
             longest = FAULTS[kind][1]
             seconds = chance.uniform(min(1, longest), longest)
-            if target not in self._busy:
-                self._busy.add(target)
+            targets = self._targets(kind, whom)
+            if not targets & self._busy:
+                self._busy |= targets
                 self._under_way.append(
-                    self._pool.submit(self._inflict, kind, target, whom, seconds)
+                    self._pool.submit(self._inflict, kind, targets, whom, seconds)
                 )
+
+    def _targets(self, kind: str, whom: Service) -> set[str]:
+        """Return what a fault needs for itself alone: those of different targets overlap."""
+        if kind == "offsets expired":
+            return {"broker", *(predictor.name for predictor in self._chaos.predictors)}
+        if kind.startswith(("broker", "log", "topic")):
+            return {"broker"}
+        return {f"clock of {whom.name}" if "clock" in kind else whom.name}
 
     def end(self) -> None:
         """Return when the last fault is over; raise the exception of one that failed."""
@@ -72,51 +90,71 @@ class Faults:
         """Start no more faults, and wait for those under way."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _inflict(self, kind: str, target: str, whom: Service, seconds: float) -> None:
-        """Inject one fault; those of different targets overlap."""
+    def _inflict(self, kind: str, targets: set[str], whom: Service, seconds: float) -> None:
+        """Inject one fault, and note it if it hit something."""
         try:
-            text = f"{kind} ({target}" + (f", {seconds:.1f} s)" if seconds else ")")
+            text = f"{kind} ({', '.join(sorted(targets))}" + (f", {seconds:.1f} s)" * bool(seconds))
             self._chaos.chronicle.write("CHAOS", text)
             began = time.time()
-            who, how = kind.split(maxsplit=1)
-            if who == "broker":
-                over = self._hit_broker(how, seconds)
-            elif who == "training":
-                over = self._kill_training()
-            else:
-                over = self._hit_service(whom, how, seconds)
-            if over:
+            if over := self._do(kind, whom, seconds):
                 self.injected.append(Fault(kind, began, over, time.time()))
+                self._chaos.chronicle.write("CHAOS", f"{kind} is over")
         except Exception as error:
             self._chaos.chronicle.write("CHAOS", repr(error))
             raise
         finally:
-            self._busy.discard(target)
+            self._busy -= targets
+
+    def _do(self, kind: str, whom: Service, seconds: float) -> float | None:
+        """Return when it was over; None if there was nothing to hit."""
+        match kind:
+            case "broker kill -9":
+                return self._restart_broker()
+            case "log cut":
+                return self._restart_broker(cut=True)
+            case "broker SIGSTOP":
+                return self._freeze_broker(seconds)
+            case "broker SIGSTOP in a training":
+                wait_until(self._chaos.pipeline.children, what="a training")
+                return self._freeze_broker(FAULTS[kind][1])
+            case "topic made anew":
+                over = make_topic_anew(self._chaos)
+                self._chaos.load.read_again()
+                return over
+            case "offsets expired":
+                return self._expire_offsets()
+            case "training kill -9":
+                return self._kill_training()
+        return self._hit_service(whom, kind.partition(" ")[2], seconds)
 
     def _hit_service(self, service: Service, how: str, seconds: float) -> float:
-        if how == "SIGSTOP":
+        if how == "clock jump":
+            set_wrong(service.clock, CLOCK_JUMP)
+            time.sleep(seconds)
+            set_wrong(service.clock, 0)
+        elif how == "SIGSTOP":
             service.send(signal.SIGSTOP)
             time.sleep(seconds)
             service.send(signal.SIGCONT)
-            self._chaos.chronicle.write("CHAOS", f"{service.name} continues")
         else:
             service.send(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
         return time.time()
 
-    def _hit_broker(self, how: str, seconds: float) -> float:
-        folder = self._chaos.pipeline.folder / "kafka"
-        pid = int((folder / "broker.pid").read_text())
-        if how == "SIGSTOP":
-            os.kill(pid, signal.SIGSTOP)
-            time.sleep(seconds)
-            os.kill(pid, signal.SIGCONT)
-            self._chaos.chronicle.write("CHAOS", "the broker continues")
-            return time.time()
-        os.kill(pid, signal.SIGKILL)
-        local_kafka.stop(folder)  # returns when the process has ended
+    def _freeze_broker(self, seconds: float) -> float:
+        pid = int((self._chaos.pipeline.folder / "kafka" / "broker.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+        return time.time()
+
+    def _restart_broker(self, cut: bool = False) -> float:
+        kill_broker(self._chaos)
+        if cut:
+            cut_logs(self._chaos, self._chance)
         with ThreadPoolExecutor(1) as meanwhile:  # at the end, the other pool accepts no more work
             accepted = meanwhile.submit(self._accepts_connections)
             self._chaos.restart_broker()
+            self._chaos.load.read_again()
             return accepted.result()
 
     def _accepts_connections(self) -> float:
@@ -128,6 +166,16 @@ class Faults:
                 return time.time()
             time.sleep(0.02)
         raise TimeoutError(f"nothing listens at {self._chaos.pipeline.host}")
+
+    def _expire_offsets(self) -> float:
+        for predictor in self._chaos.predictors:
+            predictor.hold()
+        try:
+            delete_group(self._chaos)
+        finally:
+            for predictor in self._chaos.predictors:
+                predictor.release()
+        return time.time()
 
     def _kill_training(self) -> float | None:
         for pid in self._chaos.pipeline.children():

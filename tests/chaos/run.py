@@ -82,6 +82,7 @@ class Chaos:
             text = " answers with " if service in self.predictors else "waits for retrain"
             self.pipeline.wait_for_output(service.process, text)
         self.load = Load(self.pipeline, self.options.rate, self.options.partitions, self.chronicle)
+        self.audit = Audit(self.pipeline, self.load, self.faults.injected, RETRAIN_EVERY)
         self._supervisor.start()
 
     @property
@@ -110,7 +111,7 @@ class Chaos:
         self.faults.end()
         self.load.stop_sending()
         self.chronicle.write("CHAOS", "No more faults, no more requests.")
-        audit = Audit(self.pipeline, self.load, RETRAIN_EVERY)
+        audit = self.audit
         audit.wait_for("answers to all requests", audit.all_is_answered, ANSWERS_TIMEOUT)
         audit.wait_for("the trainings that are due", audit.all_is_trained, TRAINING_TIMEOUT)
         audit.wait_for("the champion in use", self._champion_answers, 10)
@@ -160,7 +161,7 @@ def run(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) ->
             meanwhile(chaos)
             audit = chaos.settle()
         restarts = {service.name: service.restarts for service in chaos.services}
-        Console().print(audit.table(chaos.faults.injected, restarts))
+        Console().print(audit.table(restarts))
     finally:
         if audit and not audit.violations and not options.keep:
             shutil.rmtree(folder)

@@ -7,6 +7,7 @@ from tests.chaos.witness import Chronicle
 from tests.harness.pipeline import Pipeline
 
 EXIT_FENCED = 3  # of a predictor: do not restart
+WITH_CLOCK = "tests/harness/clock.py"
 STOP_TIMEOUT = 60  # seconds for a script to end after SIGTERM
 
 
@@ -19,9 +20,10 @@ class Service:
         self.name = name
         self.restarts = -1
         self.complaints: list[str] = []  # unexpected exits, and missing ones
-        self._start = lambda: pipeline.start(*command, **environment)
+        self.clock = pipeline.folder / f"{name}.clock"
+        self._start = lambda: pipeline.start(WITH_CLOCK, str(self.clock), *command, **environment)
         self._chronicle = chronicle
-        self._stopping = False
+        self._stopping = self._held = False
         self._launch()
 
     def _launch(self) -> None:
@@ -46,7 +48,7 @@ class Service:
         end = max(self._copied, len(text) if code is not None else text.rfind("\n") + 1)
         self._chronicle.write(self.name, text[self._copied : end])
         self._copied = end
-        if code is None or self._stopping:
+        if code is None or self._stopping or self._held:
             return
         self._chronicle.write(self.name, f"[ended with exit code {code}]")
         self._check(code)
@@ -54,6 +56,16 @@ class Service:
             self._stopping = True
         else:
             self._launch()
+
+    def hold(self) -> None:
+        """Kill the script, and do not start it again until release()."""
+        self._held = True
+        self.send(signal.SIGKILL)
+        self.process.wait()
+
+    def release(self) -> None:
+        """Let a script that is held start again."""
+        self._held = False
 
     def _check(self, code: int) -> None:
         if code not in self._expected:

@@ -57,7 +57,7 @@ class Load:
         self, pipeline: Pipeline, rate: float, partitions: int, chronicle: Chronicle
     ) -> None:
         self.sent = 0
-        self.acknowledged: set[str] = set()
+        self.acknowledged: dict[str, float] = {}  # when, by request id
         self.answered: set[str] = set()
         self.arrivals: list[tuple[float, float]] = []  # (received, written) of new answers
         self._rows, self._rate, self._partitions = pipeline.rows, rate, partitions
@@ -77,6 +77,7 @@ class Load:
         )
         self._consumer.assign([TopicPartition(self._topic, p) for p in range(partitions)])
         self._sending, self._observing = threading.Event(), threading.Event()
+        self._reading_again = threading.Event()
         self._threads = [threading.Thread(target=work) for work in (self._send, self._observe)]
         for event in (self._sending, self._observing):
             event.set()
@@ -91,13 +92,23 @@ class Load:
             value = json.dumps({"request_id": request_id, "data": row}).encode()
             partition = self.sent % self._partitions
             future = self._producer.send(self._topic, value, partition=partition)
-            future.add_callback(lambda _, request_id=request_id: self.acknowledged.add(request_id))
+            future.add_callback(self._acknowledge, request_id)
             self.sent += 1
             time.sleep(max(began + self.sent / self._rate - time.monotonic(), 0))
+
+    def _acknowledge(self, request_id: str, _: object) -> None:
+        self.acknowledged[request_id] = time.time()
+
+    def read_again(self) -> None:
+        """Read the whole topic once more: it is not the same any more."""
+        self._reading_again.set()
 
     def _observe(self) -> None:
         while self._observing.is_set():
             try:
+                if self._reading_again.is_set():
+                    self._reading_again.clear()
+                    self._consumer.seek_to_beginning()
                 polled = self._consumer.poll(timeout_ms=100)
             except KafkaError as error:
                 self._chronicle.write("observer", repr(error))
