@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections import namedtuple
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,8 @@ from kafka.errors import MessageSizeTooLargeError
 
 from tests.chaos.hostile_messages import HOSTILE, VALID, UnreadableName, mutations, request
 from tests.harness.pipeline import wait_until
+from utils.kafka_client.connection import make_admin
+from utils.kafka_client.dead_letters import is_letter
 from utils.messages import (
     decode_control,
     decode_outcome,
@@ -28,7 +31,7 @@ LARGEST = 1_048_516
 
 
 def letters(pipeline) -> list:
-    return pipeline.records("dead_letter_topic")
+    return list(filter(is_letter, pipeline.records("dead_letter_topic")))
 
 
 def header(letter, name: str) -> str:
@@ -147,6 +150,28 @@ def test_dead_letters_are_listed_shown_and_replayed_once(pipeline):
     pipeline.run("tools.dead_letters", "replay")
     pipeline.run("tools.dead_letters", "replay")
     assert first == 0
+
+
+@pytest.mark.slow
+def test_letters_are_replayed_once_although_the_offset_of_the_replay_expires(pipeline):
+    pipeline.predictor()
+    for value in (b"first", b"second"):
+        pipeline.send(value)
+    pipeline.producer.flush()
+    wait_for_letters(pipeline, 2)
+    assert b"yes" not in pipeline.run("tools.dead_letters", "list").stdout
+    assert pipeline.run("tools.dead_letters", "replay").stdout.endswith(b"Replayed 2 letters.\n")
+    wait_for_letters(pipeline, 4)
+    listed = pipeline.run("tools.dead_letters", "list").stdout.decode().splitlines()
+    assert ["yes" in line for line in listed if "not valid JSON" in line] == [True] * 2 + [
+        False
+    ] * 2
+    with closing(make_admin()) as admin:
+        admin.delete_groups([f"{pipeline.prefix}dead-letter-replay"])
+    assert pipeline.run("tools.dead_letters", "replay").stdout.endswith(b"Replayed 2 letters.\n")
+    wait_for_letters(pipeline, 6)
+    listed = pipeline.run("tools.dead_letters", "list").stdout
+    assert listed.count(b"yes") == 4
 
 
 def test_letters_that_lie_do_not_stop_the_tool(pipeline):

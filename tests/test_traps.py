@@ -39,7 +39,7 @@ def commit_after_a_stall(self, records, offsets, group) -> None:
 
 def abort_and_go_on_with_the_same_producer(self) -> None:
     self._producer.client.abort_transaction()
-    self._seek_to_committed()
+    self._resumption.resume(self._progress)
     self._broken = False
 
 

@@ -6,7 +6,9 @@
 
 A replayed message goes to the partition it came from, with its key, in one transaction with the
 offset of its letter: even if the tool is killed, each letter is replayed exactly once. A message
-that still can't be understood comes back as a new letter.
+that still can't be understood comes back as a new letter. How far it has come, replay also writes
+to the topic of dead letters, as records with an empty value and a header `checkpoint`: so `list`
+marks what was replayed, and nothing is sent again after the offset has expired.
 """
 
 import sys
@@ -14,14 +16,16 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from utils.console import say, warn
 from utils.kafka_client.batch import Batch
+from utils.kafka_client.checkpoints import decode_checkpoint
 from utils.kafka_client.consumer import make_consumer
-from utils.kafka_client.dead_letters import DeadLetter, decode_letter
+from utils.kafka_client.dead_letters import DeadLetter, decode_letter, is_letter
 from utils.kafka_client.positions import all_partitions, assign_all, records_up_to_now
 from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, prepare_topics
 from utils.kafka_client.transactions import TransactionalStream
@@ -30,13 +34,19 @@ from utils.script import command_line, run
 from utils.settings import settings
 
 REPLAY_GROUP = settings.topic_prefix + "dead-letter-replay"
+REPLAY_WRITES = (APP_MESSAGES, DEAD_LETTER_TOPIC)
+
+
+def read_records() -> Iterator[ConsumerRecord]:
+    """Yield all records of the topic of dead letters up to now, oldest first."""
+    with closing(make_consumer()) as consumer:
+        consumer.seek_to_beginning(*assign_all(consumer, DEAD_LETTER_TOPIC))
+        yield from records_up_to_now(consumer)
 
 
 def read_letters() -> Iterator[DeadLetter]:
     """Yield all dead letters up to now, oldest first."""
-    with closing(make_consumer()) as consumer:
-        consumer.seek_to_beginning(*assign_all(consumer, DEAD_LETTER_TOPIC))
-        yield from map(decode_letter, records_up_to_now(consumer))
+    return map(decode_letter, filter(is_letter, read_records()))
 
 
 def printable(text: str | None) -> str:
@@ -45,13 +55,18 @@ def printable(text: str | None) -> str:
 
 
 def show_list() -> None:
-    """Print one line for each letter."""
-    table = Table("offset", "from", "bytes", "reason")
-    for letter in read_letters():
+    """Print one line for each letter; "replayed" are those that replay has dealt with."""
+    records = list(read_records())
+    checkpoints = filter(None, map(decode_checkpoint, records))
+    done = max((c.offset for c in checkpoints if c.group == REPLAY_GROUP), default=0)
+    table = Table("offset", "from", "bytes", "replayed", "reason")
+    for letter in map(decode_letter, filter(is_letter, records)):
         about = letter.facts
         origin = f"{about.get('topic')}-{about.get('partition')} at {about.get('offset')}"
         size = about.get("size") or str(len(letter.value or b""))
-        table.add_row(str(letter.offset), *map(printable, (origin, size, about.get("reason"))))
+        replayed = "yes" if letter.offset < done and not letter.is_empty else ""
+        row = (origin, size, replayed, about.get("reason"))
+        table.add_row(str(letter.offset), *map(printable, row))
     Console().print(table)
 
 
@@ -75,11 +90,13 @@ def replay() -> None:
     last, replayed = max((letter.offset for letter in read_letters()), default=-1), 0
     with closing(make_consumer()) as consumer:
         targets = {str(each.partition) for each in all_partitions(consumer, APP_MESSAGES)}
-    writes = (APP_MESSAGES,)
-    with closing(TransactionalStream(DEAD_LETTER_TOPIC, REPLAY_GROUP, "replay", writes)) as stream:
+    stream = TransactionalStream(
+        DEAD_LETTER_TOPIC, REPLAY_GROUP, "replay", REPLAY_WRITES, own_records=True
+    )
+    with closing(stream):
         while not stop.is_set() and not stream.has_committed(partition, last):
             batch = stream.poll()
-            letters = map(decode_letter, batch.records)
+            letters = map(decode_letter, filter(is_letter, batch.records))
             sent = sum(send_again(letter, batch, targets) for letter in letters)
             replayed += sent if stream.commit(batch) else 0
     say(f"Replayed {replayed} letters.", "bold")
@@ -114,7 +131,7 @@ def main() -> None:
     commands.add_parser("show", help="one letter").add_argument("offset", type=int)
     commands.add_parser("replay", help="send again what was not replayed yet")
     arguments = parser.parse_args()
-    writes = (APP_MESSAGES,) if arguments.command == "replay" else ()
+    writes = REPLAY_WRITES if arguments.command == "replay" else ()
     prepare_topics(read=(DEAD_LETTER_TOPIC,), write=writes)
     if arguments.command == "show":
         show(arguments.offset)

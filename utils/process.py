@@ -83,6 +83,10 @@ class Watchdog:
         finally:
             self._seconds_left = None
 
+    def extend(self, seconds: float) -> None:
+        """Allow the body this many seconds from now on: it makes progress."""
+        self._seconds_left = seconds
+
     def _watch(self) -> None:
         # Count ticks instead of reading a clock: a laptop that wakes up after an hour of sleep has
         # not waited for an hour.

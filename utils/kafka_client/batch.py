@@ -6,6 +6,7 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.structs import ConsumerGroupMetadata
 
+from utils.kafka_client.checkpoints import Checkpoint
 from utils.kafka_client.dead_letters import encode_letter
 
 
@@ -83,6 +84,21 @@ class Batch:
     def dead_letter(self, record: ConsumerRecord, topic: str, reason: str) -> None:
         """Put a record aside on a topic of dead letters (utils/kafka_client/dead_letters.py)."""
         self.outgoing.append(encode_letter(record, topic, reason, self.fits))
+
+    def add_checkpoint(self, partition: TopicPartition, checkpoint: Checkpoint) -> bool:
+        """Put a checkpoint into the last record that goes to this partition.
+
+        It loses its key if the record gets too large. False if there is no such record.
+        """
+        for record in reversed(self.outgoing):
+            if (record["topic"], record.get("partition")) == partition:
+                headers = [*record.get("headers", ()), checkpoint.header()]
+                for option in ({"headers": headers}, {"headers": headers, "key": None}):
+                    if self._limits.allow(record | option):
+                        record |= option
+                        return True
+                return False
+        return False
 
     def count(self, answered: list[ConsumerRecord], every: int) -> list[tuple[int, ConsumerRecord]]:
         """Count answered requests; return (k, record) for each k-th `every` requests complete.

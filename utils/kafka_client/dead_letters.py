@@ -4,6 +4,9 @@ The letter's key and value are the record's own, byte for byte. Its headers, UTF
 the record came from (topic, partition, offset, timestamp) and why it was put aside (reason). A
 letter that can't hold the record, because the topic does not take one so large or because the
 client could not decode it, is marked by the header `empty`; the record is still where it came from.
+
+The topic also holds the checkpoints of tools/dead_letters.py (utils/kafka_client/checkpoints.py),
+which are no letters.
 """
 
 import hashlib
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 
 from kafka.consumer.fetcher import ConsumerRecord
 
+from utils.kafka_client.checkpoints import HEADER as CHECKPOINT
 from utils.kafka_client.records import Unreadable
 
 EMPTY = ("empty", b"true")
@@ -55,6 +59,11 @@ def encode_letter(
     digest = hashlib.sha256(value).hexdigest().encode()
     size_and_digest = [("size", b"%d" % len(value)), ("sha256", digest)]
     return letter | {"key": b"", "value": None, "headers": [*headers, EMPTY, *size_and_digest]}
+
+
+def is_letter(record: ConsumerRecord) -> bool:
+    """Return True if a record of the topic of dead letters is a letter, not a checkpoint."""
+    return all(name != CHECKPOINT for name, _ in record.headers)
 
 
 def decode_letter(record: ConsumerRecord) -> DeadLetter:

@@ -2,12 +2,11 @@
 
 import json
 import time
+from contextlib import suppress
+from typing import NamedTuple
 
 from kafka import TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.structs import OffsetAndMetadata
-
-from utils.console import warn
 
 
 class Progress:
@@ -17,9 +16,7 @@ class Progress:
         self.generation = -1
         self.counts: dict[TopicPartition, int] = {}  # requests answered and committed
         self.committed: dict[TopicPartition, int] = {}  # the offset to read on from
-        self.uncommitted: dict[
-            TopicPartition, int
-        ] = {}  # the same, after what is not yet committed
+        self.uncommitted: dict[TopicPartition, int] = {}  # the same, to go with the next commit
         self.committed_at = time.monotonic()
 
     def forget(self) -> None:
@@ -33,18 +30,29 @@ class Progress:
             self.generation = generation
             self.forget()
 
-    def add(self, partition: TopicPartition, committed: OffsetAndMetadata | None) -> None:
-        """Note what the group has committed for a partition."""
-        self.counts[partition] = decode_count(committed)
-        self.committed[partition] = committed.offset if committed else 0
+    def add(self, partition: TopicPartition, offset: int, count: int) -> None:
+        """Note from which offset on a partition is read, and how many requests it has answered."""
+        self.counts[partition] = count
+        self.committed[partition] = offset
 
-    def is_continued_by(self, records: dict[TopicPartition, list[ConsumerRecord]]) -> bool:
-        """Return True if no record lies before the committed offset of its partition."""
-        known = self.committed
-        return all(p in known and found[0].offset >= known[p] for p, found in records.items())
+    def went_back(
+        self, positions: dict[TopicPartition, int], records: dict[TopicPartition, list]
+    ) -> set[TopicPartition]:
+        """Return the partitions that the client reads again from before their committed offset.
+
+        It does so by itself if the log became shorter: its position lies beyond the end, or
+        belongs to a leader epoch that ends before it (KIP-320).
+        """
+        read_from = positions | {partition: found[0].offset for partition, found in records.items()}
+        # A poll that begins before the committed offset may end behind it, or bring no records.
+        return {
+            partition
+            for partition, offset in self.committed.items()
+            if min(read_from.get(partition, offset), positions.get(partition, offset)) < offset
+        }
 
     def skipped(
-        self, records: dict[TopicPartition, list[ConsumerRecord]], positions: dict
+        self, records: dict[TopicPartition, list], positions: dict
     ) -> dict[TopicPartition, int]:
         """Return the positions beyond records that the consumer has skipped: own replies.
 
@@ -53,10 +61,18 @@ class Progress:
         quiet = (positions.keys() & self.committed.keys()) - records.keys()
         return {p: positions[p] for p in quiet if positions[p] > self.committed[p]}
 
-    def offsets(self, counts: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Return what to commit: the uncommitted offsets, and these counts as their metadata."""
+    def offsets(
+        self, counts: dict[TopicPartition, int], topic_id: str | None, epochs: dict
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Return what to commit: the uncommitted offsets, with these counts as their metadata.
+
+        epochs : of the partitions' leaders, -1 if unknown; by them the client notices a log that
+        was cut meanwhile (KIP-320).
+        """
         return {
-            partition: OffsetAndMetadata(offset, encode_count(counts[partition]), -1)
+            partition: OffsetAndMetadata(
+                offset, encode_metadata(counts[partition], topic_id), epochs.get(partition, -1)
+            )
             for partition, offset in self.uncommitted.items()
         }
 
@@ -68,17 +84,24 @@ class Progress:
         self.committed_at = time.monotonic()
 
 
-def encode_count(count: int) -> str:
-    """Return an offset's metadata with the number of requests answered up to that offset."""
-    return json.dumps({"v": 1, "count": count})
+class Metadata(NamedTuple):
+    """What an offset that we have committed says about itself."""
+
+    count: int  # requests answered up to that offset
+    topic_id: str | None  # of the topic; None if Kafka has no ids, or in an earlier version
 
 
-def decode_count(committed: OffsetAndMetadata | None) -> int:
-    """Return the number of answered requests in an offset's metadata; 0 if there is none."""
-    if committed is None or not committed.metadata:
-        return 0
-    try:
-        return int(json.loads(committed.metadata)["count"])
-    except (ValueError, KeyError, TypeError):
-        warn(f"The offset's metadata {committed.metadata!r} has no count; counting from 0.")
-        return 0
+def encode_metadata(count: int, topic_id: str | None) -> str:
+    """Return the metadata of an offset."""
+    return json.dumps({"v": 1, "count": count, "topic_id": topic_id})
+
+
+def decode_metadata(committed: OffsetAndMetadata | None) -> Metadata | None:
+    """Return the metadata of an offset; None if there are none of ours.
+
+    Tools that reset offsets write empty metadata.
+    """
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        metadata = json.loads(committed.metadata)
+        return Metadata(int(metadata["count"]), metadata.get("topic_id"))
+    return None

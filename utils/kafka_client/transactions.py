@@ -35,6 +35,7 @@ from utils.kafka_client.batch import Batch, SizeLimits
 from utils.kafka_client.connection import is_reachable, require_reachable
 from utils.kafka_client.group import is_replaced, join_group, leave_group
 from utils.kafka_client.progress import Progress
+from utils.kafka_client.resumption import Resumption
 from utils.kafka_client.rights import Rights
 from utils.kafka_client.security import Refused
 from utils.kafka_client.transaction_markers import ConfirmingProducer
@@ -56,10 +57,20 @@ class TransactionalStream:
 
     `name` identifies this process: as transactional id, and as static member of the group
     (KIP-345), so that a restart gets its partitions back without a rebalance. `writes` are all
-    topics that the answers go to. Refused if a right to any of that is missing.
+    topics that the answers go to. `own_records` says that no answers go to `topic` itself, so that
+    checkpoints are records of their own there, with an empty value. Refused if a right to any of
+    that is missing.
     """
 
-    def __init__(self, topic: str, group_id: str, name: str, writes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        topic: str,
+        group_id: str,
+        name: str,
+        writes: tuple[str, ...],
+        own_records: bool = False,
+    ) -> None:
+        self._own_records = own_records
         self.name = name
         self._group_id = group_id
         transactional_id = f"{group_id}-{name}"
@@ -78,6 +89,8 @@ class TransactionalStream:
                 self._producer = self._open_producer()
                 self._consumer = join_group(topic, group_id, name)
             self._consumer.skip_transactions_of(self._producer.identity.producer_id)
+        extend = partial(self._watchdog.extend, STALL_TIMEOUT)
+        self._resumption = Resumption(self._consumer, topic, group_id, extend)
 
     def poll(self, timeout: float = 0.5) -> Batch:
         """Return the next records (none after `timeout` seconds) and the counts before them."""
@@ -101,11 +114,16 @@ class TransactionalStream:
         records = self._consumer.poll(timeout_ms=int(timeout * 1000))
         group = self._consumer.group_metadata()
         positions = self._consumer.positions()
-        if self._owns(records, group, positions):
-            return self._batch(records, group, self._progress.skipped(records, positions))
-        if records:
-            self._seek_to_committed()
-        return self._batch({}, group)
+        progress = self._progress
+        if group.generation_id < 0 or not group.member_id:
+            progress.forget()  # of what was read without a membership nothing is answered
+            return self._batch({}, group)
+        progress.enter(group.generation_id)
+        went_back = progress.went_back(positions, records)
+        if went_back or self._resumption.is_due(progress, positions.keys() | records.keys()):
+            self._resumption.resume(progress, went_back)
+            return self._batch({}, group)
+        return self._batch(records, group, progress.skipped(records, positions))
 
     def _batch(
         self,
@@ -114,16 +132,6 @@ class TransactionalStream:
         skipped: dict[TopicPartition, int] | None = None,
     ) -> Batch:
         return Batch(records, group, self._progress.counts, self._producer.limits, skipped)
-
-    def _owns(self, records: dict, group: ConsumerGroupMetadata, positions: dict) -> bool:
-        """Return True if this is a member of the group, and the records continue its offsets."""
-        if group.generation_id < 0 or not group.member_id:
-            return False
-        self._progress.enter(group.generation_id)
-        for partition in positions.keys() - self._progress.counts.keys():
-            committed = self._consumer.committed(partition, metadata=True, timeout_ms=10_000)
-            self._progress.add(partition, committed)
-        return self._progress.is_continued_by(records)
 
     def commit(self, batch: Batch) -> bool:
         """Send answers and offsets as one transaction; False if the batch has to be read again.
@@ -144,7 +152,9 @@ class TransactionalStream:
             return True
         try:
             with self._watchdog(STALL_TIMEOUT, "Kafka did not end a transaction"):
-                offsets = progress.offsets(batch.counts)
+                self._add_checkpoints(batch)
+                epochs = self._resumption.leader_epochs()
+                offsets = progress.offsets(batch.counts, self._resumption.topic_id, epochs)
                 self._producer.send(batch.outgoing, offsets, batch.group)
         except CLIENT_ERRORS as error:
             self._note_failure(error)
@@ -153,6 +163,14 @@ class TransactionalStream:
         self._failures.reset()
         reset_restarts()
         return True
+
+    def _add_checkpoints(self, batch: Batch) -> None:
+        for partition in batch.by_partition:
+            offset, count = batch.positions[partition], batch.counts[partition]
+            checkpoint = self._resumption.checkpoint(offset, count)
+            if not batch.add_checkpoint(partition, checkpoint) and self._own_records:
+                place = {"topic": partition.topic, "partition": partition.partition, "key": b""}
+                batch.outgoing.append(place | {"value": b"", "headers": [checkpoint.header()]})
 
     def has_committed(self, partition: TopicPartition, offset: int) -> bool:
         """Return True if this group has committed everything up to this offset; -1: always."""
@@ -176,18 +194,8 @@ class TransactionalStream:
         self._producer.close()
         self._producer = self._open_producer()
         self._consumer.skip_transactions_of(self._producer.identity.producer_id)
-        self._seek_to_committed()
+        self._resumption.resume(self._progress)
         self._broken = False
-
-    def _seek_to_committed(self) -> None:
-        """Seek to the committed offset of every partition that this process has now."""
-        self._progress.forget()
-        for partition in self._consumer.assignment():
-            committed = self._consumer.committed(partition, timeout_ms=10_000)
-            if committed is None:
-                self._consumer.seek_to_beginning(partition)
-            else:
-                self._consumer.seek(partition, committed)
 
     def _stop_if_replaced(self, fenced: bool = False) -> None:
         if fenced or is_replaced(self._consumer, self._group_id, self.name):

@@ -1,0 +1,150 @@
+"""Checkpoints: how far a consumer group has come, written into the partition that it reads.
+
+Offsets that a group has committed expire, can be reset by a tool, and may lie beyond the end of a
+log that a power cut has shortened. So the last record that a transaction writes to a partition of
+the group's own topic has a checkpoint as its header: the offset to read on from and the number of
+requests answered before it, as they are committed with that transaction.
+
+Invariant: in a partition, a record lies before its reply, and the reply before or at the
+checkpoint of its transaction. So for the last checkpoint in the log, with offset `o`:
+
+- No record from `o` on has a reply in the log: it would have come with a later checkpoint.
+- Every record before `o` was dealt with, and if the log has lost a record's reply, it has lost what
+  came later too, that checkpoint included (power cut), or what came before too, the record
+  included (retention).
+
+Without any checkpoint nothing in the log has a reply: it is read from its beginning.
+A transaction that writes nothing to a partition leaves no checkpoint there. What it dealt with, for
+example records that got a dead letter and no reply, may be read again, never what got a reply.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.errors import KafkaError
+
+from utils.kafka_client.consumer import Consumer, make_consumer
+from utils.kafka_client.positions import all_partitions
+from utils.kafka_client.topic_ids import TopicIdentity
+from utils.process import stopping
+
+HEADER = "checkpoint"
+FIRST_WINDOW = 1_000  # offsets; each further window is 4 times as large
+READER = {"max_poll_records": 10_000, "max_partition_fetch_bytes": 2**23, "fetch_max_wait_ms": 100}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a group has come in the partition that holds this."""
+
+    group: str
+    topic_id: str | None  # of the topic that was read: the header may come too late for it
+    offset: int  # to read on from
+    count: int  # requests answered before that offset
+
+    def header(self) -> tuple[str, bytes]:
+        """Return the header of a record that holds this checkpoint."""
+        return HEADER, json.dumps(asdict(self)).encode()
+
+
+def decode_checkpoint(record: ConsumerRecord) -> Checkpoint | None:
+    """Return the checkpoint in a record, None if it has none or one that can't be true.
+
+    Anybody may write such a header; it can declare only those records as dealt with that lie before
+    its own one.
+    """
+    value = dict(record.headers).get(HEADER)
+    with suppress(ValueError, TypeError, RecursionError):
+        found = Checkpoint(**json.loads(value))
+        numbers = (found.offset, found.count)
+        if all(type(n) is int and n >= 0 for n in numbers) and found.offset <= record.offset:
+            return found
+    return None
+
+
+def last_checkpoint(
+    partition: TopicPartition,
+    group: str,
+    topic_id: str | None,
+    since: int,
+    on_step: Callable[[], object],
+) -> tuple[Checkpoint | None, int]:
+    """Return the last checkpoint of a group in a partition, and the partition's end.
+
+    Ignores checkpoints before the offset `since`. Reads backwards in growing windows, each record
+    at most once; calls `on_step` at least twice a second. Waits for open transactions: a reply
+    behind them may be there already. KafkaError if the topic is not the one with `topic_id`.
+    """
+    with closing(make_consumer(**READER)) as consumer:
+        search = _Search(consumer, partition, group, topic_id, on_step)
+        begin = max(since, consumer.beginning_offsets([partition])[partition])
+        start = max(begin, consumer.end_offsets([partition])[partition] - FIRST_WINDOW)
+        found, end = search.window(start, None)
+        size = FIRST_WINDOW
+        while found is None and start > begin:
+            size *= 4
+            start, stop = max(begin, start - size), start
+            found, _ = search.window(start, stop)
+        return found, end
+
+
+class _Search:
+    def __init__(
+        self,
+        consumer: Consumer,
+        partition: TopicPartition,
+        group: str,
+        topic_id: str | None,
+        on_step: Callable[[], object],
+    ) -> None:
+        self._consumer, self._partition, self._on_step = consumer, partition, on_step
+        self._group, self._topic_id = group, topic_id
+        all_partitions(consumer, partition.topic)  # brings the topic's id too
+        self._topic = TopicIdentity(consumer, partition.topic)
+        _skip_plain_records(consumer)
+        consumer.assign([partition])
+
+    def window(self, start: int, stop: int | None) -> tuple[Checkpoint | None, int]:
+        """Return the last checkpoint from `start` to before `stop`, and `stop`.
+
+        Without a `stop`: up to the end of the log, behind all open transactions.
+        """
+        found, consumer, partition = None, self._consumer, self._partition
+        consumer.seek(partition, start)
+        while stop is None or consumer.positions().get(partition, start) < stop:
+            for record in consumer.poll(timeout_ms=200).get(partition, ()):
+                if stop is None or record.offset < stop:
+                    found = self._own(record) or found
+            end = consumer.highwater(partition)  # None before the first fetch
+            stop = end if stop is None else min(stop, stop if end is None else end)
+            self._step()
+        return found, stop
+
+    def _own(self, record: ConsumerRecord) -> Checkpoint | None:
+        found = decode_checkpoint(record)
+        known = found is not None and (found.group, found.topic_id) == (self._group, self._topic_id)
+        return found if known else None
+
+    def _step(self) -> None:
+        if stopping():
+            raise SystemExit(0)
+        if (self._topic.id and str(self._topic.id)) != self._topic_id or self._topic.has_changed():
+            raise KafkaError(f"topic {self._partition.topic} was deleted and created again")
+        self._on_step()
+
+
+def _skip_plain_records(consumer: Consumer) -> None:
+    """Skip batches outside of transactions without decoding them: they hold no checkpoint.
+
+    As in Consumer.skip_transactions_of. The batches of producers without an id are decoded.
+    """
+
+    class InTransactions(Fetcher.PartitionRecords):
+        def _is_batch_aborted(self, batch) -> bool:
+            return not batch.is_transactional or super()._is_batch_aborted(batch)
+
+    consumer._fetcher.PartitionRecords = InTransactions
