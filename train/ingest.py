@@ -32,7 +32,7 @@ class Ingest:
         self._reader = Reader(store.positions(), *READS)
         self._reasons: Counter[str] = Counter()  # why outcomes were not understood, since a report
         self._report_at = 0.0
-        self._problem, self._problem_at = "", 0.0  # the last error that was reported, and when
+        self._problem, self._problem_at = "", 0.0  # the kind of the last error reported, and when
 
     def step(self) -> None:
         """Poll once, and store what came and the positions behind it in one transaction.
@@ -45,14 +45,14 @@ class Ingest:
         self._report()
 
     def retry(self, error: Exception) -> None:
-        """Report an error, at most once a minute, and go back to the stored positions.
+        """Report an error, one of a kind in a minute, and go back to the stored positions.
 
         What was polled and not stored is read again.
         """
-        problem, now = f"{type(error).__name__}: {error}", time.monotonic()
-        if problem != self._problem or now >= self._problem_at + REPORT_INTERVAL:
-            warn(f"{problem}. Trying again.")
-            self._problem, self._problem_at = problem, now
+        kind, now = type(error).__name__, time.monotonic()
+        if kind != self._problem or now >= self._problem_at + REPORT_INTERVAL:
+            warn(f"{kind}: {error}. Trying again.")
+            self._problem, self._problem_at = kind, now
         self._reader.return_to(self._store.positions())
 
     def close(self) -> None:
