@@ -16,18 +16,16 @@ import os
 from argparse import Namespace
 from contextlib import closing
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from train.arguments import parse_arguments
-from train.ingest import ingest
+from train.ingest import READS, WRITES, Ingest
 from train.observations import STORE, Observations, only_trainer
 from train.recovery import announce_the_champion, interrupted_training
 from train.training_process import TrainingProcess
 from utils.console import say, warn
-from utils.kafka_client.positions import read_again, read_from
-from utils.kafka_client.producer import make_producer
-from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, prepare_topics
+from utils.kafka_client.sender import Sender
+from utils.kafka_client.topics import prepare_topics
 from utils.model_store.announcements import announce
 from utils.model_store.registry import Registry
 from utils.process import reset_restarts, stop_on_signals
@@ -52,9 +50,7 @@ def begin_training(
     return TrainingProcess(model_id, requests_covered, arguments)
 
 
-def finish_training(
-    training: TrainingProcess, store: Observations, producer: KafkaProducer
-) -> None:
+def finish_training(training: TrainingProcess, store: Observations, sender: Sender) -> None:
     """Publish the model that the child made, or announce that there is none.
 
     After a KafkaError or an OSError, call it again: each of its steps may be repeated.
@@ -62,15 +58,15 @@ def finish_training(
     if failure := training.failure():
         warn(f"Training failed: {failure}")
         fields = {"training_failed": failure[:500]}
-        announce(producer, training.model_id, training.requests_covered, **fields)
+        announce(sender, training.model_id, training.requests_covered, **fields)
         store.end_training(training.requests_covered)
     else:
         training.publish(registry)
-        conclude(training.model_id, training.requests_covered, store, producer)
+        conclude(training.model_id, training.requests_covered, store, sender)
     training.close()
 
 
-def conclude(model_id: int, covered: int, store: Observations, producer: KafkaProducer) -> None:
+def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -> None:
     """Make a published model the champion, or reject it, and announce which (step 5).
 
     The order makes a kill -9 at any point harmless. Model, card and champion.json are on disk
@@ -87,11 +83,11 @@ def conclude(model_id: int, covered: int, store: Observations, producer: KafkaPr
         fields = {"observations": card.observations, "judge": card.judge}
         if card.decision == "promoted":
             registry.promote(model_id)
-            announce(producer, model_id, covered, training_completed=True, **fields)
+            announce(sender, model_id, covered, training_completed=True, **fields)
             store.note_announced(model_id)
             say(f"Model {model_id} is the champion: {card.why}.", "bold green")
         else:
-            announce(producer, model_id, covered, training_rejected=card.why, **fields)
+            announce(sender, model_id, covered, training_rejected=card.why, **fields)
             warn(f"Model {model_id} is rejected: {card.why}.")
         store.end_training(covered)
         registry.prune(settings.extra_models_to_keep)
@@ -108,40 +104,44 @@ def main() -> None:
         with closing(Observations(STORE)) as store:
             store.ask_by_hand()
         return say("Asked for a training: the running trainer, or the next one, starts it.")
-    prepare_topics(read=(APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC), write=(RETRAIN_TOPIC,))
+    prepare_topics(READS, WRITES)
     # One trainer at a time: model ids and the store have one writer. A second trainer waits here,
     # and takes over when the first one ends, for any reason.
-    with only_trainer(STORE, stop), closing(Observations(STORE)) as store:
+    with (
+        only_trainer(STORE, stop),
+        closing(Observations(STORE)) as store,
+        closing(Sender()) as sender,
+    ):
         # Kafka numbers the records of each partition of a topic; an offset is the next to be read.
         # Most programs join a consumer group and let Kafka keep their offsets: to "commit" is to
         # store them there. The trainer does neither. Its offsets are in SQLite, written in the same
         # transaction as the records before them, so a crash can't separate the two: no observation
         # is lost or stored twice. And without a group it reads all partitions, whoever else reads.
-        consumer = read_from(store.offsets(), APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
-        producer = make_producer()
+        ingest = Ingest(store, sender)
         training = None
-        if interrupted := interrupted_training(store, registry):  # by kill -9, or a power cut
-            conclude(*interrupted, store, producer)
+        interrupted = interrupted_training(store, registry)  # by kill -9, or a power cut
         reset_restarts()
         say("The trainer waits for retrain requests.", "bold")
         while not stop.is_set():
             try:
-                ingest(store, consumer)  # 1b, 3, 6: waits for records, at most half a second
+                if interrupted:
+                    conclude(*interrupted, store, sender)
+                    interrupted = None
+                ingest.step()  # 1b, 3, 6: waits for records, at most half a second
                 if training is None:
-                    announce_the_champion(store, registry, producer)
+                    announce_the_champion(store, registry, sender)
                     if (covered := store.training_due(settings.retrain_every)) is not None:
                         training = begin_training(store, covered, arguments)
                 elif training.has_ended():
-                    finish_training(training, store, producer)
+                    finish_training(training, store, sender)
                     training = None
             except (KafkaError, OSError) as error:  # Kafka is away, the disk is full, ...
                 stop.wait(1)
                 # Back to the stored offsets: what was polled and not stored is read again.
-                read_again(consumer, store.offsets(), error)
+                ingest.retry(error)
         if training:
             training.close()
-        producer.close(timeout=5)
-        consumer.close()
+        ingest.close()
 
 
 if __name__ == "__main__":

@@ -148,13 +148,15 @@ def training(arena: Arena, models: Path, rate: float, seconds: float) -> dict[st
 def reloads(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
     """Another model is announced every RELOAD_EVERY seconds."""
     with pipeline(arena, models) as case:
-        first, second = publish_a_copy(Registry(arena.folder / case.prefix / "models"))
+        registry = Registry(arena.folder / case.prefix / "models")
+        first, second = publish_a_copy(registry)
         predictor = case.predictor()
 
         def announce(duration: float) -> None:
             for n in range(int(duration / RELOAD_EVERY)):
                 time.sleep(RELOAD_EVERY)
                 message = {"training_completed": True, "model_id": (second, first)[n % 2]}
+                registry.promote(message["model_id"])
                 case.send(message, topic="retrain_topic")
                 case.producer.flush()
 

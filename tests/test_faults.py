@@ -14,6 +14,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from tests.harness.pipeline import Pipeline, wait_until
 from tests.test_pipeline import answered_once
 from tools import local_kafka
+from utils.files import write_atomically
 
 
 @pytest.fixture
@@ -261,6 +262,13 @@ def announce(pipeline, model_id):
     pipeline.producer.flush()
 
 
+def promote(pipeline, model_id):
+    """Make a model the champion and announce it, as the trainer does."""
+    champion = pipeline.folder / "models" / "champion.json"
+    write_atomically(champion, json.dumps({"model_id": model_id}).encode())
+    announce(pipeline, model_id)
+
+
 def copy_of_the_first_model(pipeline, model_id, **card):
     models = pipeline.folder / "models"
     content = (models / "model_0.p").read_bytes()
@@ -279,10 +287,13 @@ def test_a_model_that_can_not_be_used_is_reported_and_the_old_one_goes_on(pipeli
     copy_of_the_first_model(pipeline, 4)
     (models / "model_4.p").unlink()
     copy_of_the_first_model(pipeline, 5)
-    for model_id in (1, 2, 3, 4, 10**9, -1, "../../x", None, [0], 1.5):
+    for number, model_id in enumerate((1, 2, 3, 4, 10**9)):
+        promote(pipeline, model_id)
+        wait_until(lambda n=number: predictor.log.read_text().count("Can't use the") == n + 1)
+    for model_id in (-1, "../../x", None, [0], 1.5):
         announce(pipeline, model_id)
     pipeline.send(b"\xff not JSON", topic="retrain_topic")
-    announce(pipeline, 5)
+    promote(pipeline, 5)
     pipeline.wait_for_output(predictor, "Model 5 answers from now on")
     output = predictor.log.read_text()
     assert output.count("Can't use the announced model") == 5

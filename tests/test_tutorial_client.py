@@ -80,6 +80,7 @@ def test_the_tutorials_predictor_and_trainer_are_understood(pipeline):
     TutorialCompany(pipeline).send(25)
     pipeline.send(b'{"retrain": true, "model_id": 1, "batch_id": 0}', topic="retrain_topic")
     pipeline.wait_for_output(predictor, "Model 1 answers")
+    (pipeline.folder / "models" / "champion.json").write_text('{"model_id": 0}')
     announcement = b'{"training_completed": true, "model_id": 0}'
     pipeline.send(announcement, topic="retrain_topic")
     pipeline.wait_for_output(predictor, "Model 0 answers")

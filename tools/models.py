@@ -9,7 +9,7 @@ promote works with older models too: it is the way back.
 
 from contextlib import closing
 
-from utils.console import say
+from utils.console import say, warn
 from utils.model_store.card import encode_card
 from utils.model_store.registry import ModelError, Registry
 from utils.script import command_line, run
@@ -50,19 +50,25 @@ def show(registry: Registry, model_id: int) -> None:
 
 def promote(registry: Registry, model_id: int) -> None:
     """Make a model the champion and announce it to the predictors; SystemExit if it can't load."""
-    from utils.kafka_client.producer import make_producer
+    from kafka.errors import KafkaError
+
+    from utils.kafka_client.sender import Sender
     from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
     from utils.model_store.announcements import announce
     from utils.model_store.model import load
 
     prepare_topics(write=(RETRAIN_TOPIC,))
-    with closing(make_producer()) as producer, registry.locked():
+    with closing(Sender()) as sender, registry.locked():
         try:
             load(registry, model_id)
         except ModelError as error:
             raise SystemExit(f"Not promoted: {error}") from None
         registry.promote(model_id)
-        announce(producer, model_id, training_completed=True)
+        try:
+            announce(sender, model_id, training_completed=True)
+        except KafkaError as error:  # predictors look at champion.json without it, too
+            warn(f"Model {model_id} is the champion, but could not be announced: {error}")
+            return
     say(f"Model {model_id} is the champion, and announced to the predictors.", "bold green")
 
 

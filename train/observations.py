@@ -6,15 +6,17 @@ twice. The training child reads one consistent snapshot while the trainer goes o
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 
 from train.database import Database
 from utils.console import say
 from utils.files import locked
+from utils.kafka_client.records import Position
 from utils.settings import settings
 
 STORE = settings.data_dir / "observations.db"
@@ -35,6 +37,10 @@ CREATE INDEX IF NOT EXISTS incomplete ON observations (seen)
     WHERE data IS NULL OR outcome IS NULL;
 CREATE TABLE IF NOT EXISTS offsets (
     topic TEXT, partition INTEGER, next_offset INTEGER, PRIMARY KEY (topic, partition)
+);
+CREATE TABLE IF NOT EXISTS origins (  -- the log that an offset is of, see kafka_client/reader.py
+    topic TEXT, partition INTEGER, topic_id TEXT, leader_epoch INTEGER,
+    PRIMARY KEY (topic, partition)
 );
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counters VALUES
@@ -72,28 +78,51 @@ class Observations:
         rows = self._db.query("SELECT topic, partition, next_offset FROM offsets")
         return {(topic, partition): offset for topic, partition, offset in rows}
 
+    def positions(self) -> dict[Partition, Position]:
+        """Return the position to read next for every partition that was read before."""
+        rows = self._db.query(
+            "SELECT topic, partition, next_offset, coalesce(leader_epoch, -1),"
+            " coalesce(topic_id, '') FROM offsets LEFT JOIN origins USING (topic, partition)"
+        )
+        return {(topic, partition): Position(*rest) for topic, partition, *rest in rows}
+
     def add(
         self,
         observed: Iterable[tuple[str, bytes | None, float | None]],
         retrain_requests: int,
         offsets: dict[Partition, int],
         announced: int | None = None,
+        missed: int = 0,
+        origins: Mapping[Partition, tuple[str, int]] = MappingProxyType({}),
     ) -> None:
         """Store what one poll returned, and the offsets to read next, in one transaction.
 
         observed : (request_id, data, outcome); announced : the model that the last announcement of
-        a new champion names, None if there was no announcement.
+        a new champion names, None if there was no announcement; missed : records that Kafka deleted
+        before they were read; origins : (topic id, leader epoch) of the offsets. All offsets of a
+        topic are replaced where its id has changed: an offset is of no other topic.
         """
         now = time.time()
         with self._db.transaction():
             self._db.execute_many(_UPSERT, ((*row, now) for row in observed))
+            self._set_origins(origins)
             self._db.execute_many(
                 "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)",
                 [(*partition, offset) for partition, offset in offsets.items()],
             )
-            self._increase(retrain_requests=retrain_requests)
+            self._increase(retrain_requests=retrain_requests, missed_records=missed)
             if announced is not None:
                 self._set(announced_model_id=announced)
+
+    def _set_origins(self, origins: Mapping[Partition, tuple[str, int]]) -> None:
+        ids = {topic: topic_id for (topic, _), (topic_id, _) in origins.items()}
+        other = "SELECT 1 FROM origins WHERE topic = ? AND topic_id NOT IN ('', ?)"
+        for topic, topic_id in ids.items():
+            if self._db.query(other, (topic, topic_id)):
+                self._db.query("DELETE FROM offsets WHERE topic = ?", (topic,))
+                self._db.query("DELETE FROM origins WHERE topic = ?", (topic,))
+        rows = [(*partition, *origin) for partition, origin in origins.items()]
+        self._db.execute_many("INSERT OR REPLACE INTO origins VALUES (?, ?, ?, ?)", rows)
 
     def expire(self, seconds: float) -> int:
         """Delete unmatched requests and outcomes that are older; return how many.
@@ -106,11 +135,6 @@ class Observations:
             expired = self._db.query("SELECT changes()")[0][0]
             self._increase(expired_records=expired)
         return expired
-
-    def add_missed(self, records: int) -> None:
-        """Count records that Kafka deleted before the trainer read them."""
-        with self._db.transaction():
-            self._increase(missed_records=records)
 
     def ask_by_hand(self) -> None:
         """Make a training due now, whatever the counts are; safe while a trainer is running."""

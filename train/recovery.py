@@ -2,11 +2,10 @@
 
 from contextlib import suppress
 
-from kafka import KafkaProducer
-
 from train.observations import Observations
 from train.training_process import remove_attempts
 from utils.console import say
+from utils.kafka_client.sender import Sender
 from utils.model_store.announcements import announce
 from utils.model_store.registry import ModelError, Registry
 
@@ -30,7 +29,7 @@ def interrupted_training(store: Observations, registry: Registry) -> tuple[int, 
     return None
 
 
-def announce_the_champion(store: Observations, registry: Registry, producer: KafkaProducer) -> None:
+def announce_the_champion(store: Observations, registry: Registry, sender: Sender) -> None:
     """Announce the champion unless it was announced last; KafkaError if that fails.
 
     A promotion by hand may have been killed before its announcement, and anyone who can write to
@@ -38,5 +37,5 @@ def announce_the_champion(store: Observations, registry: Registry, producer: Kaf
     """
     champion = registry.champion_id()
     if champion is not None and champion != store.counter("announced_model_id"):
-        announce(producer, champion, training_completed=True)
+        announce(sender, champion, training_completed=True)
         store.note_announced(champion)

@@ -16,6 +16,7 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from utils.console import drop_unwritable_output
 from utils.script import command_line
 from utils.settings import settings
 
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--max-evals", type=int, required=True)
     parser.add_argument("--timeout", type=float, required=True)
     arguments = parser.parse_args()
+    drop_unwritable_output()
     end_with_parent(arguments.folder)
     take_lowest_priority()
     try:

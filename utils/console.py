@@ -1,12 +1,43 @@
 """What the scripts print: one line an event, colors and a live line on a terminal only."""
 
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
 _console = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+class _Dropping(io.FileIO):
+    """A file that drops what it can't write, instead of raising OSError."""
+
+    def write(self, data) -> int:
+        with suppress(OSError):
+            written = super().write(data)
+            if written is not None:
+                return written
+        return len(data)  # as if it were written: no buffer keeps it
+
+
+def drop_unwritable_output() -> None:
+    """Let the program go on when its output can't be written: full disk, reader of a pipe gone.
+
+    Otherwise print() raises, and at its end Python replaces the exit code by 120. It applies to
+    sys.stdout and sys.stderr, so to tracebacks too.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the program was started without it
+            continue
+        file = io.BufferedWriter(_Dropping(stream.fileno(), "wb", closefd=False))
+        options = {
+            each: getattr(stream, each)
+            for each in ("encoding", "errors", "line_buffering", "write_through")
+        }
+        setattr(sys, name, io.TextIOWrapper(file, **options))
 
 
 def say(text: str, style: str = "") -> None:

@@ -178,6 +178,18 @@ def decode_outcome(value: bytes | None) -> tuple[str, float] | None:
     return message.request_id, dataset.LABELS[message.outcome]
 
 
+def outcome_problem(value: bytes | Unreadable | None) -> str:
+    """Return why decode_outcome() does not understand a reported outcome."""
+    try:
+        _decode_outcome(value)
+    except _DECODE_ERRORS as error:
+        try:
+            _raise_unless_reply(value, error)
+        except InvalidMessage as invalid:
+            return invalid.reason
+    return "message: expected an outcome"
+
+
 def _raise_unless_reply(value: bytes | Unreadable | None, error: Exception) -> None:
     """Raise InvalidMessage with a readable reason; return None for a reply with invalid fields."""
     if value is None:

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable
 
+from utils.console import drop_unwritable_output
 from utils.process import restart_process
 
 
@@ -31,6 +32,7 @@ def run(main: Callable[[], None], restart: bool = False) -> None:
 
     from utils.kafka_client.security import Refused
 
+    drop_unwritable_output()
     os.umask(0o077)
     try:
         main()

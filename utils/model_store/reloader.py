@@ -1,13 +1,17 @@
-"""Keeps the champion in memory: loads it at the start, and again when a new one is announced.
+"""Keeps the champion in memory: loads it at the start, and whenever champion.json names another.
 
 A thread reads retrain_topic without a consumer group, so every predictor gets every announcement.
-It loads, checks and warms up the new model while the old one still answers; then one assignment
-replaces `model`. A model that can't be used is reported and the old one stays.
+An announcement only says when to look: which model to load, champion.json says. So a message that
+was lost, repeated or forged changes nothing, and a model is loaded once for each promotion, however
+many announcements there are. The thread looks once a second without an announcement, too.
+
+A model is loaded, checked and warmed up beside the one that answers; then one assignment replaces
+`model`. One that can't be used is reported once, and tried again while it is the champion: on a
+shared folder its files may arrive after its name.
 """
 
 import threading
-
-from kafka.consumer.fetcher import ConsumerRecord
+import time
 
 from utils.console import say, warn
 from utils.kafka_client.positions import read_from_now_on
@@ -15,6 +19,10 @@ from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import decode_control
 from utils.model_store.model import Model, load, load_champion
 from utils.model_store.registry import ModelError, Registry
+
+LOOK_INTERVAL = 1.0  # seconds between two looks at champion.json, without an announcement
+POLL_PAUSE = 0.1  # seconds between two polls: a flood of announcements must not occupy the thread
+LONGEST_PAUSE = 30.0  # seconds between two attempts to load a model that can't be used
 
 
 class Reloader:
@@ -25,8 +33,13 @@ class Reloader:
         # Position the reader before reading champion.json: a champion that is announced between
         # the two is read twice, in the other order it could be missed.
         self._consumer = read_from_now_on(RETRAIN_TOPIC)
+        champion = registry.champion_id()
         self.model = self._first_model()
-        self._problem = ""  # the last one that was reported, to report each one once
+        # The champion that can't be used, how long to wait before it is tried again, and when.
+        self._unusable = champion if champion != self.model.model_id else None
+        self._pause, self._retry_at = LOOK_INTERVAL, 0.0
+        self._look_at = 0.0
+        self._problem = ""  # the last one of reading announcements, to report each one once
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reloader", daemon=True)
         self._thread.start()
@@ -43,35 +56,55 @@ class Reloader:
         return model
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(POLL_PAUSE):
             try:
-                polled = self._consumer.poll(timeout_ms=200)
-                self._problem = ""
-                for record in (record for records in polled.values() for record in records):
-                    self._read(record)
+                if self._hear_announcement() or time.monotonic() >= self._look_at:
+                    self._look_at = time.monotonic() + LOOK_INTERVAL
+                    self._follow_champion()
             except Exception as error:  # no error may end the thread: nobody would load models
-                self._report(str(error) or repr(error))
-                self._stop.wait(1)
+                self._report(f"Can't load new models: {error!r}")
 
-    def _read(self, record: ConsumerRecord) -> None:
-        message = decode_control(record.value)
-        if message and message.training_completed and message.model_id is not None:
-            self._replace(message.model_id)
+    def _hear_announcement(self) -> bool:
+        """Poll once; return True if a new champion was announced."""
+        try:
+            polled = self._consumer.poll(timeout_ms=200)
+        except Exception as error:  # Kafka is away, for example; champion.json is still there
+            self._report(f"Can't read announcements of new models: {str(error) or repr(error)}")
+            return False
+        self._problem = ""
+        messages = (decode_control(each.value) for records in polled.values() for each in records)
+        return any(message and message.training_completed for message in messages)
 
     def _report(self, problem: str) -> None:
         if problem != self._problem and not self._stop.is_set():
-            warn(f"Can't read announcements of new models: {problem}")
+            warn(problem)
         self._problem = problem
 
-    def _replace(self, model_id: int) -> None:
-        if model_id == self.model.model_id:
-            return  # an announcement may be repeated
+    def _follow_champion(self) -> None:
+        """Load the champion unless it is loaded, or was not usable a moment ago."""
+        champion, now = self._registry.champion_id(), time.monotonic()
+        if champion is None or champion == self.model.model_id:
+            self._unusable = None
+        elif champion != self._unusable or now >= self._retry_at:
+            self._replace(champion)
+
+    def _replace(self, champion: int) -> None:
         try:
-            self.model = load(self._registry, model_id)
+            self.model = load(self._registry, champion)
         except ModelError as error:
-            warn(f"Can't use the announced model ({error}); keeping model {self.model.model_id}.")
+            self._note_unusable(champion, error)
         else:
-            say(f"Model {model_id} answers from now on.", "bold green")
+            say(f"Model {champion} answers from now on.", "bold green")
+
+    def _note_unusable(self, champion: int, error: ModelError) -> None:
+        """Report it once, and set when to try again: later each time."""
+        if champion == self._unusable:
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        else:
+            self._unusable, self._pause = champion, LOOK_INTERVAL
+            what = f"Can't use the announced model ({error})"
+            warn(f"{what}; keeping model {self.model.model_id} and trying again.")
+        self._retry_at = time.monotonic() + self._pause
 
     def close(self) -> None:
         """Stop the thread and close the consumer."""
