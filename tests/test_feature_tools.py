@@ -220,8 +220,8 @@ def test_of_too_many_pairs_the_most_frequent_are_kept():
     pairs = [("a", "x")] * 3 + [("b", "y")] * 2 + [("b", "x")] * 2 + [("a", "y")]
     rows = [{"left": left, "right": right} for left, right in pairs]
     tools = FeatureTools([], ["left", "right"], [("left", "right")], max_categories=2)
-    for given in (rows, rows[::-1]):
-        learned = tools.fit(given)
+    for some in (rows, rows[::-1]):
+        learned = tools.fit(some)
         assert learned.crossed_categories_ == {("left", "right"): [("a", "x"), ("b", "x")]}
     assert tools.transform(rows)[:, 2].tolist() == [0, 0, 0, 2, 2, 1, 1, 2]
 
