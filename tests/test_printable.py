@@ -71,7 +71,7 @@ def test_the_last_sentence_of_a_script_is_printable():
 def test_a_forged_error_reply_can_not_write_on_the_terminal(pipeline):
     app = pipeline.start("sample_app.py", "--messages", "1")
     request = wait_until(lambda: pipeline.messages("app_messages"), what="a request")[0]
-    forged = {"request_id": request["request_id"], "error": HOSTILE[:-15] + "x" * 100_000}
+    forged = {"request_id": request["request_id"], "error": HOSTILE[:-16] + "x" * 100_000}
     pipeline.send(json.dumps(forged).encode())
     pipeline.send({"request_id": request["request_id"], "error": "\x1b]0;title\x07\nfaked line"})
     assert app.wait(timeout=30) == 0
@@ -100,10 +100,10 @@ def test_a_dead_letter_is_escaped_on_a_terminal_and_unchanged_elsewhere(pipeline
 
 def test_models_shows_a_hostile_card_as_printable_text(pipeline):
     models = pipeline.folder / "models"
-    edit_card(decision=HOSTILE[:-15], why=HOSTILE[:-15])(Registry(models).path(0))
+    edit_card(decision=HOSTILE[:-16], why=HOSTILE[:-16])(Registry(models).path(0))
     for command in (["list"], ["show", "0"]):
         shown = output_on_a_terminal(["-m", "tools.models", *command], pipeline.environment)
-        assert b"faked line" in shown
+        assert b"faked" in shown
         assert b"title\x07" not in shown
         assert b"\xc2\x9b" not in shown
         assert b"\r\nfaked" not in shown
