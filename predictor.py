@@ -15,6 +15,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from utils.console import say
 from utils.kafka_client.batch import Batch
+from utils.kafka_client.dead_letter_notice import DeadLetterNotice
 from utils.kafka_client.topics import (
     APP_MESSAGES,
     DEAD_LETTER_TOPIC,
@@ -87,7 +88,7 @@ def main() -> None:
         stream = TransactionalStream(APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, WRITES)
         say(f"{settings.predictor_id} answers with model {champion.model.model_id}.", "bold")
         collect_garbage_rarely()
-        answered = 0  # since the last retrain request
+        answered, notice = 0, DeadLetterNotice()  # answered: since the last retrain request
 
         while not stop.is_set():
             # What has arrived since the last poll: nothing, one request, or thousands of them.
@@ -99,6 +100,7 @@ def main() -> None:
             # request is lost or answered twice. False: it failed, and poll() returns them again.
             if stream.commit(batch):
                 answered += count
+                notice.add(batch.dead_letter_reasons)
                 if due:
                     times = "" if due == 1 else f" {due} times"
                     say(f"Answered {answered} more requests: asked for retraining{times}.", "cyan")

@@ -102,7 +102,7 @@ def receive(company: Company, reply: Prediction | ErrorReply) -> bool:
     else:
         company.errors += 1
         if company.errors <= 20:  # the others are only counted
-            say(f"{person} -> error: {reply.error} (request {reply.request_id})", "bold red")
+            say(f"{person} -> error: {reply.error[:300]} (request {reply.request_id})", "bold red")
     return True
 
 

@@ -19,6 +19,7 @@ from utils.datasets import dataset
 from utils.datasets.adult import CATEGORICAL_COLUMNS, CROSSED_COLUMNS, NUMERIC_COLUMNS
 from utils.feature_tools import FeatureTools
 from utils.files import ROOT
+from utils.settings import settings
 
 FIRST_CODE = len(NUMERIC_COLUMNS)
 ROWS = [
@@ -200,6 +201,53 @@ def test_random_rows_and_their_frame_give_the_same_bits(train, rows):
     assert_same_bits(np.vstack([tools.transform([row]) for row in rows]), expected)
     refitted = clone(tools).fit(pd.DataFrame(train))
     assert_same_bits(refitted.transform(rows), expected)
+
+
+# Bounds on what is learned
+
+
+def test_of_too_many_categories_the_most_frequent_are_kept():
+    jobs = ["Cook"] * 3 + ["Baker"] * 2 + ["Clerk"] * 2 + ["Actor"]
+    rows = [{"age": 20, "sex": "Male", "job": job} for job in jobs]
+    tools = FeatureTools(["age"], ["sex", "job"], max_categories=2).fit(rows)
+    assert tools.categories_["job"] == ["Baker", "Cook"]  # of equally frequent ones by name
+    assert tools.fit(rows[::-1]).categories_["job"] == ["Baker", "Cook"]
+    codes = tools.transform([rows[0] | {"job": job} for job in ("Baker", "Cook", "Clerk", "Actor")])
+    assert codes[:, 2].tolist() == [0, 1, 2, 2]
+
+
+def test_of_too_many_pairs_the_most_frequent_are_kept():
+    pairs = [("a", "x")] * 3 + [("b", "y")] * 2 + [("b", "x")] * 2 + [("a", "y")]
+    rows = [{"left": left, "right": right} for left, right in pairs]
+    tools = FeatureTools([], ["left", "right"], [("left", "right")], max_categories=2)
+    for some in (rows, rows[::-1]):
+        learned = tools.fit(some)
+        assert learned.crossed_categories_ == {("left", "right"): [("a", "x"), ("b", "x")]}
+    assert tools.transform(rows)[:, 2].tolist() == [0, 0, 0, 2, 2, 1, 1, 2]
+
+
+@no_range
+@given(LISTS, LISTS, st.integers(1, 3))
+def test_bounded_categories_give_the_same_bits_row_by_row_and_in_any_order(train, rows, most):
+    tools = FeatureTools(["n", "m"], ["x", "y"], [("x", "y")], max_categories=most).fit(train)
+    expected = tools.transform(pd.DataFrame(rows))
+    assert_same_bits(np.vstack([tools.transform([row]) for row in rows]), expected)
+    assert_same_bits(clone(tools).fit(pd.DataFrame(train[::-1])).transform(rows), expected)
+    learned = [*tools.categories_.values(), *tools.crossed_categories_.values()]
+    assert max(map(len, learned)) <= most
+    assert (expected[:, 2:] <= [len(each) for each in learned]).all()
+
+
+def test_the_bound_changes_nothing_for_the_original_data(adult):
+    train, test = adult
+    bounded = adult_tools().set_params(max_categories=settings.max_categories).fit(train)
+    assert_same_bits(bounded.transform(test), adult_tools().fit(train).transform(test))
+    assert bounded.categories_ == adult_tools().fit(train).categories_
+
+
+def test_the_bound_has_to_be_a_positive_number():
+    with pytest.raises(ValueError, match="max_categories"):
+        FeatureTools(["age"], ["sex"], max_categories=0).fit(ROWS)
 
 
 # The rules one by one

@@ -259,3 +259,19 @@ def test_bytes_that_are_not_utf_8_are_invalid_also_in_a_field_that_is_ignored():
     value = text.encode().replace(b"@", b"\xff")
     with pytest.raises(InvalidMessage, match="utf-8"):
         decode_request(value)
+
+
+def test_a_category_is_at_most_256_characters_long():
+    assert decode_request(data(gender="é" * 256)) is not None
+    with pytest.raises(InvalidMessage) as caught:
+        decode_request(data(gender="x" * 257))
+    expected = f"data.gender: expected a string of length <= 256, got '{'x' * 79}..."
+    assert (caught.value.reason, caught.value.request_id) == (expected, "r1")
+
+
+@pytest.mark.parametrize(
+    "field", [b'"model_id": ' + b"9" * 5_000, b'"model_id": -1', b'"probability": 2.0']
+)
+def test_a_reply_with_impossible_numbers_is_none(field):
+    assert decode_reply(b'{"request_id": "r1", "prediction": 1.0, ' + field + b"}") is None
+    assert decode_reply(b'{"request_id": "r1", "prediction": 1e300}') is None

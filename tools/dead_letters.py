@@ -1,7 +1,7 @@
 """Shows the messages that could not be understood, and sends them again after a fix.
 
     python -m tools.dead_letters list
-    python -m tools.dead_letters show 7       # the letter at offset 7, its bytes unchanged
+    python -m tools.dead_letters show 7 >FILE # the letter at offset 7, its bytes unchanged
     python -m tools.dead_letters replay       # send every letter that was not replayed yet
 
 A replayed message goes to the partition it came from, with its key, in one transaction with the
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from utils import console
 from utils.console import say, warn
 from utils.kafka_client.batch import Batch
 from utils.kafka_client.checkpoints import decode_checkpoint
@@ -71,15 +72,19 @@ def show_list() -> None:
 
 
 def show(offset: int) -> None:
-    """Print a letter's headers to stderr and its bytes, unchanged, to stdout.
+    """Print a letter's headers to stderr and its bytes to stdout.
 
-    A newline follows them on a terminal.
+    The bytes are unchanged, except on a terminal, which could take some of them for commands.
     """
     for letter in read_letters():
         if letter.offset == offset:
             for name, value in letter.facts.items():
-                print(f"{name}: {ascii(value)[1:-1]}", file=sys.stderr)
-            sys.stdout.buffer.write((letter.value or b"") + b"\n" * sys.stdout.isatty())
+                print(console.printable(f"{name}: {value}"), file=sys.stderr)
+            value = letter.value or b""
+            if sys.stdout.isatty():
+                print(console.printable(value.decode(errors="backslashreplace")))
+            else:
+                sys.stdout.buffer.write(value)
             return
     raise SystemExit(f"There is no letter at offset {offset}: see list")
 

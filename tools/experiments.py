@@ -11,10 +11,8 @@ Optuna's own programs show more: see train/trials.py.
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from train.trials import TRIALS, open_storage, read_trials
+from utils.console import print_table
 from utils.script import command_line, run
 
 
@@ -35,18 +33,19 @@ def best_of(trials: list[dict]) -> dict:
 def show_list(studies: list[list[dict]]) -> None:
     """Print one line for each study."""
     columns = "until (UTC)", "hyper", "experiment", "data", "rows", "trials", "pruned", "best"
-    table = Table(*columns, box=None, pad_edge=False)  # fits into 80 columns
-    for trials in studies:
-        newest = trials[-1]
-        table.add_row(
-            newest["time"][:16].replace("T", " "),
-            *(newest[name][:8] for name in ("hyper", "experiment", "data")),
-            f"{newest['rows']:,}",
-            str(len(trials)),
-            str(sum(trial["pruned"] for trial in trials)),
-            f"{best_of(trials)['loss']:.4f}",
-        )
-    Console().print(table)
+    print_table(columns, map(_row, studies), box=None, pad_edge=False)  # fits into 80 columns
+
+
+def _row(trials: list[dict]) -> tuple[str, ...]:
+    newest = trials[-1]
+    return (
+        newest["time"][:16].replace("T", " "),
+        *(newest[name][:8] for name in ("hyper", "experiment", "data")),
+        f"{newest['rows']:,}",
+        str(len(trials)),
+        str(sum(trial["pruned"] for trial in trials)),
+        f"{best_of(trials)['loss']:.4f}",
+    )
 
 
 def show_best(studies: list[list[dict]]) -> None:

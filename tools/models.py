@@ -7,9 +7,10 @@
 promote works with older models too: it is the way back.
 """
 
+import json
 from contextlib import closing
 
-from utils.console import say, warn
+from utils.console import print_table, say, warn
 from utils.model_store.card import encode_card
 from utils.model_store.registry import ModelError, Registry
 from utils.script import command_line, run
@@ -17,35 +18,36 @@ from utils.script import command_line, run
 
 def show_list(registry: Registry) -> None:
     """Print one line for each model: log losses in tuning and before the judge, the decision."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("model", "created (UTC)", "rows", "tuning", "judge", "decision", title="logloss")
+    columns = "model", "created (UTC)", "rows", "tuning", "judge", "decision"
     champion = registry.champion_id()
-    for model_id in registry.ids():
-        name = f"{model_id}{' *' if model_id == champion else ''}"
-        try:
-            card = registry.card(model_id)
-        except ModelError as error:
-            table.add_row(name, "", "", "", "", str(error))
-            continue
-        table.add_row(
-            name,
-            card.created[:19],
-            f"{card.rows:,}",
-            f"{card.tuning_logloss:.4f}",
-            f"{card.judge.challenger.logloss:.4f}" if card.judge else "",
-            card.decision,
-        )
-    Console().print(table)
+    rows = [
+        (f"{model_id}{' *' if model_id == champion else ''}", *_figures(registry, model_id))
+        for model_id in registry.ids()
+    ]
+    print_table(columns, rows, title="logloss")
+
+
+def _figures(registry: Registry, model_id: int) -> tuple[str, ...]:
+    try:
+        card = registry.card(model_id)
+    except ModelError as error:
+        return "", "", "", "", str(error)
+    return (
+        card.created[:19],
+        f"{card.rows:,}",
+        f"{card.tuning_logloss:.4f}",
+        f"{card.judge.challenger.logloss:.4f}" if card.judge else "",
+        card.decision,
+    )
 
 
 def show(registry: Registry, model_id: int) -> None:
     """Print a model's card as JSON; SystemExit if it can't be read."""
     try:
-        print(encode_card(registry.card(model_id)).decode())
+        card = json.loads(encode_card(registry.card(model_id)))
     except ModelError as error:
         raise SystemExit(str(error)) from None
+    print(json.dumps(card, indent=2))  # ASCII: all else is escaped
 
 
 def promote(registry: Registry, model_id: int) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MOVE_AWAY = "move it away: the trainer then makes a new one, and reads again what Kafka still has"
+
 
 class StoreError(OSError):
     """SQLite can't read or write a file; the text names the file and says why.
@@ -73,4 +75,6 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: {error}") from error
+            # Only damage of the file's content has this class itself, and no subclass.
+            advice = f"; {MOVE_AWAY}" if type(error) is sqlite3.DatabaseError else ""
+            raise StoreError(f"{self._path}: {error}{advice}") from error

@@ -13,6 +13,7 @@ from utils.feature_tools import FeatureTools
 from utils.metrics import calibration_error, log_losses
 from utils.model_store.card import Card
 from utils.model_store.model import Model
+from utils.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,10 @@ def fit_model(
     there are fewer than two rows of each.
     """
     tools = FeatureTools(
-        dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
+        dataset.NUMERIC_COLUMNS,
+        dataset.CATEGORICAL_COLUMNS,
+        dataset.CROSSED_COLUMNS,
+        max_categories=settings.max_categories,
     ).fit(frame)
     optimizer = optimizer_class(hyper)(
         tools.transform(frame),

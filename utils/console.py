@@ -1,14 +1,29 @@
-"""What the scripts print: one line an event, colors and a live line on a terminal only."""
+"""What the scripts print: one line an event, colors and a live line on a terminal only.
+
+Texts may come from messages and files that anybody can write. So all that is printed is printable:
+no text can control the terminal, begin a line of its own, or choose a style.
+"""
 
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
-_console = Console(highlight=False, markup=False, soft_wrap=True)
+_console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return the text with an escape sequence for each character that is not printable.
+
+    Printable is what str.isprintable() says: no control character, line break or lone surrogate,
+    and no character that changes the direction of the text.
+    """
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 class _Dropping(io.FileIO):
@@ -42,7 +57,7 @@ def drop_unwritable_output() -> None:
 
 def say(text: str, style: str = "") -> None:
     """Print one line immediately, in a rich style ("green", "bold red") on a terminal."""
-    _console.print(text, style=style or None)
+    _console.print(printable(text), style=style or None)
 
 
 def warn(text: str) -> None:
@@ -60,7 +75,7 @@ def status_line(seconds: float = 10) -> Iterator[Callable[[str], None]]:
 
     def show(text: str) -> None:
         nonlocal printed
-        status.update(text)
+        status.update(Text(printable(text)))  # rich reads a str as markup
         if not _console.is_interactive and time.monotonic() - printed > seconds:
             say(text)
             printed = time.monotonic()
@@ -68,3 +83,18 @@ def status_line(seconds: float = 10) -> Iterator[Callable[[str], None]]:
     with _console.status("") as status:  # rich prints nothing where there is no terminal
         _console.show_cursor(True)  # a second Ctrl-C exits at once and would leave it hidden
         yield show
+
+
+def print_table(
+    columns: Iterable[str], rows: Iterable[Iterable[str]], title: str = "", **options
+) -> None:
+    """Print a table; options are those of rich.table.Table."""
+    headers = (Column(_cell(name)) for name in columns)
+    table = Table(*headers, title=_cell(title) if title else None, **options)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    Console().print(table)
+
+
+def _cell(text: str) -> Text:
+    return Text(printable(text))  # rich reads a str as markup

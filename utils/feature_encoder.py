@@ -5,6 +5,7 @@ that a predictor takes to start.
 """
 
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -20,6 +21,7 @@ class FeatureEncoder:
     columns : name -> values of the training rows; `numeric_columns` first, then categorical ones.
     crossed_columns : combinations of categorical columns.
     scaler : an object with `transform`, fitted on the numeric columns.
+    max_categories : per column and per combination of columns, None for all of them.
     """
 
     def __init__(
@@ -28,15 +30,21 @@ class FeatureEncoder:
         numeric_columns: Sequence[str],
         crossed_columns: Sequence[Sequence[str]],
         scaler: Any,
+        max_categories: int | None = None,
     ) -> None:
         self.columns, self.numeric_columns = list(columns), list(numeric_columns)
         categorical = {n: v for n, v in columns.items() if n not in self.numeric_columns}
         self._scaler = scaler
-        self.categories = {name: _distinct(name, values) for name, values in categorical.items()}
+        self.categories = {
+            name: _most_frequent(name, values, max_categories)
+            for name, values in categorical.items()
+        }
         self._codes = {name: _Codes(values) for name, values in self.categories.items()}
         codes = self._encode(categorical)
         self._crossings = [_Crossing(parts, self.categories) for parts in crossed_columns]
-        self.crossed_categories = {each.parts: each.fit(codes) for each in self._crossings}
+        self.crossed_categories = {
+            each.parts: each.fit(codes, max_categories) for each in self._crossings
+        }
         crossed = ["_".join(crossing.parts) for crossing in self._crossings]
         self.names_out = [*self.columns, *crossed]
         self.categorical_indices = list(range(len(self.numeric_columns), len(self.names_out)))
@@ -96,9 +104,10 @@ class _Crossing:
     def keys(self, codes: dict[str, np.ndarray]) -> np.ndarray:
         return np.ravel_multi_index(tuple(codes[part] for part in self.parts), self.shape)
 
-    def fit(self, codes: dict[str, np.ndarray]) -> list[tuple]:
+    def fit(self, codes: dict[str, np.ndarray], limit: int | None) -> list[tuple]:
         known = [codes[part] < size - 1 for part, size in zip(self.parts, self.shape, strict=True)]
-        seen = np.unique(self.keys(codes)[np.all(known, axis=0)])
+        keys, counts = np.unique(self.keys(codes)[np.all(known, axis=0)], return_counts=True)
+        seen = np.sort(keys[np.argsort(-counts, kind="stable")[:limit]])
         # One more key, larger than all: searchsorted() then never returns a position past the end.
         self.seen = np.append(seen, np.iinfo(np.intp).max)
         places = zip(self.values, np.unravel_index(seen, self.shape), strict=True)
@@ -137,10 +146,21 @@ def _finite(numbers: list[list]) -> np.ndarray:
     return array
 
 
-def _distinct(name: str, column: list) -> list:
+def _most_frequent(name: str, column: list, limit: int | None) -> list:
+    """Return the categories of a column, sorted: of more than `limit` the most frequent ones.
+
+    Of equally frequent categories those that sort first are kept, so the order of the rows does not
+    matter.
+    """
     _read(_Codes([]).__getitem__, name, column, "a category")
-    values = {value for value in column if value is not None and value == value}
-    return sorted(values, key=lambda value: (isinstance(value, str), value))
+    counts = Counter(column)
+    known = sorted((value for value in counts if value is not None and value == value), key=_rank)
+    frequent = sorted(known, key=counts.__getitem__, reverse=True)  # stable, also in reverse
+    return sorted(frequent[:limit], key=_rank)
+
+
+def _rank(category: Any) -> tuple[bool, Any]:
+    return isinstance(category, str), category
 
 
 def _read(read: Callable, name: str, values: list, expected: str) -> list:

@@ -16,7 +16,8 @@ class FeatureTools(TransformerMixin, BaseEstimator):
 
     The categories seen in ``fit`` get the codes 0..n-1 in sorted order; an unknown one gets n, as
     LightGBM treats negative codes as missing. This is scikit-learn's ``OrdinalEncoder`` with
-    ``handle_unknown="use_encoded_value"`` and n as ``unknown_value``.
+    ``handle_unknown="use_encoded_value"`` and n as ``unknown_value``. Where a column has more than
+    ``max_categories``, the most frequent ones are kept, and the others are unknown.
 
     Parameters
     ----------
@@ -26,6 +27,9 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         Each tuple of categorical columns becomes one more column: the code of their combination.
     scaler : scikit-learn scaler, default=None
         A clone of it is fitted; None means ``MinMaxScaler()``.
+    max_categories : int, default=None
+        The most categories to keep per column, and per combination of columns; None means all. Of
+        equally frequent ones, those that sort first are kept.
 
     Attributes
     ----------
@@ -60,11 +64,13 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         categorical_columns: Sequence[str],
         crossed_columns: Sequence[Sequence[str]] = (),
         scaler: Any = None,
+        max_categories: int | None = None,
     ) -> None:
         self.numeric_columns = numeric_columns
         self.categorical_columns = categorical_columns
         self.crossed_columns = crossed_columns
         self.scaler = scaler
+        self.max_categories = max_categories
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn scales, categories and combinations from the rows; y is ignored."""
@@ -72,12 +78,18 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         columns = take_columns(X, names)
         if not names or not columns[names[0]]:
             raise ValueError("FeatureTools needs at least one column and one row")
+        if self.max_categories is not None and self.max_categories < 1:
+            raise ValueError(f"max_categories must be at least 1, got {self.max_categories}")
         self.feature_names_in_, self.n_features_in_ = np.array(names, dtype=object), len(names)
         self.scaler_ = MinMaxScaler() if self.scaler is None else clone(self.scaler)
         if len(self.numeric_columns) > 0:
             self.scaler_.fit(as_numbers(columns, self.numeric_columns))
         self.encoder_ = FeatureEncoder(
-            columns, self.numeric_columns, self.crossed_columns, self._plain_scaler()
+            columns,
+            self.numeric_columns,
+            self.crossed_columns,
+            self._plain_scaler(),
+            self.max_categories,
         )
         self.categories_ = self.encoder_.categories
         self.crossed_categories_ = self.encoder_.crossed_categories

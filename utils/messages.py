@@ -22,11 +22,14 @@ RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
 Label = Literal[tuple(dataset.LABELS)]
 # A larger number is a mistake, and in a scaled column one such row would compress all the others.
 Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
+# A model keeps the categories that it has learned, and a predictor keeps models in memory.
+Category = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
 Data = TypedDict(
     "Data",
     {column: Number | None for column in dataset.NUMERIC_COLUMNS}
-    | {column: str | None for column in dataset.CATEGORICAL_COLUMNS}
+    | {column: Category | None for column in dataset.CATEGORICAL_COLUMNS}
     | {dataset.TARGET: NotRequired[Label | None]},
 )
 
@@ -57,9 +60,9 @@ class Prediction(Struct):
     """The answer to a valid request."""
 
     request_id: str
-    prediction: float
-    probability: float | None = None  # None in a reply of the tutorial's predictor,
-    model_id: int | None = None  # which sends the first two fields only
+    prediction: Probability
+    probability: Probability | None = None  # None in a reply of the tutorial's predictor,
+    model_id: Count | None = None  # which sends the first two fields only
 
 
 class ErrorReply(Struct):

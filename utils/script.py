@@ -23,6 +23,7 @@ def command_line(description: str | None, module: str | None = None) -> argparse
 def run(main: Callable[[], None], restart: bool = False) -> None:
     """Run a script's main(); an error of Kafka or the disk becomes one sentence and exit code 1.
 
+    The sentence is printable, whatever the error's text contains.
     With `restart`, a script that loses the broker while it starts is restarted. Only its own user
     can read the files that it writes: they hold personal data and models.
     """
@@ -30,6 +31,7 @@ def run(main: Callable[[], None], restart: bool = False) -> None:
     # without kafka-python and with settings that are wrong.
     from kafka.errors import KafkaError, RetriableError
 
+    from utils.console import printable
     from utils.kafka_client.security import Refused
 
     drop_unwritable_output()
@@ -38,9 +40,13 @@ def run(main: Callable[[], None], restart: bool = False) -> None:
         main()
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            end.code = printable(end.code)
+        raise
     except Refused as refused:
-        raise SystemExit(str(refused)) from None
+        raise SystemExit(printable(str(refused))) from None
     except (KafkaError, OSError) as error:
         if restart and isinstance(error, RetriableError):
             restart_process(f"Kafka: {error}")
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        raise SystemExit(printable(f"{type(error).__name__}: {error}")) from None

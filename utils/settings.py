@@ -73,6 +73,9 @@ class Settings(BaseSettings):
         1, ge=0, description="older models to keep beside the champion and the last rejected one"
     )
     train_window: int = Field(0, ge=0, description="number of newest rows to train on; 0 means all")
+    max_categories: int = Field(
+        1000, gt=0, description="categories to learn per column; rarer ones count as unknown"
+    )
     promote: Literal["unless-worse", "always"] = Field(
         "unless-worse", description="when a new model replaces the champion: unless-worse or always"
     )

@@ -52,6 +52,7 @@ class Batch:
         self.group = group
         self.counts = dict(counts)  # requests answered up to the end of this batch
         self.outgoing: list[dict] = []
+        self.dead_letter_reasons: list[str] = []
 
     @property
     def records(self) -> list[ConsumerRecord]:
@@ -84,6 +85,7 @@ class Batch:
     def dead_letter(self, record: ConsumerRecord, topic: str, reason: str) -> None:
         """Put a record aside on a topic of dead letters (utils/kafka_client/dead_letters.py)."""
         self.outgoing.append(encode_letter(record, topic, reason, self.fits))
+        self.dead_letter_reasons.append(reason)
 
     def add_checkpoint(self, partition: TopicPartition, checkpoint: Checkpoint) -> bool:
         """Put a checkpoint into the last record that goes to this partition.

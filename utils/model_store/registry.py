@@ -8,12 +8,14 @@ content means is in utils/model_store/model.py.
 """
 
 import hashlib
-import json
 import re
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+import msgspec
+
 from utils.files import locked, write_atomically
+from utils.messages import Count
 from utils.model_store.card import Card, decode_card, encode_card
 from utils.settings import settings
 
@@ -22,6 +24,12 @@ CHAMPION = "champion.json"
 
 class ModelError(Exception):
     """A model that can't be used; the text says which one and why."""
+
+
+class Champion(msgspec.Struct):
+    """The content of champion.json."""
+
+    model_id: Count
 
 
 class Registry:
@@ -39,9 +47,10 @@ class Registry:
         return self.path(model_id).with_suffix(".json")
 
     def ids(self) -> list[int]:
-        """Return the ids of all complete models, ascending."""
+        """Return the ids of all complete models, ascending; other files are ignored."""
         found = self.folder.glob("model_*.json")
-        names = (re.fullmatch(r"model_(\d+)\.json", path.name) for path in found)
+        # At most 15 digits: messages and the trainer's store take no larger ids.
+        names = (re.fullmatch(r"model_(0|[1-9][0-9]{0,14})\.json", path.name) for path in found)
         return sorted(int(name[1]) for name in names if name)
 
     def newest_id(self) -> int:
@@ -91,13 +100,14 @@ class Registry:
     def champion_id(self) -> int | None:
         """Return the champion's id, or None if champion.json is missing or damaged."""
         try:
-            return int(json.loads((self.folder / CHAMPION).read_bytes())["model_id"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            content = (self.folder / CHAMPION).read_bytes()
+            return msgspec.json.decode(content, type=Champion).model_id
+        except (OSError, ValueError, RecursionError):
             return None
 
     def promote(self, model_id: int) -> None:
         """Make a model the champion: every predictor that starts from now on begins with it."""
-        write_atomically(self.folder / CHAMPION, json.dumps({"model_id": model_id}).encode())
+        write_atomically(self.folder / CHAMPION, msgspec.json.encode(Champion(model_id)))
 
     def is_rejected(self, model_id: int) -> bool:
         """Return True if the judge rejected the model, or its card can't be read."""
@@ -132,14 +142,20 @@ class Registry:
         deleted = good[: max(len(good) - keep, 0)] + rejected[:-1]
         for model_id in deleted:
             # The card first: without it the model does not exist, whenever this is interrupted.
-            self.card_path(model_id).unlink(missing_ok=True)
-            self.path(model_id).unlink(missing_ok=True)
+            _remove(self.card_path(model_id))
+            _remove(self.path(model_id))
         return deleted
 
     def remove_leftovers(self) -> None:
         """Remove what a killed writer left: temporary files, and models without a card."""
         for temporary in (*self.folder.glob(".champion.json.*"), *self.folder.glob(".model_*")):
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
         for model in self.folder.glob("model_*.p"):
             if not model.with_suffix(".json").exists():
-                model.unlink(missing_ok=True)
+                _remove(model)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file; one that can't be deleted, such as a directory, is not worth stopping for."""
+    with suppress(OSError):
+        path.unlink()
