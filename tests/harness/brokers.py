@@ -15,10 +15,12 @@ QUICK = ("--max-evals", "1")  # for initialize.py: a first model in two seconds
 
 
 @contextmanager
-def running_broker(folder: Path, host: str = "") -> Iterator[str]:
+def running_broker(
+    folder: Path, host: str = "", properties: dict[str, str] | None = None
+) -> Iterator[str]:
     """Run a Kafka whose data is in this folder; the value is its host, a free port if not given."""
     host = host or f"localhost:{local_kafka.free_port()}"
-    local_kafka.start(host, folder)
+    local_kafka.start(host, folder, properties=properties)
     try:
         yield host
     finally:
