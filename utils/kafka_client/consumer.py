@@ -20,6 +20,7 @@ from utils.kafka_client.connection import connection, is_reachable, outage
 from utils.kafka_client.decompression import BatchTooLarge, limit_decompression
 from utils.kafka_client.records import Unreadable
 from utils.kafka_client.rights import Rights
+from utils.kafka_client.stable_offset import StableOffsetWatch
 
 _SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: is null
 CHECK_AFTER = 5.0  # seconds without a connection, after which poll() checks whether Kafka answers
@@ -41,6 +42,7 @@ class Consumer(KafkaConsumer):
         # kafka-python 3.0.12 does not pass this on: each consumer would wait 0.1 s at its start.
         self._cluster.config["retry_backoff_ms"] = self.config["retry_backoff_ms"]
         self._connected_at = time.monotonic()
+        self._stable_offsets = StableOffsetWatch()
 
     def poll(self, *arguments, **options) -> dict[TopicPartition, list[ConsumerRecord]]:
         """Return the next records by partition; see KafkaConsumer.poll.
@@ -53,6 +55,7 @@ class Consumer(KafkaConsumer):
         except Exception as error:  # codecs raise errors of their own
             return self._skip_unreadable(error)
         self._watch_connections()
+        self._stable_offsets.look(self._subscription.assignment)
         size = sum(sum(map(part, found)) for found in polled.values() for part in _SIZES)
         return polled if size <= MAX_BYTES else self._cut(polled)
 
