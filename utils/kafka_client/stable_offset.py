@@ -73,9 +73,10 @@ class StableOffsetWatch:
 def _sentence(partition: TopicPartition, producer: ProducerState, owner: str) -> str:
     sent = time.strftime("%H:%M:%S", time.localtime(producer.last_timestamp / 1000))
     return (
-        f"{_name(partition)} can't be read beyond offset {producer.current_transaction_start_offset}:"
-        f" producer {producer.producer_id} ({owner}) has had a transaction open there since {sent} "
-        "or earlier; docs/operations.md says what to do."
+        f"{_name(partition)} can't be read beyond offset "
+        f"{producer.current_transaction_start_offset}: producer {producer.producer_id} ({owner}) "
+        f"has had a transaction open there since {sent} or earlier; docs/operations.md says what "
+        "to do."
     )
 
 
