@@ -66,6 +66,13 @@ def test_where_there_is_nothing_it_says_so(pipeline):
     assert b"there were none" in pipeline.run("tools.clean").stdout
 
 
+def test_without_kafka_it_says_what_it_keeps(tmp_path):
+    host = f"localhost:{local_kafka.free_port()}"
+    said = local_kafka.delete_data(host, tmp_path)
+    assert f"No Kafka runs at {host}" in said
+    assert "its topics are kept, and a trainer would learn from them again: start it" in said
+
+
 @pytest.mark.parametrize(
     "hosts", ["192.0.2.1:9092", "localhost:9092, 192.0.2.1:9092", "[2001:db8::1]:1"]
 )

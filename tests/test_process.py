@@ -16,11 +16,26 @@ with Watchdog()(1, "Kafka did not answer"):
 """
 
 
+RESTARTS_WITH_A_TIMER_ARMED = """
+import signal
+from utils.process import restart_process, time_limit, was_restarted
+if was_restarted():
+    signal.sigtimedwait([signal.SIGUSR1], 0.3)  # longer than the timer of the process before
+    raise SystemExit(7)
+with time_limit(0.1, TimeoutError()):
+    restart_process("Kafka did not answer")
+"""
+
+
 def run(restarts: int, before: str = "") -> subprocess.CompletedProcess:
+    return run_program(WAITS_FOREVER.format(before=before), PIPELINE_RESTARTS=str(restarts))
+
+
+def run_program(program: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", WAITS_FOREVER.format(before=before)],
+        [sys.executable, "-c", program],
         cwd=ROOT,
-        env=os.environ | {"PIPELINE_RESTARTS": str(restarts)},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=60,
@@ -40,3 +55,8 @@ def test_a_success_resets_the_number_of_restarts():
     # Without reset_restarts() the second start would be the last one.
     stop = 'import os\nos.environ.get("PIPELINE_RESTARTS") == "1" and os._exit(7)\nreset_restarts()'
     assert run(restarts=MAX_RESTARTS, before=stop).returncode == 7
+
+
+def test_a_timer_of_the_old_program_does_not_end_the_new_one():
+    result = run_program(RESTARTS_WITH_A_TIMER_ARMED)
+    assert result.returncode == 7, result

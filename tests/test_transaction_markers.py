@@ -8,18 +8,16 @@ from contextlib import closing
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.errors import KafkaConnectionError
+from kafka.admin import TransactionState
+from kafka.errors import KafkaConnectionError, KafkaError
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from tests.harness.forgetful_broker import forgetting, trusting
 from tests.harness.pipeline import answer, next_batch, wait_until
 from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.consumer import make_consumer
-from utils.kafka_client.transaction_markers import (
-    ConfirmingProducer,
-    TransactionMarkers,
-    partition_of_group,
-)
+from utils.kafka_client.transaction_markers import ConfirmingProducer, TransactionMarkers
+from utils.kafka_client.transaction_view import OFFSETS_TOPIC, partition_of_group
 from utils.settings import settings
 
 
@@ -76,9 +74,26 @@ def writer(pipeline):
     writer.confirming.close()
 
 
+def remove_cover(monkeypatch) -> None:
+    monkeypatch.setattr(TransactionMarkers, "last_decision", lambda *arguments: None)
+
+
 @pytest.fixture
 def no_cover(monkeypatch):
-    monkeypatch.setattr(TransactionMarkers, "complete", lambda *arguments: None)
+    remove_cover(monkeypatch)
+
+
+def check(writer: Writer) -> None:
+    """Do what the writer does if the stable offsets do not pass its transaction."""
+    writer.markers.end_forgotten(writer.markers.last_decision(writer.confirming.identity))
+
+
+def forget_the_decision(writer: Writer, monkeypatch) -> None:
+    """Replace the writer by one that does not ask before Kafka drops its decision."""
+    writer.confirming.close()
+    with monkeypatch.context() as patch:
+        remove_cover(patch)
+        writer.begin_as_successor()
 
 
 def commit_and_be_forgotten(writer: Writer) -> None:
@@ -117,7 +132,7 @@ def test_a_forgotten_commit_is_aborted_by_the_next_without_our_cover(writer, no_
 
 def test_a_forgotten_commit_is_ended(writer):
     commit_and_be_forgotten(writer)
-    writer.markers.complete(writer.confirming.identity)
+    check(writer)
     assert writer.committed() == 1
     abort(writer)
     assert commit(writer) == [b"committed", b"next"]
@@ -142,28 +157,105 @@ def test_a_forgotten_abort_is_ended(writer):
     assert commit(writer) == [b"next"]
 
 
-def test_a_forgotten_abort_is_ended_by_the_successor(writer, monkeypatch):
-    with monkeypatch.context() as patch:  # killed before it could check
-        patch.setattr(TransactionMarkers, "complete", lambda *arguments: None)
-        abort_and_be_forgotten(writer)
+def test_a_transaction_of_the_last_owner_is_aborted_before_kafka_can_forget_that(writer):
+    writer.write(b"aborted", offset=1)
+    older = writer.markers
+    decision = older.last_decision()
+    assert decision.last.state == TransactionState.COMPLETE_ABORT
+    assert decision.last == older.last_decision().last  # it stays
+    assert decision.was_open == set()
+    with pytest.raises(KafkaError):  # fenced
+        writer.producer.commit_transaction()
+
+
+def test_an_unknown_decision_is_not_guessed(writer, monkeypatch):
+    """Kafka drops a decision when the next owner begins, so it has to be known before."""
+    commit_and_be_forgotten(writer)
+    forget_the_decision(writer, monkeypatch)
     writer.confirming.close()
-    writer.begin_as_successor()
-    assert commit(writer) == [b"next"]
+    with pytest.raises(KafkaError, match="hangs on .*written-0, and Kafka no longer knows"):
+        writer.begin_as_successor()
+    assert writer.read() == []  # nothing is decided, and nothing is lost
+
+
+def test_what_began_after_the_decision_was_seen_is_not_ended(writer, monkeypatch):
+    writer.write(b"committed", offset=1)
+    writer.producer.commit_transaction()
+    decision = writer.markers.last_decision(writer.confirming.identity)
+    writer.write(b"under way", offset=2)
+    with pytest.raises(KafkaError, match="no longer knows"):
+        writer.markers.end_forgotten(decision)
+    assert writer.read() == [b"committed"]
+    writer.producer.abort_transaction()
+
+
+def test_a_transaction_of_a_newer_owner_is_left_alone(writer):
+    decision = writer.markers.last_decision(writer.confirming.identity)
+    newer = Writer(writer.name)
+    newer.write(b"under way", offset=1)
+    writer.markers.end_forgotten(decision)
+    assert writer.markers.last_decision(writer.confirming.identity) is None
+    newer.producer.commit_transaction()
+    assert commit(newer) == [b"under way", b"next"]
+    newer.confirming.close()
+
+
+def pretend_several_brokers(markers: TransactionMarkers, monkeypatch) -> None:
+    described = markers.view.admin.describe_cluster()
+    several = described | {"brokers": described["brokers"] * 2}
+    monkeypatch.setattr(markers.view.admin, "describe_cluster", lambda: several)
+
+
+def test_of_several_brokers_none_gets_a_marker_and_the_next_commit_ends_it(
+    writer, monkeypatch, capsys
+):
+    commit_and_be_forgotten(writer)
+    pretend_several_brokers(writer.markers, monkeypatch)
+    check(writer)
+    assert writer.read() == []
+    assert "-0; the next commit ends it." in " ".join(capsys.readouterr().out.split())
+    assert commit(writer) == [b"committed", b"next"]
+
+
+def test_of_several_brokers_a_forgotten_abort_is_left_to_an_administrator(writer, monkeypatch):
+    with forgetting(writer.producer, writer.forgotten):
+        writer.write(b"aborted", offset=1)
+    decision = writer.markers.last_decision()
+    pretend_several_brokers(writer.markers, monkeypatch)
+    with pytest.raises(KafkaError, match=r"forgotten to abort .*docs/operations.md says what"):
+        writer.markers.end_forgotten(decision)
+    assert writer.read() == []
 
 
 def test_a_transaction_under_way_is_left_alone(writer):
     writer.write(b"under way", offset=1)
-    writer.markers.complete(writer.confirming.identity)
-    writer.markers.complete()
+    check(writer)
     assert writer.read() == []
     writer.producer.commit_transaction()
     assert commit(writer) == [b"under way", b"next"]
 
 
+def test_after_a_commit_only_the_stable_offsets_are_asked(stream, pipeline, monkeypatch):
+    """The answer does not grow with the producers that the topic has known."""
+    pipeline.request(partition=0)
+    pipeline.producer.flush()
+    assert stream.commit(answer(next_batch(stream)))
+    stream.poll(timeout=0)  # finds the partition of the offsets, which was new
+    pipeline.request(partition=0)
+    pipeline.producer.flush()
+    assert stream.commit(answer(next_batch(stream)))
+    admin, asked = stream._producer.markers.view.admin, []
+    describe = admin.describe_producers
+    monkeypatch.setattr(
+        admin, "describe_producers", lambda led, *to: asked.extend(led) or describe(led, *to)
+    )
+    stream.poll(timeout=0)
+    assert {partition.topic for partition in asked} == {OFFSETS_TOPIC}
+
+
 def test_the_partitions_are_looked_for_again_after_an_error(writer, monkeypatch):
     commit_and_be_forgotten(writer)
-    writer.markers._all_found = False
-    describe, tries = writer.markers._admin.describe_topics, []
+    describe, tries = writer.markers.view.admin.describe_topics, []
 
     def describe_at_the_second_time(topics):
         tries.append(topics)
@@ -171,10 +263,10 @@ def test_the_partitions_are_looked_for_again_after_an_error(writer, monkeypatch)
             raise KafkaConnectionError("gone for a moment")
         return describe(topics)
 
-    monkeypatch.setattr(writer.markers._admin, "describe_topics", describe_at_the_second_time)
-    writer.markers.complete(writer.confirming.identity)
+    monkeypatch.setattr(writer.markers.view.admin, "describe_topics", describe_at_the_second_time)
+    check(writer)
     assert writer.read() == [b"committed"]
-    assert len(tries) == 2
+    assert len(tries) > 2
 
 
 def test_a_partition_that_is_new_is_checked_too(writer):
@@ -184,10 +276,11 @@ def test_a_partition_that_is_new_is_checked_too(writer):
         wait_until(lambda: len(admin.describe_topics([new.topic])[0]["partitions"]) == 3)
     writer.confirming.close()
     writer.begin_as_successor()
-    del writer.markers._leaders[new]  # as if it were newer than them
+    del writer.markers.view._leaders[new]  # as if it were newer than them
     writer.forgotten = new
     commit_and_be_forgotten(writer)
-    writer.markers.complete(writer.confirming.identity, {new, writer.told})
+    assert not writer.markers.are_passed({new: 0}, writer.confirming.identity.producer_id)
+    check(writer)
     assert writer.read() == [b"committed"]
 
 
@@ -214,7 +307,7 @@ def test_the_partition_of_a_group_is_kafkas(pipeline, group_id):
     producer.client.begin_transaction()
     group = ConsumerGroupMetadata(pipeline.prefix + group_id)
     producer.client.send_offsets_to_transaction({partition: OffsetAndMetadata(1, "", -1)}, group)
-    (found,) = producer.markers._describe().topic_partitions
+    (found,) = producer.markers.view.describe().topic_partitions
     producer.client.abort_transaction()
     assert partition_of_group(pipeline.prefix + group_id, 4) == found.partition
     producer.close()

@@ -3,7 +3,8 @@
 import json
 from contextlib import closing
 
-from kafka import TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError
 
 from tests.harness.pipeline import answer, next_batch, wait_until
@@ -31,6 +32,22 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(stream, pipeline):
     pipeline.producer.flush()
     assert stream.commit(answer(next_batch(stream)))
     assert replied(pipeline) == ["first", "second"]
+
+
+def test_a_batch_larger_than_the_topic_allows_is_sent_in_parts(stream, pipeline):
+    partition = TopicPartition(f"{pipeline.prefix}app_messages", 0)
+    for number in range(50):
+        pipeline.request(partition=0, request_id=str(number))
+    pipeline.producer.flush()
+    limit = ConfigResource(ConfigResourceType.TOPIC, partition.topic, {"max.message.bytes": "300"})
+    with KafkaAdminClient(bootstrap_servers=pipeline.host) as admin:
+        admin.alter_configs([limit])
+        wait_until(lambda: "'300'" in str(admin.describe_configs([limit])), what="the limit")
+    batch = answer(wait_until(lambda: found if (found := stream.poll()).records else None))
+    assert len(batch.outgoing) > 20
+    assert stream.commit(batch)
+    wait_until(lambda: serve(stream) and len(replied(pipeline)) == 50)
+    assert replied(pipeline) == [str(number) for number in range(50)]
 
 
 def test_a_rebalance_in_the_middle_of_a_batch(stream, pipeline):

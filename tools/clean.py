@@ -5,8 +5,9 @@
 Deletes the models, the trainer's store, the unpacked data, and the topics and consumer groups of
 this TOPIC_PREFIX. Kafka keeps running; if it does not run, the data of the one that `make kafka`
 starts is deleted. Refuses while a predictor is in its group or a trainer runs, and if KAFKA_HOST is
-another machine. On a Kafka that `make kafka` did not start, it deletes topics only with --yes. The
-trials of earlier tunings are kept.
+another machine. On a Kafka that `make kafka` did not start, it deletes topics only with --yes. If
+that one does not run, its topics are kept, and the output says so. The trials of earlier tunings
+are kept.
 """
 
 import ipaddress

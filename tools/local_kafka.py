@@ -116,7 +116,11 @@ def delete_data(host: str, folder: Path) -> str:
         if _running(folder):
             raise BrokerError(status(host, folder)[1])
         if not (folder / "data").exists() or _served(folder) != host:
-            return f"No Kafka runs at {host}, and there is no data of one that was started here."
+            return (
+                f"No Kafka runs at {host}, and there is no data of one that was started here. If "
+                "you run one of your own, its topics are kept, and a trainer would learn from them "
+                "again: start it, and run this again."
+            )
         shutil.rmtree(folder / "data")
     return f"Deleted {folder / 'data'}: no Kafka runs at {host}."
 

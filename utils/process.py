@@ -110,7 +110,14 @@ def restart_process(why: str) -> NoReturn:
     warn(f"{why}; restarting.")
     sys.stdout.flush()
     os.environ[_RESTARTS] = str(restarts + 1)
+    # The new program inherits the timer of a time_limit(), but not its handler: it would be killed.
+    signal.setitimer(signal.ITIMER_REAL, 0)
     os.execv(sys.executable, sys.orig_argv)
+
+
+def was_restarted() -> bool:
+    """Return True if this process restarted itself and reset_restarts() was not called since."""
+    return _RESTARTS in os.environ
 
 
 def reset_restarts() -> None:

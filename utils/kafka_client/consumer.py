@@ -3,7 +3,8 @@
 A broker accepts records that kafka-python can't decode, for example with header names that are not
 UTF-8. kafka-python 3.0.12 then raises from poll(), and the next poll() at the same offset never
 returns: one such record would stop every reader of its topic. Fetch sizes limit compressed bytes:
-decompressed they may be a thousand times as many, more than one transaction can answer in time.
+decompressed they may be a thousand times as many, more than one transaction can answer in time, or
+more than there is memory for (decompression.py).
 """
 
 import time
@@ -13,20 +14,27 @@ from operator import attrgetter
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.record.abc import ABCRecordBatch
 
 from utils.kafka_client.connection import connection, is_reachable, outage
+from utils.kafka_client.decompression import BatchTooLarge, limit_decompression
 from utils.kafka_client.records import Unreadable
 from utils.kafka_client.rights import Rights
+from utils.kafka_client.stable_offset import StableOffsetWatch
 
 _SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: is null
 CHECK_AFTER = 5.0  # seconds without a connection, after which poll() checks whether Kafka answers
 MAX_BYTES = 2**24  # of keys and values that one poll returns; at least one record of any size
 
+limit_decompression()
+
 
 class Consumer(KafkaConsumer):
     """A KafkaConsumer whose poll() returns an `Unreadable` as value of what it can't decode.
 
-    It returns at most MAX_BYTES; the rest comes with the next poll().
+    That is one record, or the last record of a batch that is too large when decompressed, in place
+    of all of them: whoever commits the offset after it has skipped the batch once and for all. It
+    returns at most MAX_BYTES; the rest comes with the next poll().
     """
 
     def __init__(self, *topics: str, **options) -> None:
@@ -34,6 +42,7 @@ class Consumer(KafkaConsumer):
         # kafka-python 3.0.12 does not pass this on: each consumer would wait 0.1 s at its start.
         self._cluster.config["retry_backoff_ms"] = self.config["retry_backoff_ms"]
         self._connected_at = time.monotonic()
+        self._stable_offsets = StableOffsetWatch()
 
     def poll(self, *arguments, **options) -> dict[TopicPartition, list[ConsumerRecord]]:
         """Return the next records by partition; see KafkaConsumer.poll.
@@ -46,6 +55,7 @@ class Consumer(KafkaConsumer):
         except Exception as error:  # codecs raise errors of their own
             return self._skip_unreadable(error)
         self._watch_connections()
+        self._stable_offsets.look(self._subscription.assignment)
         size = sum(sum(map(part, found)) for found in polled.values() for part in _SIZES)
         return polled if size <= MAX_BYTES else self._cut(polled)
 
@@ -73,13 +83,15 @@ class Consumer(KafkaConsumer):
         self._fetcher.PartitionRecords = OfOthers
 
     def _skip_unreadable(self, error: Exception) -> dict[TopicPartition, list[ConsumerRecord]]:
-        """Return a record that can't be decoded, and seek beyond it; raise all other errors."""
+        """Return a record for what can't be decoded, and seek beyond it; raise all other errors."""
         place = _where_decoding_failed(error)
         if place is None or place[0] not in self.assignment():
             raise self._refusal(error) or error
-        partition, offset = place
-        self.seek(partition, offset + 1)
-        return {partition: [_unreadable_record(partition, offset, error)]}
+        partition, first, last = place
+        self.seek(partition, last + 1)
+        what = "the record" if first == last else f"the records at offsets {first} to {last}"
+        reason = f"{what} can't be decoded: {error}"
+        return {partition: [_unreadable_record(partition, last, reason)]}
 
     def _refusal(self, error: Exception) -> Exception | None:
         topics = {partition.topic for partition in self.assignment()} | (
@@ -117,8 +129,8 @@ def _size(record: ConsumerRecord) -> int:
     return max(record.serialized_key_size, 0) + max(record.serialized_value_size, 0)
 
 
-def _where_decoding_failed(error: Exception) -> tuple[TopicPartition, int] | None:
-    """Return partition and offset of the record that raised, None if it was something else."""
+def _where_decoding_failed(error: Exception) -> tuple[TopicPartition, int, int] | None:
+    """Return partition, first and last offset of what raised; None if it was something else."""
     if "crc" in str(error):
         return None  # perhaps damaged on its way: it is fetched again
     for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -126,15 +138,23 @@ def _where_decoding_failed(error: Exception) -> tuple[TopicPartition, int] | Non
             failed = frame.f_locals["self"]
             # The records behind it in its batch can't be read either: each fetch begins at the
             # batch's first record, and fails at the same one.
-            return failed.topic_partition, max(failed.next_fetch_offset, failed.fetch_offset)
+            first = last = max(failed.next_fetch_offset, failed.fetch_offset)
+            if isinstance(error, BatchTooLarge):
+                last = _last_offset(frame.f_locals["batch"])
+            return failed.topic_partition, first, last
     return None
 
 
-def _unreadable_record(partition: TopicPartition, offset: int, error: Exception) -> ConsumerRecord:
+def _last_offset(batch: ABCRecordBatch) -> int:
+    """Return the offset of a batch's last record, which is the base offset of the old formats."""
+    return batch.last_offset if batch.magic >= 2 else batch.base_offset
+
+
+def _unreadable_record(partition: TopicPartition, offset: int, reason: str) -> ConsumerRecord:
     unknown = dict.fromkeys(ConsumerRecord._fields)
     known = {"topic": partition.topic, "partition": partition.partition, "offset": offset}
-    value = Unreadable(f"the record can't be decoded: {error}")
-    return ConsumerRecord(**unknown | known | {"value": value, "headers": [], "timestamp": -1})
+    known |= {"value": Unreadable(reason), "headers": [], "timestamp": -1}
+    return ConsumerRecord(**unknown | known)
 
 
 def make_consumer(**options) -> Consumer:

@@ -1,9 +1,10 @@
 """Producers: one that any script uses, and one that sends a batch as one transaction."""
 
+import time
 from contextlib import suppress
 
 from kafka import KafkaProducer, TopicPartition
-from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError
+from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, UnknownError
 from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.transaction_manager import ProducerIdAndEpoch
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
@@ -83,7 +84,7 @@ class TransactionalProducer:
         """
         self.client.begin_transaction()
         futures = self.put(records)
-        self.client.flush(FLUSH_TIMEOUT)
+        self._flush()
         self._check(records, futures)
         with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
             self.client.send_offsets_to_transaction(offsets, group)
@@ -99,6 +100,20 @@ class TransactionalProducer:
             self.limits.learn(record)
             raise
         return futures
+
+    def _flush(self) -> None:
+        """Wait until all records are acknowledged or have failed; KafkaTimeoutError.
+
+        When a batch is larger than its topic allows, kafka-python 3.0.12 splits it and sends the
+        parts, but flush() reports the batch as not done: its parts have to be waited for.
+        """
+        deadline = time.monotonic() + FLUSH_TIMEOUT
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                return self.client.flush(left)
+            except UnknownError:
+                time.sleep(0.001)  # the client is just splitting it
+        raise KafkaTimeoutError("the records were not acknowledged in time")
 
     def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
         """Raise the first error of a record; learn from all that were too large."""

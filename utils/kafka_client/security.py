@@ -69,10 +69,8 @@ def _reason(error: OSError) -> str:
 def check_login(connection: socket.socket, host: str) -> None:
     """Log in on a new connection as every client does; Refused if Kafka rejects that.
 
-    Ignores all other errors: the clients retry those. The connection cannot be used afterwards.
+    OSError if it does not answer, or not as Kafka does. The connection can't be used afterwards.
     """
-    if settings.kafka_security_protocol == "PLAINTEXT":
-        return
     options = security_options()
     connection.settimeout(ANSWER_TIMEOUT)
     try:
@@ -88,8 +86,9 @@ def check_login(connection: socket.socket, host: str) -> None:
         if re.search("alert.*(certificate|unknown ca)", _reason(error)):  # RFC 8446, 6.2
             problem = f"{_reason(error)} (KAFKA_CERTIFICATE_FILE)"
             raise Refused(f"Kafka does not accept our certificate: {problem}.") from None
-    except (OSError, ValueError, KafkaError):
-        pass
+        raise
+    except (ValueError, KafkaError) as error:
+        raise ConnectionError(f"not an answer of Kafka: {error}") from None
 
 
 def _authenticate(connection: socket.socket, host: str, options: dict) -> None:

@@ -1,5 +1,6 @@
 """The topics of the pipeline: their names, and how a script makes sure that they exist."""
 
+import math
 import time
 from collections.abc import Iterable
 from contextlib import closing, suppress
@@ -8,9 +9,9 @@ from kafka import KafkaAdminClient
 from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
 
 from utils.console import say, warn
-from utils.kafka_client.connection import is_reachable, make_admin
+from utils.kafka_client.connection import is_listening, is_reachable, make_admin
 from utils.kafka_client.rights import Rights, is_forbidden
-from utils.process import stopping
+from utils.process import reset_restarts, stopping, was_restarted
 from utils.settings import settings
 
 APP_MESSAGES = settings.topic_prefix + "app_messages"
@@ -32,9 +33,10 @@ _TOPICS = {
 def prepare_topics(read: Iterable[str] = (), write: Iterable[str] = ()) -> None:
     """Wait until Kafka answers, then create those of the topics that do not exist.
 
-    Raises SystemExit with one sentence when Kafka does not answer for BROKER_TIMEOUT seconds, or
-    when a topic is missing and can't be created; Refused when Kafka rejects the login, or when the
-    right to read or write a topic is missing.
+    Raises SystemExit with one sentence when Kafka does not answer within BROKER_TIMEOUT seconds of
+    the script's start (a process that restarted itself waits without a limit), or when a topic is
+    missing and can't be created; Refused when Kafka rejects the login, or when the right to read or
+    write a topic is missing.
     """
     rights = Rights(read, write)
     with closing(_wait_for_admin()) as admin:
@@ -50,22 +52,24 @@ def prepare_topics(read: Iterable[str] = (), write: Iterable[str] = ()) -> None:
 
 
 def _wait_for_admin() -> KafkaAdminClient:
-    deadline = time.monotonic() + settings.broker_timeout
-    listens = is_reachable()
-    if not listens:
+    # A restarted process has reached Kafka before: it waits as long as it takes.
+    deadline = math.inf if was_restarted() else time.monotonic() + settings.broker_timeout
+    if not is_reachable():
         warn(f"Waiting for Kafka at {settings.kafka_host} ...")
+        reset_restarts()  # the outage was the reason for those so far
     while time.monotonic() < deadline and not stopping():
-        if listens := is_reachable():
+        if is_reachable():
             with suppress(KafkaError):
                 return make_admin()
         time.sleep(0.2)
     if stopping():
         raise SystemExit(0)
     protocol = settings.kafka_security_protocol
+    hint = f"Is KAFKA_SECURITY_PROTOCOL={protocol} right?"
     raise SystemExit(
         f"No Kafka answers at {settings.kafka_host} (KAFKA_HOST): waited "
         f"{settings.broker_timeout:g} s (BROKER_TIMEOUT). "
-        + (f"Is KAFKA_SECURITY_PROTOCOL={protocol} right?" if listens else "Start one: make kafka")
+        + (hint if is_listening() else "Start one: make kafka")
     )
 
 

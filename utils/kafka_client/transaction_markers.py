@@ -1,64 +1,87 @@
 """Makes sure that a transaction is ended on every partition, also when Kafka forgets one.
 
-The transaction coordinator decides, commit or abort, and tells each partition by a marker (KIP-98).
-A Kafka of one node that is killed in between never writes the markers that are missing: when it
-starts again its partitions have no leader for a moment, and it treats them as deleted ("Couldn't
-find leader endpoint ... can be skipped" in its log; KAFKA-20734, seen in 3.9, 4.1, 4.3 and 4.4).
-Such a transaction hangs (KIP-664): readers of committed records never get past it, and it ends as
-its producer's next transaction does, even if that is the opposite. So after every transaction,
-before the next one begins, its producer checks that all markers are there, and writes those that
-Kafka has forgotten.
+The transaction coordinator decides, commit or abort, logs the decision, and tells each partition by
+a marker (KIP-98). When all markers are written, it logs that the transaction is complete. It skips
+partitions for which the metadata cache has no leader endpoint, as "likely deleted already"
+(TransactionMarkerChannelManager.addTxnMarkersToBrokerQueue). In Kafka 4.3 the cache has none for a
+partition without a leader either (KRaftMetadataCache.getPartitionLeaderEndpoint; its predecessor in
+Scala let such a marker wait). When a single node that was killed starts again, its partitions have
+no leader for a moment: markers of that moment are never written (KAFKA-20734). The transaction
+hangs there (KIP-664): readers of committed records do not get past it, and it ends as its
+producer's next transaction does, even if that is the opposite. So no transaction follows another
+one before that has ended on every partition.
 
-To remove this on the day Kafka is fixed, delete this file, tests/test_transaction_markers.py and
-tests/harness/forgetful_broker.py, with its test in tests/test_security.py and its paragraph in
-docs/security.md. In transactions.py make a TransactionalProducer instead of the ConfirmingProducer,
-without the group and the topics, and delete the calls of limit_wait() and confirm().
+The invariant: a marker is written only for a transaction whose decision the coordinator has logged
+as complete, for its very producer id and epoch, and which hung before and after that was seen.
+
+- Ongoing: there is no decision yet. At a start, a request for a producer id makes the coordinator
+  fence the owner and abort; unlike the second such request, which init_transactions() would send
+  too, it leaves the decision in place (TransactionCoordinator.prepareInitProducerIdTransit).
+- PrepareCommit, PrepareAbort: the coordinator is at work; its markers are waited for.
+- CompleteCommit, CompleteAbort: it will write no more markers. What was open before this was seen
+  and still is, was forgotten: the partition began it before the decision, and a later transaction
+  would show as Ongoing. A commit keeps the epoch of its records, an abort may raise it by one.
+- Empty, or what hangs was not seen before init_transactions(): the decision is not known, as after
+  the death of a process between that call and its markers. Nothing is written; the error says that
+  an administrator has to end it.
+
+A twin, another process of the same name, can't come between. At a start, markers are written after
+init_transactions(), which fences every older owner; after a commit they have this producer's epoch,
+which a partition rejects as soon as it has seen a newer one (ProducerAppendInfo). The coordinator's
+epoch in the marker fences nobody: it is the one that the partition knows. A coordinator that was
+replaced and does not know it could answer with an older decision, but only where there is another
+broker. So markers are written only where there is one; on several, what hangs is reported.
+
+To remove this on the day Kafka is fixed, delete this file, transaction_view.py,
+tests/test_transaction_markers.py and tests/harness/forgetful_broker.py, with its test in
+tests/test_security.py and its paragraphs in docs/security.md and docs/operations.md. In
+transactions.py make a TransactionalProducer instead of the ConfirmingProducer, without the group
+and the topics, and delete the calls of limit_wait() and confirm().
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 from kafka import TopicPartition
-from kafka.admin import ProducerState, TransactionDescription, TransactionState
+from kafka.admin import TransactionDescription, TransactionState
 from kafka.errors import (
+    ConcurrentTransactionsError,
+    KafkaError,
     KafkaTimeoutError,
     NoError,
     RetriableError,
     TopicAuthorizationFailedError,
     TransactionalIdNotFoundError,
     UnknownBrokerIdError,
-    UnknownTopicOrPartitionError,
     for_code,
 )
+from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.transaction_manager import ProducerIdAndEpoch
-from kafka.protocol.producer.transaction import WriteTxnMarkersRequest
-from kafka.structs import ConsumerGroupMetadata
+from kafka.protocol.producer.transaction import InitProducerIdRequest, WriteTxnMarkersRequest
 
 from utils.console import warn
 from utils.kafka_client.batch import SizeLimits
-from utils.kafka_client.connection import make_admin
-from utils.kafka_client.producer import Offsets, TransactionalProducer
+from utils.kafka_client.producer import TRANSACTION_TIMEOUT_MS, TransactionalProducer
 from utils.kafka_client.rights import not_authorized
+from utils.kafka_client.transaction_view import OpenTransaction, TransactionView, operations
 from utils.process import time_limit
 
-OFFSETS_TOPIC = "__consumer_offsets"
 CONFIRM_AFTER = 0.02  # seconds without records; a check at once would only slow the commit down
-TIMEOUT = 5.0  # seconds for all markers to be written
-INTERVAL = 0.001  # seconds between two checks
-ERROR_INTERVAL = 0.05  # the same after an error: spares a Kafka that is just starting
-# The coordinator has decided, and not yet written all markers.
-UNDER_WAY = {
-    TransactionState.PREPARE_COMMIT,
-    TransactionState.PREPARE_ABORT,
-    TransactionState.PREPARE_EPOCH_FENCE,
-}
+PASS_TIMEOUT = 0.05  # seconds for the stable offsets to pass a transaction; usually 1 to 10 ms
+PASS_INTERVAL = 0.001  # seconds between two looks at them
+TIMEOUT = 5.0  # seconds to find out a decision, and to end what was forgotten
+# The same after init_transactions(): only this process still knows the decision, and Kafka may be
+# away for a moment. Together with the ones before below the STALL_TIMEOUT of the stream.
+BEGIN_TIMEOUT = 30.0
+INTERVAL = 0.02  # seconds between two attempts at that
 TRY_AGAIN = (RetriableError, UnknownBrokerIdError, TopicAuthorizationFailedError)
+COMPLETE = {TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT}
+T = TypeVar("T")
 
 
 class ConfirmingProducer(TransactionalProducer):
-    """A TransactionalProducer that checks whether its last transaction is ended everywhere.
+    """A TransactionalProducer that makes sure that its last transaction is ended everywhere.
 
     It writes to these topics and commits the offsets of this group. Call confirm() after each
     send(), before the next one.
@@ -68,7 +91,7 @@ class ConfirmingProducer(TransactionalProducer):
         self, transactional_id: str, limits: SizeLimits, group_id: str, topics: tuple[str, ...]
     ) -> None:
         self.markers = TransactionMarkers(transactional_id, group_id, topics)
-        self._unconfirmed: set[TopicPartition] | None = None  # where the last transaction went
+        self._unconfirmed: dict[TopicPartition, int] = {}  # the last offsets written to
         try:
             super().__init__(transactional_id, limits)
         except Exception:
@@ -76,26 +99,28 @@ class ConfirmingProducer(TransactionalProducer):
             raise
 
     def _begin(self) -> None:
-        self.markers.complete()
+        decision = self.markers.last_decision()  # init_transactions() makes Kafka drop it
+        self.markers.require_means(decision)
         super()._begin()
-        self.markers.complete(self.identity)
+        self.markers.end_forgotten(decision, BEGIN_TIMEOUT)
 
-    def send(self, records: list[dict], offsets: Offsets, group: ConsumerGroupMetadata) -> None:
-        """Send records and offsets in one transaction; see TransactionalProducer."""
-        super().send(records, offsets, group)
-        places = {(record["topic"], record["partition"]) for record in records}
-        self._unconfirmed = {TopicPartition(*place) for place in places}
+    def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
+        super()._check(records, futures)
+        for written in (future.value for future in futures):
+            offset = max(written.offset, self._unconfirmed.get(written.topic_partition, -1))
+            self._unconfirmed[written.topic_partition] = offset
 
     def limit_wait(self, seconds: float) -> float:
         """Return how long the caller may wait for records before it calls confirm()."""
-        return seconds if self._unconfirmed is None else min(seconds, CONFIRM_AFTER)
+        return min(seconds, CONFIRM_AFTER) if self._unconfirmed else seconds
 
     def confirm(self) -> None:
-        """Return when every partition knows how the last transaction has ended."""
-        if self._unconfirmed is not None:
-            with time_limit(TIMEOUT + 1, KafkaTimeoutError("the broker does not answer")):
-                self.markers.complete(self.identity, self._unconfirmed)
-            self._unconfirmed = None
+        """Return when the last transaction has ended on every partition; errors as the markers'."""
+        if self._unconfirmed:
+            with time_limit(2 * TIMEOUT + 1, KafkaTimeoutError("the broker does not answer")):
+                if not self.markers.are_passed(self._unconfirmed, self.identity.producer_id):
+                    self.markers.end_forgotten(self.markers.last_decision(self.identity))
+            self._unconfirmed = {}
 
     def close(self) -> None:
         """Close it at once; see TransactionalProducer."""
@@ -103,181 +128,185 @@ class ConfirmingProducer(TransactionalProducer):
         self.markers.close()
 
 
-class OpenTransaction(NamedTuple):
-    """A transaction without a marker on one partition, and the node that leads the partition."""
+class Decision(NamedTuple):
+    """What the coordinator says of the last transaction, and where that was open before."""
 
-    partition: TopicPartition
-    producer: ProducerState
-    leader: int
+    last: TransactionDescription
+    was_open: set[OpenTransaction]
+
+    @property
+    def is_commit(self) -> bool:
+        """True if the coordinator has logged that the transaction is committed everywhere."""
+        return self.last.state == TransactionState.COMPLETE_COMMIT
+
+    def covers(self, transaction: OpenTransaction) -> bool:
+        """Return True if it is logged as complete, and this transaction is the one it is about."""
+        raised = self.last.producer_epoch - transaction.producer.producer_epoch
+        known = self.last.state in COMPLETE and transaction in self.was_open
+        return known and raised in ((0,) if self.is_commit else (0, 1))
+
+    def forgotten(self, hanging: set[OpenTransaction]) -> str:
+        """Return a sentence about partitions without a marker."""
+        verb = "commit" if self.is_commit else "abort"
+        return f"Kafka has forgotten to {verb} the last transaction on {_names(hanging)}"
 
 
 class TransactionMarkers:
     """The markers of a transactional id that writes to these topics and commits a group's offsets.
 
-    They can be checked on the partitions that this client may READ.
+    Open transactions are seen on the partitions that this client may READ.
     """
 
     def __init__(self, transactional_id: str, group_id: str, topics: tuple[str, ...]) -> None:
-        self._transactional_id = transactional_id
-        self._group_id = group_id
-        self._topics = topics
-        self._leaders: dict[TopicPartition, int] = {}
-        self._unreadable: set[str] = set()
-        self._all_found = False
-        self._admin = make_admin()
+        self.view = TransactionView(transactional_id, group_id, topics)
 
-    def complete(
-        self,
-        own: ProducerIdAndEpoch | None = None,
-        partitions: Collection[TopicPartition] | None = None,
-    ) -> None:
-        """Return when every partition knows how the last transaction has ended.
+    def are_passed(self, written: dict[TopicPartition, int], producer_id: int) -> bool:
+        """Wait a moment until the last stable offsets are beyond what a transaction has written.
 
-        Call it before init_transactions(), which makes Kafka forget its last decision; then with
-        the producer's `own` identity, for what init_transactions() has aborted; and after each
-        commit, with the partitions written to (otherwise all readable ones are checked). Refused if
-        a right to write missing markers is missing, KafkaError if Kafka can't tell in time.
+        They never pass an open transaction, so its markers are there then. The cost does not depend
+        on the number of producers, as that of describe_producers() does.
         """
-        deadline, problem = time.monotonic() + TIMEOUT, "some markers are missing"
-        while time.monotonic() < deadline:
-            try:
-                if self._is_complete(own, partitions):
-                    return
-                time.sleep(INTERVAL)
-            except TransactionalIdNotFoundError:
-                return
-            except TRY_AGAIN as error:
-                problem = repr(error)
-                self._all_found = False  # a partition may have moved
-                time.sleep(ERROR_INTERVAL)
-        raise KafkaTimeoutError(f"the last transaction has not ended everywhere: {problem}")
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._admin.close()
-
-    def _is_complete(
-        self, own: ProducerIdAndEpoch | None, partitions: Collection[TopicPartition] | None
-    ) -> bool:
-        """Check once, and write forgotten markers; return True if there is nothing to wait for."""
-        if not (self._all_found and self._leaders.keys() >= self._readable(partitions)):
-            self._find_partitions()
-        producer_id = own.producer_id if own else self._describe().producer_id
-        if not (found := self._open_transactions(producer_id, partitions)):
-            return True
-        last = self._describe()
-        if own and (last.producer_id, last.producer_epoch) != (own.producer_id, own.epoch):
-            return True  # another producer has taken over
-        if last.state in UNDER_WAY:
+        deadline = time.monotonic() + PASS_TIMEOUT
+        try:
+            while not (passed := self._are_passed(written, producer_id)):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(PASS_INTERVAL)
+        except TRY_AGAIN:
             return False
-        committed = last.state == TransactionState.COMPLETE_COMMIT
-        if not committed and not (own and last.state == TransactionState.EMPTY):
-            return True  # it is open, or becomes EMPTY in init_transactions()
-        # Open both before and after the coordinator was seen to be done with it: forgotten.
-        if hanging := found & self._open_transactions(producer_id, partitions):
-            self._end(hanging, last, committed)
-        return False
+        return passed
 
-    def _readable(self, partitions: Collection[TopicPartition] | None) -> set[TopicPartition]:
-        return {each for each in partitions or () if each.topic not in self._unreadable}
+    def _are_passed(self, written: dict[TopicPartition, int], producer_id: int) -> bool:
+        if not self.view.knows(written):
+            return False
+        stable = self.view.stable_offsets(written)
+        if any(stable[partition] <= offset for partition, offset in written.items()):
+            return False
+        # It is not known which offset these are written to; but few producers write there.
+        return not self.view.open_transactions(producer_id, self.view.offsets())
 
-    def _find_partitions(self) -> None:
-        """Find out which partitions can have markers, and which nodes lead them."""
-        self._leaders, self._unreadable = {}, set()
-        self._all_found, all_found = False, True
-        for topic in self._admin.describe_topics([*self._topics, OFFSETS_TOPIC]):
-            error = for_code(topic["error_code"])
-            if error is UnknownTopicOrPartitionError:
-                all_found = False  # Kafka creates the one for offsets with the first group
-            elif error is TopicAuthorizationFailedError or "READ" not in _operations(topic):
-                self._unreadable.add(topic["name"])
-            elif error is NoError:
-                self._leaders |= self._leaders_of(topic)
-            else:
-                raise error(f"{topic['name']} can't be described")
-        self._all_found = all_found
+    def last_decision(self, own: ProducerIdAndEpoch | None = None) -> Decision | None:
+        """Wait until the coordinator has decided how the last transaction ends, and return that.
 
-    def _leaders_of(self, topic: dict) -> dict[TopicPartition, int]:
-        name, partitions = topic["name"], topic["partitions"]
-        if name == OFFSETS_TOPIC:
-            mine = partition_of_group(self._group_id, len(partitions))
-            partitions = [each for each in partitions if each["partition_index"] == mine]
-        return {
-            TopicPartition(name, each["partition_index"]): each["leader_id"] for each in partitions
+        own : the producer's identity; None before init_transactions(), where a transaction of the
+        last owner is aborted. None if there is nothing to end: the id is new, or has another owner.
+        KafkaTimeoutError if Kafka can't tell in time.
+        """
+        return self._retry(lambda: self._decision(own), TIMEOUT)
+
+    def _decision(self, own: ProducerIdAndEpoch | None) -> Decision | None:
+        try:
+            last = self.view.describe()
+        except TransactionalIdNotFoundError:
+            return None
+        is_ongoing = last.state == TransactionState.ONGOING
+        if own and (
+            is_ongoing or (last.producer_id, last.producer_epoch) != (own.producer_id, own.epoch)
+        ):
+            return None
+        if is_ongoing:
+            self._abort(last)
+        elif last.state == TransactionState.EMPTY or last.state in COMPLETE:
+            was_open = self.view.open_transactions(last.producer_id)
+            if self.view.describe() == last:
+                return Decision(last, was_open)
+        raise ConcurrentTransactionsError(f"the last transaction is {last.state.value}")
+
+    def _abort(self, last: TransactionDescription) -> None:
+        """Let the coordinator fence the owner of a transaction and abort it."""
+        request = InitProducerIdRequest(
+            transactional_id=self.view.transactional_id,
+            transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
+            producer_id=-1,
+            producer_epoch=-1,
+        )
+        self.view.ask(request, last.coordinator_id)  # it answers: try again, or why it can't
+
+    def require_means(self, decision: Decision | None) -> None:
+        """Raise an error of end_forgotten() that can be foreseen, while Kafka knows the decision."""
+        if decision is not None and decision.was_open:
+            self._has_means(decision, decision.was_open)
+
+    def end_forgotten(self, decision: Decision | None, timeout: float = TIMEOUT) -> None:
+        """Return when no partition has an open transaction; write the markers that were forgotten.
+
+        Refused if a right to that is missing; KafkaError if the decision is not known, or if the
+        cluster has several brokers and an administrator has to abort.
+        """
+        if decision is not None:
+            self._retry(lambda: self._end_forgotten(decision), timeout)
+
+    def _end_forgotten(self, decision: Decision) -> None:
+        hanging = {
+            each
+            for each in self.view.open_transactions(decision.last.producer_id)
+            if each.producer.producer_epoch <= decision.last.producer_epoch  # of no newer owner
         }
+        if not hanging:
+            return
+        if not self._has_means(decision, hanging):
+            return warn(f"{decision.forgotten(hanging)}; the next commit ends it.")
+        for transaction in hanging:
+            self._write_marker(transaction, decision)
+        warn(f"{decision.forgotten(hanging)}: it is ended there now.")
+        raise ConcurrentTransactionsError("the markers are written just now")  # look again
 
-    def _describe(self) -> TransactionDescription:
-        return self._admin.describe_transactions([self._transactional_id])[self._transactional_id]
-
-    def _open_transactions(
-        self, producer_id: int, partitions: Collection[TopicPartition] | None
-    ) -> set[OpenTransaction]:
-        by_leader = defaultdict(list)
-        for partition, leader in self._leaders.items():
-            if partitions is None or partition in partitions or partition.topic == OFFSETS_TOPIC:
-                by_leader[leader].append(partition)
-        return {
-            OpenTransaction(partition, producer, leader)
-            for leader, led in by_leader.items()
-            for partition, state in self._admin.describe_producers(led, leader).items()
-            for producer in state.active_producers
-            if producer.producer_id == producer_id
-            and producer.current_transaction_start_offset >= 0
-        }
-
-    def _end(
-        self, hanging: set[OpenTransaction], last: TransactionDescription, committed: bool
-    ) -> None:
-        """Write the missing markers: all of them, or none if a right is missing."""
-        names = sorted(f"{each.partition.topic}-{each.partition.partition}" for each in hanging)
-        decision = "commit" if committed else "abort"
-        text = f"Kafka has forgotten to {decision} the last transaction on {', '.join(names)}"
-        missing = [f"READ topic {name}" for name in sorted(self._unreadable)]
-        if "ALTER" not in _operations(self._admin.describe_cluster()):
+    def _has_means(self, decision: Decision, hanging: set[OpenTransaction]) -> bool:
+        """Return True if markers may be written; False if what hangs is left to the next commit."""
+        if not all(map(decision.covers, hanging)):
+            raise KafkaError(
+                f"a transaction hangs on {_names(hanging)}, and Kafka no longer knows how it was "
+                "to end; docs/operations.md says what to do"
+            )
+        text, cluster = decision.forgotten(hanging), self.view.admin.describe_cluster()
+        if len(cluster["brokers"]) > 1:
+            if not decision.is_commit:
+                raise KafkaError(f"{text}; docs/operations.md says what to do")
+            return False
+        missing = [f"READ topic {name}" for name in sorted(self.view.unreadable)]
+        if "ALTER" not in operations(cluster):
             missing.append("ALTER the cluster")
         if missing:
             warn(f"{text}; this client lacks rights to end it there.")
             raise not_authorized(*missing)
-        for transaction in hanging:
-            self._write_marker(transaction, last, committed)
-        warn(f"{text}: it is ended there now.")
+        return True
 
-    def _write_marker(
-        self, transaction: OpenTransaction, last: TransactionDescription, committed: bool
-    ) -> None:
+    def close(self) -> None:
+        """Close the connection."""
+        self.view.admin.close()
+
+    def _retry(self, attempt: Callable[[], T], timeout: float) -> T:
+        deadline, problem = time.monotonic() + timeout, ""
+        while time.monotonic() < deadline:
+            try:
+                self.view.find_partitions()  # they may have moved
+                return attempt()
+            except TRY_AGAIN as error:
+                problem = repr(error)
+                time.sleep(INTERVAL)
+        raise KafkaTimeoutError(f"the last transaction has not ended everywhere: {problem}")
+
+    def _write_marker(self, transaction: OpenTransaction, decision: Decision) -> None:
         topic, index = transaction.partition
         marker = WriteTxnMarkersRequest.WritableTxnMarker
         request = WriteTxnMarkersRequest(
             markers=[
                 marker(
-                    producer_id=last.producer_id,
-                    producer_epoch=last.producer_epoch,
-                    transaction_result=committed,
+                    producer_id=decision.last.producer_id,
+                    producer_epoch=decision.last.producer_epoch,
+                    transaction_result=decision.is_commit,
                     topics=[marker.WritableTxnMarkerTopic(name=topic, partition_indexes=[index])],
                     coordinator_epoch=max(transaction.producer.coordinator_epoch, 0),
                 )
             ]
         )
-        response = self._admin._manager.run(self._send, request, transaction.leader)
+        response = self.view.ask(request, transaction.leader)
         error = for_code(response.markers[0].topics[0].partitions[0].error_code)
         if error is not NoError:
             raise error(f"no marker could be written on {topic}-{index}")
 
-    async def _send(self, request: WriteTxnMarkersRequest, leader: int) -> object:
-        return await self._admin._manager.send(request, node_id=leader)
 
-
-def _operations(described: dict) -> Collection[str]:
-    """Return the operations that this client may use on a topic or the cluster, if Kafka tells."""
-    return described["authorized_operations"] or ()
-
-
-def partition_of_group(group_id: str, partitions: int) -> int:
-    """Return the partition of __consumer_offsets that holds a group's offsets.
-
-    As Kafka computes it: abs(String.hashCode()) % partitions, in 32 bits.
-    """
-    encoded, value = group_id.encode("utf-16-be"), 0
-    for high, low in zip(encoded[::2], encoded[1::2], strict=True):
-        value = (31 * value + 256 * high + low) & 0xFFFFFFFF
-    return min(value, 2**32 - value) % 2**31 % partitions
+def _names(transactions: set[OpenTransaction]) -> str:
+    return ", ".join(
+        sorted(f"{each.partition.topic}-{each.partition.partition}" for each in transactions)
+    )
