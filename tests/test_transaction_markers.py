@@ -16,12 +16,8 @@ from tests.harness.forgetful_broker import forgetting, trusting
 from tests.harness.pipeline import answer, next_batch, wait_until
 from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.consumer import make_consumer
-from utils.kafka_client.transaction_markers import (
-    OFFSETS_TOPIC,
-    ConfirmingProducer,
-    TransactionMarkers,
-    partition_of_group,
-)
+from utils.kafka_client.transaction_markers import ConfirmingProducer, TransactionMarkers
+from utils.kafka_client.transaction_view import OFFSETS_TOPIC, partition_of_group
 from utils.settings import settings
 
 
@@ -193,10 +189,21 @@ def test_what_began_after_the_decision_was_seen_is_not_ended(writer, monkeypatch
     writer.producer.abort_transaction()
 
 
+def test_a_transaction_of_a_newer_owner_is_left_alone(writer):
+    decision = writer.markers.last_decision(writer.confirming.identity)
+    newer = Writer(writer.name)
+    newer.write(b"under way", offset=1)
+    writer.markers.end_forgotten(decision)
+    assert writer.markers.last_decision(writer.confirming.identity) is None
+    newer.producer.commit_transaction()
+    assert commit(newer) == [b"under way", b"next"]
+    newer.confirming.close()
+
+
 def pretend_several_brokers(markers: TransactionMarkers, monkeypatch) -> None:
-    described = markers._admin.describe_cluster()
+    described = markers.view.admin.describe_cluster()
     several = described | {"brokers": described["brokers"] * 2}
-    monkeypatch.setattr(markers._admin, "describe_cluster", lambda: several)
+    monkeypatch.setattr(markers.view.admin, "describe_cluster", lambda: several)
 
 
 def test_of_several_brokers_none_gets_a_marker_and_the_next_commit_ends_it(
@@ -237,7 +244,7 @@ def test_after_a_commit_only_the_stable_offsets_are_asked(stream, pipeline, monk
     pipeline.request(partition=0)
     pipeline.producer.flush()
     assert stream.commit(answer(next_batch(stream)))
-    admin, asked = stream._producer.markers._admin, []
+    admin, asked = stream._producer.markers.view.admin, []
     describe = admin.describe_producers
     monkeypatch.setattr(
         admin, "describe_producers", lambda led, *to: asked.extend(led) or describe(led, *to)
@@ -248,7 +255,7 @@ def test_after_a_commit_only_the_stable_offsets_are_asked(stream, pipeline, monk
 
 def test_the_partitions_are_looked_for_again_after_an_error(writer, monkeypatch):
     commit_and_be_forgotten(writer)
-    describe, tries = writer.markers._admin.describe_topics, []
+    describe, tries = writer.markers.view.admin.describe_topics, []
 
     def describe_at_the_second_time(topics):
         tries.append(topics)
@@ -256,7 +263,7 @@ def test_the_partitions_are_looked_for_again_after_an_error(writer, monkeypatch)
             raise KafkaConnectionError("gone for a moment")
         return describe(topics)
 
-    monkeypatch.setattr(writer.markers._admin, "describe_topics", describe_at_the_second_time)
+    monkeypatch.setattr(writer.markers.view.admin, "describe_topics", describe_at_the_second_time)
     check(writer)
     assert writer.read() == [b"committed"]
     assert len(tries) > 2
@@ -269,7 +276,7 @@ def test_a_partition_that_is_new_is_checked_too(writer):
         wait_until(lambda: len(admin.describe_topics([new.topic])[0]["partitions"]) == 3)
     writer.confirming.close()
     writer.begin_as_successor()
-    del writer.markers._leaders[new]  # as if it were newer than them
+    del writer.markers.view._leaders[new]  # as if it were newer than them
     writer.forgotten = new
     commit_and_be_forgotten(writer)
     assert not writer.markers.are_passed({new: 0}, writer.confirming.identity.producer_id)
@@ -300,7 +307,7 @@ def test_the_partition_of_a_group_is_kafkas(pipeline, group_id):
     producer.client.begin_transaction()
     group = ConsumerGroupMetadata(pipeline.prefix + group_id)
     producer.client.send_offsets_to_transaction({partition: OffsetAndMetadata(1, "", -1)}, group)
-    (found,) = producer.markers._describe().topic_partitions
+    (found,) = producer.markers.view.describe().topic_partitions
     producer.client.abort_transaction()
     assert partition_of_group(pipeline.prefix + group_id, 4) == found.partition
     producer.close()

@@ -1,0 +1,141 @@
+"""What the coordinator and the partitions say of the transactions of one transactional id."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from kafka import IsolationLevel, KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec, ProducerState, TransactionDescription
+from kafka.errors import (
+    NoError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+
+from utils.kafka_client.connection import make_admin
+
+OFFSETS_TOPIC = "__consumer_offsets"
+
+
+class OpenTransaction(NamedTuple):
+    """A transaction without a marker on one partition, and the node that leads the partition."""
+
+    partition: TopicPartition
+    producer: ProducerState
+    leader: int
+
+    @property
+    def place(self) -> tuple[TopicPartition, int, int]:
+        """What stays the same as long as it is open: partition, epoch, and first offset."""
+        producer = self.producer
+        return self.partition, producer.producer_epoch, producer.current_transaction_start_offset
+
+
+class TransactionView:
+    """The partitions that a transactional id writes to, and the state of its transactions there.
+
+    It writes to these topics and commits the offsets of this group.
+
+    unreadable : topics that this client may not READ; open transactions on them can't be seen.
+    """
+
+    def __init__(self, transactional_id: str, group_id: str, topics: tuple[str, ...]) -> None:
+        self.transactional_id = transactional_id
+        self._group_id = group_id
+        self._topics = topics
+        self._leaders: dict[TopicPartition, int] = {}
+        self.unreadable: set[str] = set()
+        self.admin = make_admin()
+
+    def find_partitions(self) -> None:
+        """Find out which partitions can have markers, and which nodes lead them."""
+        self._leaders, self.unreadable = {}, set()
+        for topic in self.admin.describe_topics([*self._topics, OFFSETS_TOPIC]):
+            error = for_code(topic["error_code"])
+            if error is UnknownTopicOrPartitionError:
+                continue  # Kafka creates the one for offsets with the first group
+            if error is TopicAuthorizationFailedError or "READ" not in operations(topic):
+                self.unreadable.add(topic["name"])
+            if error is NoError:
+                self._leaders |= self._leaders_of(topic)
+            elif error is not TopicAuthorizationFailedError:
+                raise error(f"{topic['name']} can't be described")
+
+    def _leaders_of(self, topic: dict) -> dict[TopicPartition, int]:
+        name, partitions = topic["name"], topic["partitions"]
+        if name == OFFSETS_TOPIC:
+            mine = partition_of_group(self._group_id, len(partitions))
+            partitions = [each for each in partitions if each["partition_index"] == mine]
+        return {
+            TopicPartition(name, each["partition_index"]): each["leader_id"] for each in partitions
+        }
+
+    def knows(self, partitions: Iterable[TopicPartition]) -> bool:
+        """Return True if these partitions were found, and that of the group's offsets."""
+        offsets_are_known = self.offsets() or OFFSETS_TOPIC in self.unreadable
+        return bool(offsets_are_known) and self._leaders.keys() >= set(partitions)
+
+    def offsets(self) -> set[TopicPartition]:
+        """Return the partition of the group's offsets, if it was found."""
+        return {each for each in self._leaders if each.topic == OFFSETS_TOPIC}
+
+    def describe(self) -> TransactionDescription:
+        """Return what the coordinator says of the last transaction."""
+        return self.admin.describe_transactions([self.transactional_id])[self.transactional_id]
+
+    def stable_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the last stable offsets: where the oldest open transaction begins, or the end."""
+        found = {}
+        for leader, led in self._by_leader(partitions).items():
+            request = KafkaAdminClient._list_partition_offsets_request(
+                dict.fromkeys(led, OffsetSpec.LATEST), IsolationLevel.READ_COMMITTED.value
+            )
+            response = self.ask(request, leader)
+            found |= KafkaAdminClient._list_partition_offsets_process_response(response)
+        return {partition: each.offset for partition, each in found.items()}
+
+    def open_transactions(
+        self, producer_id: int, partitions: Collection[TopicPartition] | None = None
+    ) -> set[OpenTransaction]:
+        """Return the producer's open transactions on these partitions, by default all."""
+        asked = self._leaders if partitions is None else partitions
+        readable = {each for each in asked if each.topic not in self.unreadable}
+        return {
+            OpenTransaction(partition, producer, leader)
+            for leader, led in self._by_leader(readable).items()
+            for partition, state in self.admin.describe_producers(led, leader).items()
+            for producer in state.active_producers
+            if producer.producer_id == producer_id
+            and producer.current_transaction_start_offset >= 0
+        }
+
+    def _by_leader(self, partitions: Collection[TopicPartition]) -> dict[int, list[TopicPartition]]:
+        by_leader = defaultdict(list)
+        for partition in partitions:
+            by_leader[self._leaders[partition]].append(partition)
+        return by_leader
+
+    def ask(self, request: object, node: int) -> object:
+        """Send a request to a node and return its response."""
+
+        async def send() -> object:
+            return await self.admin._manager.send(request, node_id=node)
+
+        return self.admin._manager.run(send)
+
+
+def operations(described: dict) -> Collection[str]:
+    """Return the operations that this client may use on a topic or the cluster, if Kafka tells."""
+    return described["authorized_operations"] or ()
+
+
+def partition_of_group(group_id: str, partitions: int) -> int:
+    """Return the partition of __consumer_offsets that holds a group's offsets.
+
+    As Kafka computes it: abs(String.hashCode()) % partitions, in 32 bits.
+    """
+    encoded, value = group_id.encode("utf-16-be"), 0
+    for high, low in zip(encoded[::2], encoded[1::2], strict=True):
+        value = (31 * value + 256 * high + low) & 0xFFFFFFFF
+    return min(value, 2**32 - value) % 2**31 % partitions
