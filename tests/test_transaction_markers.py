@@ -178,6 +178,7 @@ def test_an_unknown_decision_is_not_guessed(writer, monkeypatch):
     assert writer.read() == []  # nothing is decided, and nothing is lost
 
 
+@pytest.mark.slow
 def test_what_began_after_the_decision_was_seen_is_not_ended(writer, monkeypatch):
     writer.write(b"committed", offset=1)
     writer.producer.commit_transaction()
@@ -189,6 +190,10 @@ def test_what_began_after_the_decision_was_seen_is_not_ended(writer, monkeypatch
     writer.producer.abort_transaction()
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.slow
+>>>>>>> wt-k
 def test_a_transaction_of_a_newer_owner_is_left_alone(writer):
     decision = writer.markers.last_decision(writer.confirming.identity)
     newer = Writer(writer.name)
@@ -206,6 +211,7 @@ def pretend_several_brokers(markers: TransactionMarkers, monkeypatch) -> None:
     monkeypatch.setattr(markers.view.admin, "describe_cluster", lambda: several)
 
 
+@pytest.mark.slow
 def test_of_several_brokers_none_gets_a_marker_and_the_next_commit_ends_it(
     writer, monkeypatch, capsys
 ):
@@ -217,6 +223,7 @@ def test_of_several_brokers_none_gets_a_marker_and_the_next_commit_ends_it(
     assert commit(writer) == [b"committed", b"next"]
 
 
+@pytest.mark.slow
 def test_of_several_brokers_a_forgotten_abort_is_left_to_an_administrator(writer, monkeypatch):
     with forgetting(writer.producer, writer.forgotten):
         writer.write(b"aborted", offset=1)

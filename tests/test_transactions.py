@@ -3,6 +3,7 @@
 import json
 from contextlib import closing
 
+import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaTimeoutError
@@ -34,6 +35,7 @@ def test_a_commit_whose_answer_was_lost_is_not_repeated(stream, pipeline):
     assert replied(pipeline) == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_a_batch_larger_than_the_topic_allows_is_sent_in_parts(stream, pipeline):
     partition = TopicPartition(f"{pipeline.prefix}app_messages", 0)
     for number in range(50):

@@ -73,7 +73,7 @@ PASS_INTERVAL = 0.001  # seconds between two looks at them
 TIMEOUT = 5.0  # seconds to find out a decision, and to end what was forgotten
 # The same after init_transactions(): only this process still knows the decision, and Kafka may be
 # away for a moment. Together with the ones before below the STALL_TIMEOUT of the stream.
-BEGIN_TIMEOUT = 30.0
+BEGIN_TIMEOUT = 20.0
 INTERVAL = 0.02  # seconds between two attempts at that
 TRY_AGAIN = (RetriableError, UnknownBrokerIdError, TopicAuthorizationFailedError)
 COMPLETE = {TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT}
@@ -142,7 +142,9 @@ class Decision(NamedTuple):
     def covers(self, transaction: OpenTransaction) -> bool:
         """Return True if it is logged as complete, and this transaction is the one it is about."""
         raised = self.last.producer_epoch - transaction.producer.producer_epoch
-        known = self.last.state in COMPLETE and transaction in self.was_open
+        known = self.last.state in COMPLETE and transaction.place in {
+            t.place for t in self.was_open
+        }
         return known and raised in ((0,) if self.is_commit else (0, 1))
 
     def forgotten(self, hanging: set[OpenTransaction]) -> str:
@@ -223,7 +225,7 @@ class TransactionMarkers:
         self.view.ask(request, last.coordinator_id)  # it answers: try again, or why it can't
 
     def require_means(self, decision: Decision | None) -> None:
-        """Raise an error of end_forgotten() that can be foreseen, while Kafka knows the decision."""
+        """Raise what end_forgotten() would raise, while Kafka still knows the decision."""
         if decision is not None and decision.was_open:
             self._has_means(decision, decision.was_open)
 

@@ -25,6 +25,12 @@ class OpenTransaction(NamedTuple):
     producer: ProducerState
     leader: int
 
+    @property
+    def place(self) -> tuple[TopicPartition, int, int]:
+        """What stays the same as long as it is open: partition, epoch, and first offset."""
+        producer = self.producer
+        return self.partition, producer.producer_epoch, producer.current_transaction_start_offset
+
 
 class TransactionView:
     """The partitions that a transactional id writes to, and the state of its transactions there.
