@@ -319,3 +319,25 @@ def test_a_partition_that_is_added_is_answered_within_10_s(pipeline):
     pipeline.producer.flush()
     pipeline.wait_for_replies(2, timeout=10)
     assert predictor.poll() is None
+
+
+@pytest.mark.slow
+def test_a_power_cut_that_takes_offsets_and_leaves_replies_makes_no_second_answer(own_broker):
+    pipeline, folder = own_broker
+    predictor, partition = pipeline.predictor(), partition_of(pipeline)
+    group = f"{pipeline.prefix}predictors"
+    with administration() as admin:
+        send(pipeline, *ids("a", 5))
+        pipeline.wait_for_replies(5)
+        earlier = wait_until(lambda: admin.list_group_offsets({group: [partition]})[group])
+        send(pipeline, *ids("b", 5))
+        pipeline.wait_for_replies(10)
+    predictor.kill()
+    predictor.wait()
+    cut_power(folder, pipeline, end=2**40)  # nothing of the requests' log
+    with administration() as admin:
+        admin.alter_group_offsets(group, earlier)
+    send(pipeline, "c")
+    pipeline.predictor()
+    pipeline.wait_for_replies(11)
+    assert replied(pipeline) == [*ids("a", 5), *ids("b", 5), "c"]
