@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from itertools import pairwise
 
 import pytest
-from kafka import KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
@@ -17,13 +17,12 @@ from tests.harness.log_files import cut_log
 from tests.harness.pipeline import Pipeline, answer, next_batch, wait_until
 from tools import local_kafka
 from utils.kafka_client import checkpoints
-from utils.kafka_client.connection import make_admin
 from utils.kafka_client.transactions import TransactionalStream
 
 
 @contextmanager
-def administration() -> Iterator:
-    with closing(make_admin()) as admin:
+def administration(pipeline) -> Iterator[KafkaAdminClient]:
+    with closing(KafkaAdminClient(bootstrap_servers=pipeline.host)) as admin:
         yield admin
 
 
@@ -97,14 +96,14 @@ def serve(stream, polls: int) -> None:
 
 def forget_offsets(pipeline) -> None:
     """Delete the group's offsets, as their retention does."""
-    with administration() as admin:
+    with administration(pipeline) as admin:
         admin.delete_group_offsets(f"{pipeline.prefix}predictors", [partition_of(pipeline)])
 
 
 def reset_offset(pipeline, offset: int) -> None:
     """Do what kafka-consumer-groups --reset-offsets does."""
     offsets = {partition_of(pipeline): OffsetAndMetadata(offset, "", -1)}
-    with administration() as admin:
+    with administration(pipeline) as admin:
         admin.alter_group_offsets(f"{pipeline.prefix}predictors", offsets)
 
 
@@ -180,7 +179,7 @@ def test_replies_behind_an_open_transaction_are_not_given_again(open_stream, pip
 
 def recreate_topic(pipeline) -> None:
     name = partition_of(pipeline).topic
-    with administration() as admin:
+    with administration(pipeline) as admin:
         admin.delete_topics([name])
 
         def created() -> bool:
@@ -254,7 +253,7 @@ def test_offsets_of_a_former_topic_are_not_used(open_stream, pipeline):
     metadata = stream._consumer.committed(partition_of(pipeline), metadata=True).metadata
     open_stream.close_all()
     recreate_topic(pipeline)
-    with administration() as admin:
+    with administration(pipeline) as admin:
         offsets = {partition_of(pipeline): OffsetAndMetadata(5, metadata, -1)}
         admin.alter_group_offsets(f"{pipeline.prefix}predictors", offsets)
     send(pipeline, *ids("new", 20))
@@ -312,10 +311,38 @@ def test_a_partition_that_is_added_is_answered_within_10_s(pipeline):
     predictor = pipeline.predictor()
     pipeline.requests(1)
     pipeline.wait_for_replies(1)
-    with administration() as admin:
+    with administration(pipeline) as admin:
         admin.create_partitions({partition_of(pipeline).topic: 2})
     replace_producer(pipeline)  # at once, as the former one does not know the partition yet
     pipeline.request(partition=1, request_id="added")
     pipeline.producer.flush()
     pipeline.wait_for_replies(2, timeout=10)
     assert predictor.poll() is None
+
+
+@pytest.mark.slow
+def test_a_power_cut_that_takes_offsets_and_leaves_replies_makes_no_second_answer(own_broker):
+    pipeline, folder = own_broker
+    predictor, partition = pipeline.predictor(), partition_of(pipeline)
+    group = f"{pipeline.prefix}predictors"
+    with administration(pipeline) as admin:
+        send(pipeline, *ids("a", 5))
+        pipeline.wait_for_replies(5)
+        earlier = wait_until(lambda: admin.list_group_offsets({group: [partition]})[group])
+        send(pipeline, *ids("b", 5))
+        pipeline.wait_for_replies(10)
+    predictor.terminate()
+    predictor.wait()
+    cut_power(folder, pipeline, end=2**40)  # nothing of the requests' log
+
+    def altered() -> bool:
+        with suppress(KafkaError), administration(pipeline) as admin:  # the coordinator is loading
+            admin.alter_group_offsets(group, earlier)
+            return admin.list_group_offsets({group: [partition]})[group] == earlier
+
+    wait_until(altered)
+    send(pipeline, "c")
+    predictor = pipeline.predictor()
+    pipeline.wait_for_replies(11)
+    assert replied(pipeline) == [*ids("a", 5), *ids("b", 5), "c"]
+    assert "after its last checkpoint there" in predictor.log.read_text()

@@ -17,7 +17,7 @@ MEMBER = {  # settings of a consumer that is a member
     "heartbeat_interval_ms": 300,  # a rebalance waits for the next heartbeat
     "max_poll_records": 4_000,
     "max_partition_fetch_bytes": 2**23,
-    "metadata_max_age_ms": 5_000,  # by then it has noticed that a topic got more partitions
+    "metadata_max_age_ms": 3_000,  # by then it has noticed that a topic got more partitions
 }
 
 
