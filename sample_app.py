@@ -135,11 +135,10 @@ def main() -> None:
             company.run(start_producing, start_consuming, start_reporting_outcomes, show=show)
     except DatasetError as error:
         raise SystemExit(str(error)) from None
-    except KafkaError:
-        if is_reachable():
-            raise
+    except KafkaError as error:
         gone = f"Kafka does not answer at {settings.kafka_host} any more"
-        raise SystemExit(f"{gone}; {company.progress()}.") from None
+        problem = f"Kafka: {error}" if is_reachable() else gone
+        raise SystemExit(f"{problem}; {company.progress()}.") from None
     if company.unanswered and company.all_sent.is_set():
         raise SystemExit(f"{len(company.unanswered)} requests were not answered.")
     say(f"{company.progress()}.", "bold")

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.test_faults import copy_of_the_first_model, set_counters, train_one_model
+from tests.harness.pipeline import wait_until
+from tests.test_faults import copy_of_the_first_model, set_counters, stored, train_one_model
 from tests.test_pipeline import answered_once
 from utils.datasets import dataset
 
@@ -46,6 +47,50 @@ def test_retraining_waits_for_the_outcomes_across_a_kill(pipeline):
         report(pipeline, request_id, outcome)
     done = pipeline.wait_for_control(lambda ms: ms[-1].get("retrain_requests_covered") == 2)[-1]
     assert done["observations"] == 50
+
+
+REASONS = {
+    b"{}": "request_id: is missing",
+    b"\xff": "not valid JSON: ",
+    b'{"request_id": "a"}': "outcome: is missing",
+    b'{"request_id": "a", "outcome": "rich"}': "outcome: expected one of ",
+    b'{"request_id": 1, "outcome": ">50K"}': "request_id: expected a string, got 1",
+    b'{"prediction": 1.0}': "message: expected an outcome",
+}
+
+
+def test_outcomes_that_can_not_be_understood_are_dead_letters_with_their_reason(pipeline):
+    trainer = pipeline.trainer()
+    for value in REASONS:
+        pipeline.send(value, topic="outcomes_topic", key=b"key")
+    wait_until(lambda: len(pipeline.records("dead_letter_topic")) == len(REASONS))
+    letters = pipeline.records("dead_letter_topic")
+    for offset, letter in enumerate(letters):
+        about = dict(letter.headers)
+        assert letter.key == b"key"
+        assert about["reason"].decode().startswith(REASONS[letter.value]), about
+        assert about["topic"].decode() == f"{pipeline.prefix}outcomes_topic"
+        assert (about["partition"], about["offset"]) == (b"0", b"%d" % offset)
+    assert trainer.log.read_text().count("could not be understood") == 1
+
+
+@pytest.mark.slow
+def test_a_flood_of_bad_outcomes_and_a_kill_lose_no_letter_and_stop_nothing(pipeline):
+    trainer = pipeline.trainer()
+    for _ in range(30_000):
+        pipeline.send(b"no outcome", topic="outcomes_topic")
+    pipeline.producer.flush()
+    wait_until(lambda: pipeline.records("dead_letter_topic"), what="a dead letter")
+    trainer.kill()
+    trainer = pipeline.trainer()
+    report(pipeline, "late", ">50K")
+    seen = "SELECT count(*) FROM observations WHERE request_id = 'late'"
+    wait_until(lambda: stored(pipeline, seen) == 1, what="the outcome behind the flood")
+    letters = pipeline.records("dead_letter_topic")
+    print(f"{len(letters)} letters for 30,000 outcomes and one kill")
+    assert {int(dict(letter.headers)["offset"]) for letter in letters} == set(range(30_000))
+    assert len(letters) <= 30_000 + 4_000  # those of one poll may be there twice
+    assert trainer.log.read_text().count("could not be understood") <= 2
 
 
 def test_somebody_asks_for_a_training_by_hand(pipeline):

@@ -37,7 +37,8 @@ def test_a_trainer_whose_announcement_had_a_wrong_time_goes_on(pipeline):
     accept_records_up_to(pipeline, NEVER_TOO_OLD)
     done = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])[-1]
     assert (done["model_id"], done["retrain_requests_covered"]) == (1, 1)
-    assert trainer.log.read_text().count("InvalidTimestamp") == 1
+    lines = trainer.log.read_text().splitlines()
+    assert sum("InvalidTimestamp" in line for line in lines) == 1
 
 
 @pytest.mark.slow
@@ -45,16 +46,15 @@ def test_a_trainer_whose_training_ends_while_kafka_is_frozen_goes_on(own_broker)
     pipeline, folder = own_broker
     pipeline.predictor()
     trainer = pipeline.trainer()
+    pipeline.requests(25)  # a producer that has sent something before behaves differently
+    pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])
     pipeline.requests(25)
-    child = wait_until(lambda: training_child(trainer), what="a training child")
+    wait_until(lambda: trainer.log.read_text().count("Retraining") == 2, what="a training")
+    wait_until(lambda: training_child(trainer), what="a training child")
     signal_broker(folder, signal.SIGSTOP)
     frozen = time.monotonic()
-    assert child
     time.sleep(85)  # the fault itself: longer than the delivery timeout and a new attempt
     signal_broker(folder, signal.SIGCONT)
-    done = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1], timeout=90)[-1]
+    pipeline.wait_for_control(lambda ms: ms[-1].get("retrain_requests_covered") == 2, timeout=90)
     print(f"announced {time.monotonic() - frozen - 85:.1f} s after the end of the freeze")
-    assert (done["model_id"], done["retrain_requests_covered"]) == (1, 1)
     assert trainer.poll() is None
-    pipeline.requests(25)
-    pipeline.wait_for_control(lambda ms: ms[-1].get("retrain_requests_covered") == 2, timeout=120)
