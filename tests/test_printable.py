@@ -82,6 +82,7 @@ def test_a_forged_error_reply_can_not_write_on_the_terminal(pipeline):
     assert not any(line.startswith("faked line") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_dead_letter_is_escaped_on_a_terminal_and_unchanged_elsewhere(pipeline):
     value = "\x1b]0;title\x07 é\n".encode() + b"\xff"
     headers = [("reason", b"\x1b[2J"), ("\x1b[3J", b"x")]
@@ -98,6 +99,7 @@ def test_a_dead_letter_is_escaped_on_a_terminal_and_unchanged_elsewhere(pipeline
     assert b"\x1b" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_models_shows_a_hostile_card_as_printable_text(pipeline):
     models = pipeline.folder / "models"
     edit_card(decision=HOSTILE[:-16], why=HOSTILE[:-16])(Registry(models).path(0))

@@ -21,7 +21,7 @@ from train.database import StoreError
 from train.space import SPACE, START, Range, as_point
 from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
-from train.trials import best_points, open_storage, read_trials
+from train.trials import best_points, open_storage, past_points, read_trials
 from train.warm_start import (
     WIDER,
     WIDER_EVERY,
@@ -32,6 +32,7 @@ from train.warm_start import (
 )
 from utils.files import ROOT
 from utils.model_store.card import Card
+from utils.settings import settings
 
 
 @pytest.fixture
@@ -243,13 +244,17 @@ def test_two_processes_create_and_use_the_store_at_once_and_survive_kill_9(kind,
 
 def test_a_store_that_can_not_be_read_does_not_stop_a_training(path, monkeypatch, capsys):
     path.write_bytes(b"no database" * 100)
-    optimizer = search(HyperoptOptimizer, path, monkeypatch)
-    assert len(optimizer.trials) == 6
     sentence = f"{path} can't be used: file is not a database"
-    said = f"Tuning continues without the store of trials: {sentence}"
-    assert capsys.readouterr().out == f"{said}\n"
     with pytest.raises(StoreError, match=re.escape(sentence)):
         open_storage(path)
+    optimizer = search(HyperoptOptimizer, path, monkeypatch)
+    assert len(optimizer.trials) == 6
+    said = f"Tuning continues without the store of trials: {sentence}"
+    kept = "It is kept as trials.db.damaged; the next search begins a new one."
+    assert capsys.readouterr().out == f"{said}\n{kept}\n"
+    assert len(search(HyperoptOptimizer, path, monkeypatch).trials) == 6
+    assert capsys.readouterr().out == ""
+    assert len(list(read_trials(open_storage(path)))) == 6
 
 
 @pytest.mark.parametrize("kind", [HyperoptOptimizer, OptunaOptimizer])
@@ -261,7 +266,60 @@ def test_a_store_with_damaged_pages_does_not_stop_a_training(kind, path, monkeyp
     content[4096:] = os.urandom(len(content) - 4096)
     path.write_bytes(content)
     assert len(search(kind, path, monkeypatch).trials) == 6
-    assert capsys.readouterr().out.count("Tuning continues without the store of trials: ") == 1
+    said = capsys.readouterr().out
+    assert said.count("Tuning continues without the store of trials: ") == 1
+    assert said.endswith("It is kept as trials.db.damaged; the next search begins a new one.\n")
+    search(kind, path, monkeypatch)
+    assert len(list(read_trials(open_storage(path)))) == 6
+
+
+def test_a_store_of_another_version_of_optuna_is_kept_and_a_new_one_begun(
+    path, monkeypatch, capsys
+):
+    open_storage(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
+    for _ in range(2):
+        assert len(search(HyperoptOptimizer, path, monkeypatch).trials) == 6
+    assert capsys.readouterr().out.count("It is kept as trials.db.damaged") == 1
+    assert len(list(read_trials(open_storage(path)))) == 6
+
+
+def test_old_trials_are_deleted(path, monkeypatch):
+    monkeypatch.setattr("train.trials.settings", settings.model_copy(update={"trials_keep": 4}))
+    numbers = []
+    for first_row in range(6):
+        y = np.where(np.arange(len(Y)) == first_row, 1 - Y, Y)
+        optimizer = search(HyperoptOptimizer, path, monkeypatch, y=y, evals=2)
+        numbers.append(optimizer.store.last_trial())
+    assert numbers == [2 * n for n in range(1, 7)]  # so that each search draws other points
+    kept = list(read_trials(open_storage(path)))
+    assert len(kept) == 6  # 4 when the last search began, and its own
+    assert kept[-1]["data"] == optimizer.data_id
+    with closing(sqlite3.connect(path)) as database:
+        tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        counts = {name: f"SELECT count(*) FROM {name}" for (name,) in database.execute(tables)}  # noqa: S608
+        counts = {name: database.execute(count).fetchone()[0] for name, count in counts.items()}
+    assert counts["studies"] == counts["study_directions"] == 3
+    assert counts["trials"] == counts["trial_values"] == 6
+    assert counts["trial_params"] == 6 * len(SPACE)
+
+
+def test_a_search_reads_few_studies_of_many(path, monkeypatch):
+    for first_row in range(5):
+        y = np.where(np.arange(len(Y)) == first_row, 1 - Y, Y)
+        search(HyperoptOptimizer, path, monkeypatch, y=y, evals=1)
+    monkeypatch.setattr("train.trials.RECENT", 3)
+    storage, read = open_storage(path), []
+    get_all_trials = storage.get_all_trials
+    monkeypatch.setattr(
+        storage,
+        "get_all_trials",
+        lambda study, **options: read.append(study) or get_all_trials(study, **options),
+    )
+    attributes = make_optimizer(HyperoptOptimizer).study_attributes()
+    assert len(past_points(storage, path, attributes)) > 0
+    assert read == [3, 4, 5]
 
 
 def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):

@@ -11,7 +11,8 @@ Optuna's own programs show more: see train/trials.py.
 import json
 from pathlib import Path
 
-from train.trials import TRIALS, open_storage, read_trials
+from train.database import StoreError
+from train.trials import TRIALS, first_line, open_storage, read_trials
 from utils.console import print_table
 from utils.script import command_line, run
 
@@ -19,10 +20,19 @@ from utils.script import command_line, run
 def read_studies(path: Path) -> list[list[dict]]:
     """Return the trials of each study in this store, the study with the newest trial last."""
     studies: dict[tuple, list[dict]] = {}
-    for trial in read_trials(open_storage(path)) if path.exists() else ():
+    for trial in _read_trials(path) if path.exists() else ():
         key = tuple(trial[name] for name in ("hyper", "experiment", "data", "seed"))
         studies.setdefault(key, []).append(trial)
     return sorted(studies.values(), key=lambda trials: trials[-1]["time"])
+
+
+def _read_trials(path: Path) -> list[dict]:
+    try:
+        return list(read_trials(open_storage(path)))
+    except StoreError:
+        raise
+    except Exception as error:  # of SQLite, SQLAlchemy or Optuna
+        raise StoreError(f"{path} can't be read: {first_line(error)}") from error
 
 
 def best_of(trials: list[dict]) -> dict:

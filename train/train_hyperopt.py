@@ -41,7 +41,7 @@ class LGBOptimizer(BaseOptimizer):
             max_evals=max_evals - len(points),  # besides the given points
             points_to_evaluate=points or None,
             # The same seed must not draw the points of earlier searches again.
-            rstate=np.random.default_rng([self.seed, self.store.number_of_trials()]),
+            rstate=np.random.default_rng([self.seed, self.store.last_trial()]),
             early_stop_fn=lambda trials, *_: (self.seconds_left() <= 0, []),
             verbose=False,  # turns off Hyperopt's own progress bar
         )

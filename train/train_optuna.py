@@ -23,7 +23,7 @@ class LGBOptimizer(BaseOptimizer):
             sampler=optuna.samplers.TPESampler(
                 n_startup_trials=len(points) + max_evals // 5,
                 # The same seed must not draw the points of earlier searches again.
-                seed=self.seed + self.store.number_of_trials(),
+                seed=self.seed + self.store.last_trial(),
             )
         )
         study.add_trials(self.store.own_trials())

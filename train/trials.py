@@ -5,6 +5,9 @@ Both optimizers keep their trials here, so Optuna's own programs show all of the
     optuna studies --storage sqlite:///data/trials.db
     pip install optuna-dashboard && optuna-dashboard sqlite:///data/trials.db
 
+The newest TRIALS_KEEP trials are kept; studies that have none of them are deleted, so the store and
+the time of each read are bounded. What is read often is read in SQL: Optuna reads all studies.
+
 A study holds the trials of one optimizer on one experiment, one set of data and one seed. Tuning
 starts with the best points of earlier compatible trials, of either optimizer:
 
@@ -16,7 +19,7 @@ starts with the best points of earlier compatible trials, of either optimizer:
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
@@ -78,12 +81,13 @@ class TrialStore:
     """
 
     def __init__(self, path: Path | None, attributes: dict) -> None:
-        self._attributes = attributes
+        self._path, self._attributes = path, attributes
         self._failed = path is None
-        self._try(lambda: self._open(path), None)
+        self._try(self._open, None)
 
-    def _open(self, path: Path) -> None:
-        self._storage = open_storage(path)
+    def _open(self) -> None:
+        self._storage = open_storage(self._path)
+        delete_old_studies(self._path, settings.trials_keep)
         self._study = open_study(self._storage, self._attributes)
 
     def own_trials(self) -> list[FrozenTrial]:
@@ -92,11 +96,11 @@ class TrialStore:
 
     def past_points(self) -> list[dict]:
         """Return the points of this experiment that are worth evaluating, the best first."""
-        return self._try(lambda: past_points(self._storage, self._attributes), [])
+        return self._try(lambda: past_points(self._storage, self._path, self._attributes), [])
 
-    def number_of_trials(self) -> int:
-        """Return how many trials of this experiment there are."""
-        return self._try(lambda: number_of_trials(self._storage, self._attributes), 0)
+    def last_trial(self) -> int:
+        """Return the id of this experiment's last trial, 0 if there is none."""
+        return self._try(lambda: last_trial(self._path, self._attributes["experiment"]), 0)
 
     def add(self, trial: FrozenTrial) -> None:
         """Keep a trial."""
@@ -108,9 +112,28 @@ class TrialStore:
         try:
             return call()
         except Exception as error:  # of SQLite, SQLAlchemy, Optuna, or the disk
-            warn(f"Tuning continues without the store of trials: {first_line(error)}")
             self._failed = True
+            warn(f"Tuning continues without the store of trials: {first_line(error)}")
+            if is_damage(error):
+                self._begin_anew()
             return otherwise
+
+    def _begin_anew(self) -> None:
+        """Move the file aside, so that the next search begins a new one."""
+        damaged = self._path.with_name(f"{self._path.name}.damaged")
+        with suppress(OSError), locked(self._path.with_suffix(".lock")):
+            for part in ("-wal", "-shm"):  # SQLite would take them for those of the new file
+                self._path.with_name(self._path.name + part).unlink(missing_ok=True)
+            self._path.replace(damaged)
+            warn(f"It is kept as {damaged.name}; the next search begins a new one.")
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Return True if the file itself can't be used: damaged, or of another version of Optuna."""
+    # sqlite3 raises subclasses for all else; Optuna a RuntimeError for another version's tables.
+    while error and type(error) not in (sqlite3.DatabaseError, RuntimeError):
+        error = error.__cause__
+    return error is not None
 
 
 def as_frozen(trial: dict, libraries: dict[str, str]) -> FrozenTrial:
@@ -140,23 +163,74 @@ def _distribution(bounds: Range) -> BaseDistribution:
 
 def read_trials(storage: BaseStorage) -> Iterator[dict]:
     """Yield all finished trials, each with the attributes of its study; oldest studies first."""
-    for study in _studies(storage):
-        yield from _trials(storage, study)
+    for study in storage.get_all_studies():
+        # A process that was killed while it created a study left it without attributes or trials.
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=FINISHED):
+            yield study.user_attrs | as_dict(trial)
 
 
-def number_of_trials(storage: BaseStorage, attributes: dict) -> int:
-    """Return how many trials an experiment has in all of its studies."""
-    studies = _studies_of(storage, attributes["experiment"])
-    return sum(storage.get_n_trials(study._study_id) for study in studies)
+def last_trial(path: Path, experiment: str) -> int:
+    """Return the id of an experiment's last trial, 0 if it has none; later trials have larger ids.
+
+    Unlike the number of trials it also grows when old trials are deleted.
+    """
+    newest = "SELECT max(trial_id) FROM trials JOIN studies USING (study_id)"
+    [(trial_id,)] = _query(path, f"{newest} WHERE study_name LIKE ?", f"%-{experiment}-%")
+    return trial_id or 0
 
 
-def past_points(storage: BaseStorage, attributes: dict) -> list[dict]:
-    """Return the points of an experiment's trials that are worth evaluating, the best first."""
-    studies, data = _studies_of(storage, attributes["experiment"]), attributes["data"]
-    same = [study for study in studies if study.user_attrs["data"] == data]
-    others = [study for study in studies if study.user_attrs["data"] != data]
-    trials = (t for study in (*others[-RECENT:], *same) for t in _trials(storage, study))
-    return best_points(trials, data)
+def past_points(storage: BaseStorage, path: Path, attributes: dict) -> list[dict]:
+    """Return the points of an experiment's trials that are worth evaluating, the best first.
+
+    Reads the studies on the same data, and the RECENT newest ones of all others.
+    """
+    found = "SELECT study_id, study_name FROM studies WHERE study_name LIKE ? ORDER BY study_id"
+    rows = _query(path, found, f"%-{attributes['experiment']}-%")
+    studies = [(study_id, name.split("-")[2]) for study_id, name in rows]
+    same = [study for study in studies if study[1] == attributes["data"]]
+    others = [study for study in studies if study[1] != attributes["data"]]
+    trials = (
+        {"data": data} | as_dict(trial)
+        for study_id, data in (*others[-RECENT:], *same)
+        for trial in storage.get_all_trials(study_id, deepcopy=False, states=FINISHED)
+    )
+    return best_points(trials, attributes["data"])
+
+
+def delete_old_studies(path: Path, keep: int) -> None:
+    """Delete the studies without any of the `keep` newest trials; the file shrinks.
+
+    In SQL, as Optuna would read each trial of a study that it deletes.
+    """
+    beyond = "SELECT trial_id FROM trials ORDER BY trial_id DESC LIMIT 1 OFFSET ?"
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as database:
+        if (newest_old := database.execute(beyond, (keep,)).fetchone()) is None:
+            return
+        with database:  # one transaction
+            old = "SELECT study_id FROM trials GROUP BY study_id HAVING max(trial_id) <= ?"
+            database.execute(f"CREATE TEMP TABLE old AS {old}", newest_old)
+            trials = "SELECT trial_id FROM trials WHERE study_id IN old"
+            for table in _tables_with(database, "trial_id"):
+                if table != "trials":  # the others are found by it
+                    database.execute(f"DELETE FROM {table} WHERE trial_id IN ({trials})")  # noqa: S608
+            for table in _tables_with(database, "study_id"):
+                database.execute(f"DELETE FROM {table} WHERE study_id IN old")  # noqa: S608
+        [(free, pages)] = database.execute(
+            "SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count"
+        )
+        if free > pages / 2:
+            database.execute("VACUUM")
+
+
+def _tables_with(database: sqlite3.Connection, column: str) -> list[str]:
+    tables = "SELECT m.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c"
+    found = database.execute(f"{tables} WHERE m.type = 'table' AND c.name = ?", (column,))
+    return [name for (name,) in found]
+
+
+def _query(path: Path, sql: str, *parameters: str) -> list[tuple]:
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as database:
+        return database.execute(sql, parameters).fetchall()
 
 
 def best_points(trials: Iterable[dict], data: str) -> list[dict]:
@@ -172,21 +246,6 @@ def best_points(trials: Iterable[dict], data: str) -> list[dict]:
     same = sorted(by_data.pop(data), key=lambda trial: trial["loss"])
     others = [min(group, key=lambda trial: trial["loss"]) for group in by_data.values()]
     return [trial["params"] for trial in (*same, *reversed(others))]
-
-
-def _studies(storage: BaseStorage) -> list:
-    # A process that was killed while it created a study left it without attributes or trials.
-    needed = {"experiment", "data"}
-    return [study for study in storage.get_all_studies() if needed <= study.user_attrs.keys()]
-
-
-def _studies_of(storage: BaseStorage, experiment: str) -> list:
-    return [study for study in _studies(storage) if study.user_attrs["experiment"] == experiment]
-
-
-def _trials(storage: BaseStorage, study) -> Iterator[dict]:
-    for trial in storage.get_all_trials(study._study_id, states=FINISHED):
-        yield study.user_attrs | as_dict(trial)
 
 
 def as_dict(trial: FrozenTrial) -> dict:

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     max_categories: int = Field(
         1000, gt=0, description="categories to learn per column; rarer ones count as unknown"
     )
+    trials_keep: int = Field(10_000, gt=0, description="newest trials of tuning to keep")
     promote: Literal["unless-worse", "always"] = Field(
         "unless-worse", description="when a new model replaces the champion: unless-worse or always"
     )
