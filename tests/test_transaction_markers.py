@@ -190,10 +190,7 @@ def test_what_began_after_the_decision_was_seen_is_not_ended(writer, monkeypatch
     writer.producer.abort_transaction()
 
 
-<<<<<<< HEAD
-=======
 @pytest.mark.slow
->>>>>>> wt-k
 def test_a_transaction_of_a_newer_owner_is_left_alone(writer):
     decision = writer.markers.last_decision(writer.confirming.identity)
     newer = Writer(writer.name)
