@@ -4,9 +4,19 @@ import pytest
 from kafka import TopicPartition
 
 from train.database import StoreError
-from train.observations import Observations, only_trainer, read_snapshot
+from train.observations import Observations, only_trainer
+from train.snapshot import read_snapshot
 
 REQUESTS = TopicPartition("app_messages", 0)
+
+
+def data(age: int) -> bytes:
+    """Return the data of a request, told from others by its age."""
+    return b'{"age":%d}' % age
+
+
+def ages(snapshot) -> list:
+    return snapshot.frame["age"].tolist()
 
 
 @pytest.fixture
@@ -75,11 +85,11 @@ def test_a_locked_store_is_an_error_that_leaves_it_as_it_was(store, path):
 @pytest.mark.parametrize(
     ("rows", "observed"),
     [
-        ([("a", b"1", None), ("a", None, 1.0)], [(b"1", 1.0)]),
-        ([("a", None, 1.0), ("a", b"1", None)], [(b"1", 1.0)]),
-        ([("a", b"1", 0.0), ("a", b"2", 1.0)], [(b"1", 1.0)]),  # first request, last outcome
-        ([("a", b"1", 0.0), ("a", b"1", None)], [(b"1", 0.0)]),
-        ([("a", b"1", None)], []),
+        ([("a", data(1), None), ("a", None, 1.0)], [(1, 1.0)]),
+        ([("a", None, 1.0), ("a", data(1), None)], [(1, 1.0)]),
+        ([("a", data(1), 0.0), ("a", data(2), 1.0)], [(1, 1.0)]),  # first request, last outcome
+        ([("a", data(1), 0.0), ("a", data(1), None)], [(1, 0.0)]),
+        ([("a", data(1), None)], []),
         ([("a", None, 1.0)], []),
     ],
 )
@@ -87,7 +97,7 @@ def test_request_and_outcome_are_joined_in_any_order(store, path, rows, observed
     for row in rows:
         store.add([row], 0, {REQUESTS: 1})
     found = read_snapshot(path)
-    assert list(zip(found.data, found.outcomes, strict=True)) == observed
+    assert list(zip(ages(found), found.outcomes.tolist(), strict=True)) == observed
 
 
 @pytest.mark.parametrize(
@@ -121,13 +131,13 @@ def test_model_ids_ascend_and_an_unfinished_training_is_remembered(store):
 
 
 def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
-    store.add([("a", b"1", 1.0)], 0, {REQUESTS: 1})
+    store.add([("a", data(1), 1.0)], 0, {REQUESTS: 1})
     seen, stop = [], threading.Event()
 
     def write():
         writer = Observations(path)
         for i in range(1, 200):
-            writer.add([(str(i), b"1", 1.0)], 0, {REQUESTS: 1 + i})
+            writer.add([(str(i), data(1), 1.0)], 0, {REQUESTS: 1 + i})
         writer.close()
         stop.set()
 
@@ -135,7 +145,7 @@ def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     thread.start()
     while not stop.is_set():
         snapshot = read_snapshot(path)
-        seen.append((len(snapshot.data), snapshot.offsets["app_messages-0"]))
+        seen.append((len(snapshot.frame), snapshot.offsets["app_messages-0"]))
     thread.join()
     assert all(rows == offset for rows, offset in seen)
 
@@ -153,16 +163,16 @@ def test_who_asks_by_hand_does_not_wait(store):
 
 
 def test_what_never_finds_its_other_half_expires(store):
-    store.add([("a", b"1", None), ("b", None, 1.0), ("c", b"1", 1.0)], 0, {REQUESTS: 3})
+    store.add([("a", data(1), None), ("b", None, 1.0), ("c", data(1), 1.0)], 0, {REQUESTS: 3})
     assert store.expire(seconds=60) == 0
     assert store.expire(seconds=-1) == 2
     assert store.counter("expired_records") == 2
-    store.add([("a", None, 1.0), ("b", b"1", None)], 0, {REQUESTS: 5})
+    store.add([("a", None, 1.0), ("b", data(1), None)], 0, {REQUESTS: 5})
     assert store.count() == 1  # neither half waited any more
 
 
 def test_a_training_that_brought_nothing_new_does_not_count(store):
-    store.add([("a", b"1", 1.0)], 0, {REQUESTS: 1})
+    store.add([("a", data(1), 1.0)], 0, {REQUESTS: 1})
     for model_id in (1, 2, 3):
         store.begin_training(1, at_least=model_id)
         store.end_training(1)
@@ -170,15 +180,15 @@ def test_a_training_that_brought_nothing_new_does_not_count(store):
 
 
 def test_an_observation_belongs_to_the_first_training_that_had_it(store, path):
-    for request_id in ("a", "b"):
-        store.add([(request_id, b"1", 1.0)], 0, {REQUESTS: 1})
+    for age in (1, 2):
+        store.add([(f"{age}", data(age), 1.0)], 0, {REQUESTS: 1})
         store.begin_training(1, at_least=1)
-        store.add([(f"late-{request_id}", b"1", 1.0)], 0, {REQUESTS: 1})
-        assert read_snapshot(path).training == {"a": 1, "b": 2}[request_id]
+        store.add([(f"late-{age}", data(10 * age), 1.0)], 0, {REQUESTS: 1})
+        assert read_snapshot(path).training == age
         store.end_training(1)
     snapshot = read_snapshot(path)
-    first = dict(zip(snapshot.request_ids, snapshot.first_training, strict=True))
-    assert first == {"a": 1, "late-a": 2, "b": 2, "late-b": 3}
+    first = dict(zip(ages(snapshot), snapshot.first_training.tolist(), strict=True))
+    assert first == {1: 1, 10: 2, 2: 2, 20: 3}
 
 
 def test_the_second_trainer_waits_for_the_first(path):

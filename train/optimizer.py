@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,8 @@ class BaseOptimizer(ABC):
 
     Parameters
     ----------
-    X : float64 array (rows, features); categories as codes 0, 1, 2, ...; NaN is a missing number.
+    X : float64 array (rows, features), or an lgb.Sequence of its rows; categories as codes 0, 1, 2,
+        ...; NaN is a missing number.
     y : array (rows,) of 0 and 1.
     feature_names : one name per column of X.
     categorical_indices : which columns of X hold categories.
@@ -57,7 +58,7 @@ class BaseOptimizer(ABC):
 
     def __init__(
         self,
-        X: np.ndarray,
+        X: np.ndarray | lgb.Sequence,
         y: np.ndarray,
         feature_names: Sequence[str],
         categorical_indices: Sequence[int],
@@ -93,9 +94,7 @@ class BaseOptimizer(ABC):
             params=self.fixed,
         ).construct()
         self.splits = split_into_folds(y, self.folds, seed)
-        self._subsets = [
-            [self.dataset.subset(rows).construct() for rows in split] for split in self.splits
-        ]
+        self._subsets = [[_subset(self.dataset, rows) for rows in split] for split in self.splits]
         self.experiment = {
             "features": list(feature_names),
             "categorical": [int(i) for i in categorical_indices],
@@ -109,7 +108,7 @@ class BaseOptimizer(ABC):
             "space": {name: asdict(bounds) for name, bounds in SPACE.items()},
         }
         self.experiment_id = _digest(json.dumps(self.experiment, sort_keys=True).encode())
-        self.data_id = _digest(np.ascontiguousarray(X), np.ascontiguousarray(y))
+        self.data_id = _digest(*_batches(X), np.ascontiguousarray(y))
 
     def optimize(
         self,
@@ -236,6 +235,18 @@ class BaseOptimizer(ABC):
         booster = lgb.Booster({**self.fixed, **params}, known)
         booster.add_valid(unseen, "unseen")
         return booster
+
+
+def _subset(dataset: lgb.Dataset, rows: np.ndarray) -> lgb.Dataset:
+    subset = dataset.subset([])
+    # Dataset.subset() would sort them into a list of Python numbers, 40 bytes each.
+    subset.used_indices = np.sort(rows).astype(np.int32)
+    return subset.construct()
+
+
+def _batches(X: np.ndarray | lgb.Sequence) -> Iterator[np.ndarray]:
+    size = getattr(X, "batch_size", len(X))
+    return (np.ascontiguousarray(X[at : at + size]) for at in range(0, len(X), size))
 
 
 def _add_round(booster: lgb.Booster) -> float:
