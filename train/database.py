@@ -3,9 +3,19 @@
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
+CACHE = 32_000  # kB of pages in memory: random keys would otherwise be read and written again
+MOST_PARAMETERS = 1_000  # of a statement; SQLite allows 32,766
 SHRINK_PAGES = 2_000  # pages that one call of shrink() gives back: it takes some milliseconds
+
+
+def batched(values: Iterable, size: int) -> Iterator[tuple]:
+    """Yield the values in tuples of this size; the last one may be shorter."""
+    rest = iter(values)
+    while batch := tuple(islice(rest, size)):
+        yield batch
 
 
 class StoreError(OSError):
@@ -45,6 +55,7 @@ class Database:
                 self.query("PRAGMA auto_vacuum = INCREMENTAL")  # possible in an empty file only
             self.query("PRAGMA journal_mode = WAL")
             self.query("PRAGMA synchronous = FULL")
+            self.query(f"PRAGMA cache_size = -{CACHE}")
             self._create(schema, version, upgrades)
 
     def _create(self, schema: str, version: int, upgrades: Mapping) -> None:
@@ -70,6 +81,11 @@ class Database:
         """Execute a statement and yield its rows, one at a time."""
         with self._errors():
             yield from self._connection.execute(sql, parameters)
+
+    def find(self, sql: str, keys: Iterable[bytes]) -> Iterator[tuple]:
+        """Yield the rows that belong to any of these keys; sql ends with `WHERE key IN`."""
+        for some in batched(keys, MOST_PARAMETERS):
+            yield from self.query(f"{sql} ({','.join('?' * len(some))})", some)
 
     def execute_many(self, sql: str, rows: Iterable[tuple]) -> None:
         """Execute a statement once for each row of parameters."""

@@ -26,16 +26,16 @@ class Join:
 
         first : the position of the first of them.
         """
-        complete, waiting, done = [], [], []
-        for key, row in self._merged(observed).items():
-            if found := self._db.query("SELECT position FROM positions WHERE key = ?", (key,)):
-                if row[2] is not None:
-                    correct_outcome(self._db, found[0][0], row[2])
-                continue
-            if None in row and self._complete(key, row):
-                done.append((key,))
-            (waiting if None in row else complete).append((key, *row, self._now))
-        self._db.execute_many("DELETE FROM waiting WHERE key = ?", done)
+        new = self._merged(observed)
+        for key, position in self._db.find("SELECT key, position FROM positions WHERE key IN", new):
+            *_, outcome = new.pop(key)
+            if outcome is not None:
+                correct_outcome(self._db, position, outcome)
+        found = self._add_waiting({key: row for key, row in new.items() if None in row})
+        done = [(row,) for key, row in found.items() if None not in new[key]]
+        complete = [(key, *row, self._now) for key, row in new.items() if None not in row]
+        waiting = [(key, *row, self._now) for key, row in new.items() if None in row]
+        self._db.execute_many("DELETE FROM waiting WHERE rowid = ?", done)
         self._db.execute_many(_WAIT, waiting)
         rows = [(position, *row) for position, row in enumerate(complete, first)]
         self._db.execute_many("INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -56,11 +56,12 @@ class Join:
             row[2] = row[2] if outcome is None else outcome
         return merged
 
-    def _complete(self, key: bytes, row: list) -> bool:
-        """Add what waits for this key to the row; return True if that makes it complete."""
-        for data, outcome in self._db.query(
-            "SELECT data, outcome FROM waiting WHERE key = ?", (key,)
-        ):
+    def _add_waiting(self, new: dict[bytes, list]) -> dict[bytes, int]:
+        """Add to these rows what waits for them; return key -> rowid of what did."""
+        sql, found = "SELECT rowid, key, data, outcome FROM waiting WHERE key IN", {}
+        for rowid, key, data, outcome in self._db.find(sql, new):
+            row = new[key]
             row[1] = row[1] if data is None else data
             row[2] = outcome if row[2] is None else row[2]
-        return None not in row
+            found[key] = rowid
+        return found

@@ -100,8 +100,9 @@ class Observations:
         """
         with self._db.transaction():
             self._keep_time()
-            old = self._clock.now() - seconds
-            self._db.query("DELETE FROM waiting WHERE seen < ?", (old,))
+            young = "SELECT rowid FROM waiting WHERE seen >= ? ORDER BY rowid LIMIT 1"
+            before = self._db.query(young, (self._clock.now() - seconds,)) or [(2**63 - 1,)]
+            self._db.query("DELETE FROM waiting WHERE rowid < ?", before[0])
             expired = self._db.query("SELECT changes()")[0][0]
             self._increase(expired_records=expired)
         return expired

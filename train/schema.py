@@ -6,6 +6,7 @@ rows of `recent`; SEGMENT_ROWS of them at a time become one row of `segments`, a
 
 Invariants, after every transaction:
 
+- `waiting` and `recent` are in the order of `seen`: the clock that it is read from never goes back.
 - A key is in at most one of `waiting` and `positions`; a position is in exactly one of `recent`
   and `segments`.
 - The positions in the store are `observations_deleted` to `observations` - 1, without gaps;
@@ -26,7 +27,6 @@ CREATE TABLE IF NOT EXISTS waiting (
     outcome REAL,           -- 0.0 or 1.0; NULL until the outcome is read
     seen REAL               -- when the first of the two was read; see StoreClock
 );
-CREATE INDEX IF NOT EXISTS waiting_since ON waiting (seen);
 CREATE TABLE IF NOT EXISTS recent (
     position INTEGER PRIMARY KEY, key BLOB, for_judge INTEGER, data BLOB, outcome REAL, seen REAL
 );

@@ -20,7 +20,6 @@ def upgrade_from_2(db: Database) -> None:
     db.execute_script("ALTER TABLE observations RENAME TO old;" + SCHEMA)
     [(rows,)] = db.query("SELECT count(*) FROM old")
     say(f"Converting the observations of an earlier version: {rows:,} rows.")
-    db.query("PRAGMA cache_size = -200000")  # kB; keys are inserted in random order
     now = time.time()
     db.query("UPDATE counters SET value = ? WHERE name = 'wall_clock'", (int(now),))
     waiting = "SELECT * FROM old WHERE data IS NULL OR outcome IS NULL ORDER BY seen"
@@ -29,7 +28,6 @@ def upgrade_from_2(db: Database) -> None:
     complete = _upgrade_complete(db, now)
     db.query("UPDATE counters SET value = ? WHERE name = 'observations'", (complete,))
     db.execute_script("DROP TABLE old")
-    db.query("PRAGMA cache_size = -2000")  # SQLite's default
 
 
 def _rows(old: Iterator[tuple], now: float) -> Iterator[tuple]:
