@@ -1,4 +1,6 @@
 import threading
+import time
+from contextlib import closing
 
 import pytest
 from kafka import TopicPartition
@@ -6,6 +8,7 @@ from kafka import TopicPartition
 from train.database import StoreError
 from train.observations import Observations, only_trainer
 from train.snapshot import read_snapshot
+from utils.settings import settings
 
 REQUESTS = TopicPartition("app_messages", 0)
 
@@ -204,3 +207,117 @@ def test_the_second_trainer_waits_for_the_first(path):
         assert not inside.wait(0.5)
     assert inside.wait(5)
     thread.join()
+
+
+# RETRAIN_EVERY may change
+
+
+def trainings(store, retrain_every: int, batches: int) -> int:
+    """Store `batches` batches of requests with outcomes; return how many trainings were due."""
+    done = 0
+    for _ in range(batches):
+        first = store.counter("observations")
+        rows = [(str(first + n), data(1), 1.0) for n in range(retrain_every)]
+        store.add(rows, 1, {REQUESTS: 1})
+        while (covered := store.training_due(retrain_every)) is not None:
+            store.begin_training(covered, at_least=1)
+            store.end_training(covered)
+            done += 1
+    return done
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 20), (20, 2)])
+def test_a_changed_retrain_every_counts_from_then_on(store, before, after):
+    assert trainings(store, before, 100) == 100
+    assert trainings(store, after, 10) == 10
+    assert trainings(store, before, 10) == 10
+
+
+def test_after_a_smaller_retrain_every_a_training_still_waits_for_outcomes(store):
+    trainings(store, 20, 3)
+    store.add([(f"late-{n}", data(1), 1.0) for n in range(19)], 0, {REQUESTS: 1})
+    assert store.training_due(20) is None
+    store.add([], 2, {REQUESTS: 1})
+    due = 0
+    while (covered := store.training_due(2)) is not None:
+        store.end_training(covered)
+        due += 1
+    assert due <= 2
+    store.add([], 1, {REQUESTS: 1})
+    assert store.training_due(2) is None  # its outcomes are not known
+
+
+# The store has bounds
+
+
+def test_counts_are_kept_and_not_made(store, path):
+    """The time of a poll must not depend on the rows: no statement scans a table."""
+    trainings(store, 10, 3)
+    plans = []
+    store._db._connection.set_trace_callback(plans.append)
+    store.training_due(10)
+    store.count()
+    assert plans
+    assert all("FROM counters WHERE name" in plan for plan in plans)
+
+
+def keep(monkeypatch, kept: str) -> None:
+    changed = settings.model_copy(update={"observations_keep": kept})
+    monkeypatch.setattr("train.observations.settings", changed)
+
+
+def test_the_newest_rows_are_kept_and_the_file_shrinks(path, monkeypatch):
+    keep(monkeypatch, "1000")
+    with closing(Observations(path, segment_rows=100)) as store:
+        rows = [(f"{n}", data(n), 1.0) for n in range(30_000)]
+        store.add(rows, 0, {REQUESTS: 1})
+        large = store._db.query("PRAGMA page_count")[0][0]
+        while store.count() > 1_100:
+            before = store.count()
+            store.clean_up()
+            assert before - store.count() == 100  # a step is bounded
+        store._cleaned_up = -1e9
+        store.clean_up()
+        assert store._db.query("PRAGMA page_count")[0][0] < large / 2
+        assert store.counter("observations") == 30_000
+        found = read_snapshot(path)
+        assert found.observations == len(found.frame) == store.count()
+        assert ages(found) == list(range(30_000 - store.count(), 30_000))
+        store.add([("29999", None, 0.0), ("0", None, 0.0)], 0, {REQUESTS: 1})
+        assert read_snapshot(path).outcomes.tolist() == [1.0] * (store.count() - 1) + [0.0]
+
+
+def test_observations_older_than_some_days_are_deleted(path, monkeypatch):
+    keep(monkeypatch, "2d")
+    with closing(Observations(path, segment_rows=2)) as store:
+        store.add([(f"{n}", data(n), 1.0) for n in range(3)], 0, {REQUESTS: 1})
+        store._clock._begin += 3 * 86_400
+        store.add([("new", data(9), 1.0)], 0, {REQUESTS: 1})
+        for _ in range(3):
+            store.clean_up()
+        assert 9 in ages(read_snapshot(path))
+        assert 0 not in ages(read_snapshot(path))
+        assert store.count() == len(ages(read_snapshot(path)))
+
+
+def test_waiting_records_expire_without_a_training(store):
+    store.add([("a", data(1), None)], 0, {REQUESTS: 1})
+    store._clock._begin += settings.outcome_days * 86_400 + 1
+    store.clean_up()
+    assert store.counter("expired_records") == 1
+
+
+@pytest.mark.parametrize("wrong", [365 * 86_400, -365 * 86_400], ids=["ahead", "behind"])
+def test_a_wrong_clock_makes_nothing_old_or_ageless(path, monkeypatch, wrong):
+    """The system's clock is a year wrong in one run of the trainer; it is started daily."""
+    now = [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    for day, error in enumerate([0, wrong, 0, *[0] * 100]):
+        now[0] = 1e9 + day * 86_400 + error
+        with closing(Observations(path)) as store:
+            store.add([("a", data(1), None)] if day < 2 else [], 0, {REQUESTS: day})
+            store.clean_up()
+            if day == 80:
+                assert store.counter("expired_records") == 0
+    with closing(Observations(path)) as store:
+        assert store.counter("expired_records") == 1

@@ -113,7 +113,8 @@ class Database:
             self.query("PRAGMA page_count"),
         )
         if unused > pages // 8:
-            self.query(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
+            with self._errors():  # execute() would give back one page: each page is a step
+                self._connection.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

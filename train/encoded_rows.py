@@ -20,17 +20,18 @@ class EncodedRows(lgb.Sequence):
     batch_size = 65_536  # rows that are float64 at the same time
 
     def __init__(self, tools: FeatureTools, frame: "pd.DataFrame") -> None:
-        batches = range(0, len(frame), self.batch_size)
-        parts = [self._encode(tools, frame[at : at + self.batch_size]) for at in batches]
-        self._columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        self._columns = self._empty_columns(tools, len(frame))
+        for at in range(0, len(frame), self.batch_size):
+            batch = tools.transform(frame[at : at + self.batch_size])
+            for column, values in zip(self._columns, batch.T, strict=True):
+                column[at : at + self.batch_size] = values
 
     @staticmethod
-    def _encode(tools: FeatureTools, frame: "pd.DataFrame") -> list[np.ndarray]:
-        columns = list(tools.transform(frame).T)
-        for position in tools.categorical_indices_:
-            codes = columns[position]
-            columns[position] = codes.astype(np.min_scalar_type(int(codes.max())))
-        return [np.ascontiguousarray(column) for column in columns]
+    def _empty_columns(tools: FeatureTools, rows: int) -> list[np.ndarray]:
+        categories = [*tools.categories_.values(), *tools.crossed_categories_.values()]
+        code_types = [np.min_scalar_type(len(values)) for values in categories]
+        types = [np.float64] * len(tools.numeric_columns) + code_types
+        return [np.empty(rows, dtype) for dtype in types]
 
     def __len__(self) -> int:
         return len(self._columns[0])

@@ -74,6 +74,8 @@ def retrain(arguments: Namespace) -> None:
     snapshot = read_snapshot(STORE, settings.train_window)
     say_what_is_filled(snapshot.filled)
     data = training_data(settings.data_dir, snapshot, settings.train_window)
+    digest_of_rows = data.training.digest()
+    snapshot.forget_rows()
     model = fit_model(
         data.training.frame,
         data.training.outcomes,
@@ -90,7 +92,7 @@ def retrain(arguments: Namespace) -> None:
     card.observations = snapshot.observations
     card.filled_with_null = snapshot.filled
     card.judge_rows_held_out = data.held_out
-    card.digest_of_rows = data.training.digest()
+    card.digest_of_rows = digest_of_rows
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces

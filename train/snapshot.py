@@ -19,7 +19,7 @@ JUDGED_TRAININGS = 5  # W: the judge uses the observations that the last five tr
 JUDGED_OBSERVATIONS = 40_000  # of each of them at most, the newest; one in ten is for the judge
 
 
-@dataclass(frozen=True)
+@dataclass
 class Snapshot:
     """Observations at one moment, oldest first, and up to where topics were read.
 
@@ -39,6 +39,11 @@ class Snapshot:
     missed_records: int
     expired_records: int
     filled: dict[str, int]  # see FrameBuilder
+
+    def forget_rows(self) -> None:
+        """Free the memory of all rows; what describes the snapshot remains."""
+        for name in ("frame", "outcomes", "for_judge", "first_training", "in_window", "is_judged"):
+            delattr(self, name)
 
 
 def read_snapshot(path: Path, window: int = 0) -> Snapshot:
