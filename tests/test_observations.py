@@ -1,6 +1,9 @@
+import lzma
+import sqlite3
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from kafka import TopicPartition
@@ -321,3 +324,54 @@ def test_a_wrong_clock_makes_nothing_old_or_ageless(path, monkeypatch, wrong):
                 assert store.counter("expired_records") == 0
     with closing(Observations(path)) as store:
         assert store.counter("expired_records") == 1
+
+
+@pytest.fixture
+def version_2(path):
+    """A store that version 2 of the code made, with three trainings of ten observations each."""
+    packed = Path(__file__).parent / "stores" / "observations_v2.db.xz"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    return path
+
+
+def test_a_store_of_version_2_becomes_one_of_today(version_2, capsys):
+    with closing(Observations(version_2)) as store:
+        assert (
+            "Converting the observations of an earlier version: 33 rows" in capsys.readouterr().out
+        )
+        assert store.offsets() == {REQUESTS: 40, ("outcomes_topic", 0): 7}
+        counters = ("trainings", "retrain_requests", "missed_records", "announced_model_id")
+        assert [store.counter(name) for name in counters] == [2, 3, 4, 2]
+        assert store.training_due(10) == 3
+        found = read_snapshot(version_2)
+        assert ages(found) == [*range(30), 99]
+        assert found.outcomes.tolist() == [0.0, 1.0] * 15 + [1.0]
+        assert found.first_training.tolist() == [1] * 10 + [2] * 10 + [3] * 11
+        assert set(found.frame["workclass"]) == {"Private"}
+        store.add([("3", data(1), 0.0), ("outcome", data(98), None)], 0, {REQUESTS: 41})
+        found = read_snapshot(version_2)
+        assert ages(found) == [*range(30), 99, 98]  # known ids are known, what waited still waits
+        assert found.outcomes[3] == 0  # corrected
+        assert store.expire(20 * 365 * 86_400) == 1  # "seen" in 2001
+        assert store._db.query("PRAGMA auto_vacuum") == [(2,)]
+    Observations(version_2).close()
+    assert "Converting" not in capsys.readouterr().out
+
+
+def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(version_2, monkeypatch):
+    before = version_2.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("train.upgrade.add_positions", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Observations(version_2)
+    connection = sqlite3.connect(version_2)
+    assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    assert connection.execute("SELECT count(*) FROM observations").fetchone() == (33,)
+    connection.close()
+    assert len(before) == len(version_2.read_bytes())
+    with closing(Observations(version_2)) as store:
+        assert store.count() == 31
