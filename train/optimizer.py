@@ -93,7 +93,7 @@ class BaseOptimizer(ABC):
             categorical_feature=[int(i) for i in categorical_indices],
             params=self.fixed,
         ).construct()
-        self.splits = split_into_folds(y, self.folds, seed)
+        self.splits = split_into_folds(np.asarray(y, dtype=np.int8), self.folds, seed)
         self._subsets = [[_subset(self.dataset, rows) for rows in split] for split in self.splits]
         self.experiment = {
             "features": list(feature_names),
