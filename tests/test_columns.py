@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from train.columns import column_of, columns_of, decode_columns, encode_columns
+from train.encoded_rows import EncodedRows, batches
 from train.fit import fit_model
 from train.observations import Observations
-from train.rows import training_data
+from train.rows import original_rows, training_data
 from train.snapshot import read_snapshot
+from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
+from utils.feature_tools import FeatureTools
 from utils.messages import encode
 
 
@@ -60,6 +63,25 @@ def test_nothing_is_filled_while_the_columns_stay(folder, observed):
     names = list(snapshot.frame)
     expected = [{name: row[name] for name in names} for row in observed]
     assert snapshot.frame.to_dict("records") == expected
+
+
+def test_coded_columns_and_batches_give_the_same_numbers_bit_for_bit(folder, monkeypatch):
+    columns = dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
+    plain, coded = dataset.read_training(folder)[0], original_rows(folder)[0].frame
+    expected = FeatureTools(*columns).fit(plain).transform(plain)
+    tools = FeatureTools(*columns).fit(coded)
+    monkeypatch.setattr(EncodedRows, "batch_size", 10_000)
+    rows = EncodedRows(tools, coded)
+    assert tools.transform(coded).tobytes() == expected.tobytes()
+    assert np.concatenate(list(batches(rows))).tobytes() == expected.tobytes()
+    assert rows[20_000].tobytes() == expected[20_000].tobytes()
+    rest = list(tools.get_feature_names_out()), tools.categorical_indices_
+    y = np.arange(len(rows)) % 2
+    first, second = (LGBOptimizer(X, y, *rest, num_threads=1) for X in (expected, rows))
+    assert first.data_id == second.data_id
+    assert first.fit({"num_boost_round": 5}).model_to_string() == (
+        second.fit({"num_boost_round": 5}).model_to_string()
+    )
 
 
 def test_a_column_that_is_added_is_null_in_older_observations(folder, observed, monkeypatch):

@@ -1,5 +1,6 @@
 """The training matrix in a few bytes a value, from which LightGBM reads one batch after another."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import lightgbm as lgb
@@ -39,3 +40,19 @@ class EncodedRows(lgb.Sequence):
     def __getitem__(self, index: int | slice) -> np.ndarray:
         values = [column[index] for column in self._columns]
         return np.array(values, dtype=np.float64).T
+
+
+def batches(X: np.ndarray | lgb.Sequence) -> Iterator[np.ndarray]:
+    """Yield the rows of a matrix in order, some at a time."""
+    size = getattr(X, "batch_size", len(X))
+    return (np.ascontiguousarray(X[at : at + size]) for at in range(0, len(X), size))
+
+
+def subset(dataset: lgb.Dataset, rows: np.ndarray) -> lgb.Dataset:
+    """Return these rows of a constructed Dataset, as Dataset.subset() does.
+
+    That one sorts them into a list of Python numbers, which take 40 bytes each.
+    """
+    part = dataset.subset([])
+    part.used_indices = np.sort(rows).astype(np.int32)
+    return part.construct()

@@ -6,15 +6,17 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
 from tqdm import tqdm
 
+from train.encoded_rows import batches, subset
 from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, number_of_folds, split_into_folds
 from train.space import SPACE
 from train.trials import TrialStore
@@ -94,7 +96,7 @@ class BaseOptimizer(ABC):
             params=self.fixed,
         ).construct()
         self.splits = split_into_folds(np.asarray(y, dtype=np.int8), self.folds, seed)
-        self._subsets = [[_subset(self.dataset, rows) for rows in split] for split in self.splits]
+        self._subsets = [[subset(self.dataset, rows) for rows in split] for split in self.splits]
         self.experiment = {
             "features": list(feature_names),
             "categorical": [int(i) for i in categorical_indices],
@@ -107,8 +109,8 @@ class BaseOptimizer(ABC):
             },
             "space": {name: asdict(bounds) for name, bounds in SPACE.items()},
         }
-        self.experiment_id = _digest(json.dumps(self.experiment, sort_keys=True).encode())
-        self.data_id = _digest(*_batches(X), np.ascontiguousarray(y))
+        self.experiment_id = _digest([json.dumps(self.experiment, sort_keys=True).encode()])
+        self.data_id = _digest(chain(batches(X), [np.ascontiguousarray(y)]))
 
     def optimize(
         self,
@@ -237,24 +239,12 @@ class BaseOptimizer(ABC):
         return booster
 
 
-def _subset(dataset: lgb.Dataset, rows: np.ndarray) -> lgb.Dataset:
-    subset = dataset.subset([])
-    # Dataset.subset() would sort them into a list of Python numbers, 40 bytes each.
-    subset.used_indices = np.sort(rows).astype(np.int32)
-    return subset.construct()
-
-
-def _batches(X: np.ndarray | lgb.Sequence) -> Iterator[np.ndarray]:
-    size = getattr(X, "batch_size", len(X))
-    return (np.ascontiguousarray(X[at : at + size]) for at in range(0, len(X), size))
-
-
 def _add_round(booster: lgb.Booster) -> float:
     booster.update()
     return booster.eval_valid()[0][2]
 
 
-def _digest(*contents: bytes | np.ndarray) -> str:
+def _digest(contents: Iterable[bytes | np.ndarray]) -> str:
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)
