@@ -43,7 +43,6 @@ def begin_training(
     A process of its own, because training takes seconds to minutes: this one goes on reading, and
     the system can give the child the lowest priority.
     """
-    store.expire(settings.outcome_days * 86_400)
     model_id = store.begin_training(requests_covered, at_least=registry.newest_id() + 1)
     observations = f"{store.count()} or more observations"  # more may come before the child reads
     say(f"Retraining: model {model_id}, on the original data and {observations}.")
@@ -128,6 +127,7 @@ def main() -> None:
                     conclude(*interrupted, store, sender)
                     interrupted = None
                 ingest.step()  # 1b, 3, 6: waits for records, at most half a second
+                store.clean_up()  # OUTCOME_DAYS and OBSERVATIONS_KEEP limit what is stored
                 if training is None:
                     announce_the_champion(store, registry, sender)
                     if (covered := store.training_due(settings.retrain_every)) is not None:

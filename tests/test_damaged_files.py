@@ -12,7 +12,8 @@ import pytest
 from tests.test_model_store import add_copy
 from tools import models
 from train.database import StoreError
-from train.observations import Observations, read_snapshot
+from train.observations import Observations
+from train.snapshot import read_snapshot
 from utils import console
 from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry

@@ -349,7 +349,7 @@ def test_requests_deleted_before_the_trainer_saw_them_are_counted(pipeline):
     trainer = pipeline.trainer(RETRAIN_EVERY="40")
     pipeline.requests(10)
     pipeline.wait_for_replies(10)
-    wait_until(lambda: stored(pipeline, "SELECT count(*) FROM observations") == 10)
+    wait_until(lambda: stored(pipeline, "SELECT count(*) FROM positions") == 10)
     offset = stored(pipeline, "SELECT max(next_offset) FROM offsets")
     trainer.kill()
     pipeline.requests(20)

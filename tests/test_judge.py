@@ -1,17 +1,22 @@
 """Champion and challenger: what is held out, who is promoted, and what one bad batch can do."""
 
-import json
 import lzma
+import tempfile
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from train.fit import fit_model
 from train.judge import interval, judge, weighted_medians
-from train.observations import Snapshot
-from train.rows import JUDGE_ONE_IN, is_for_judge, training_data
+from train.keys import JUDGE_ONE_IN, is_for_judge
+from train.observations import Observations
+from train.rows import training_data
+from train.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
 from utils.datasets.base import SHIPPED
+from utils.messages import encode
 
 EVERY, WINDOW = 4_000, 6_000  # observations of a training; rows to train on
 
@@ -25,22 +30,36 @@ def folder(tmp_path_factory):
     return folder
 
 
-def snapshot(folder, batches: str, every: int = EVERY) -> Snapshot:
-    """Observations as the trainer has them after these batches: "." as it was, "x" upside down."""
+def observe(folder, batches: str, every: int = EVERY) -> tuple[list, list, list]:
+    """Request ids, rows and outcomes of these batches: "." as it was, "x" upside down."""
     rows = dataset.read_test_requests(folder)
     ids, data, outcomes = [], [], []
     for number in range(len(batches) * every):
         row = dict(rows[number % len(rows)])
         outcome = dataset.outcome_of(row.pop(dataset.TARGET))
         ids.append(f"request-{number}")
-        data.append(json.dumps(row).encode())
+        data.append(row)
         outcomes.append(1 - outcome if batches[number // every] == "x" else outcome)
-    first = [1 + number // every for number in range(len(ids))]
-    return Snapshot(ids, data, outcomes, first, len(batches), {}, 0, 0)
+    return ids, data, outcomes
+
+
+def snapshot(folder, batches: str, window: int, every: int = EVERY) -> Snapshot:
+    """Return what a training reads when the last of these batches has made it due."""
+    ids, data, outcomes = observe(folder, batches, every)
+    observed = list(zip(ids, map(encode, data), outcomes, strict=True))
+    with tempfile.TemporaryDirectory() as store_folder:
+        path = Path(store_folder) / "observations.db"
+        with closing(Observations(path)) as store:
+            for model_id in range(1, len(batches) + 1):
+                store.add(observed[(model_id - 1) * every : model_id * every], 1, {})
+                store.begin_training(model_id, at_least=model_id)
+                if model_id < len(batches):
+                    store.end_training(model_id)
+        return read_snapshot(path, window)
 
 
 def train(folder, batches: str, model_id: int = 1, window: int = WINDOW):
-    rows = training_data(folder, snapshot(folder, batches), window)
+    rows = training_data(folder, snapshot(folder, batches, window), window)
     rest = {"model_id": model_id, "hyper": "hyperopt", "max_evals": 1, "num_threads": 1}
     return fit_model(rows.training.frame, rows.training.outcomes, **rest), rows
 
@@ -80,31 +99,30 @@ def test_more_of_the_same_is_promoted(folder, champion):
 
 
 def test_who_is_held_out_is_never_trained_on_and_judges(folder):
-    few = snapshot(folder, "..", every=1_000)
-    rows = training_data(folder, few, window=0)
-    out = is_for_judge(few.request_ids)
+    ids, data, _ = observe(folder, "..", every=1_000)
+    rows = training_data(folder, snapshot(folder, "..", window=0, every=1_000), window=0)
+    out = np.array([is_for_judge(request_id) for request_id in ids])
     assert 0.08 < out.mean() < 0.12
     assert len(rows.training) + rows.held_out == 32_561 + 2_000
     assert abs(rows.held_out * JUDGE_ONE_IN / (32_561 + 2_000) - 1) < 0.1
     assert len(rows.judge) == 2_000  # filled up with original rows
     assert (rows.judge_groups > 0).sum() == out.sum()
     judged = rows.judge.frame[rows.judge_groups > 0].reset_index(drop=True)
-    sent = [json.loads(data) for data, held in zip(few.data, out, strict=True) if held]
+    sent = [row for row, held in zip(data, out, strict=True) if held]
     assert judged.to_dict("records") == [{name: row[name] for name in judged} for row in sent]
 
 
 def test_the_window_takes_the_newest_rows(folder):
-    few = snapshot(folder, "..", every=100)
-    rows = training_data(folder, few, window=50)
-    newest = [json.loads(data) for data in few.data[-50:]]
-    out = is_for_judge(few.request_ids[-50:])
-    kept = [row for row, held in zip(newest, out, strict=True) if not held]
+    ids, data, _ = observe(folder, "..", every=100)
+    rows = training_data(folder, snapshot(folder, "..", window=50, every=100), window=50)
+    newest = zip(ids[-50:], data[-50:], strict=True)
+    kept = [row for request_id, row in newest if not is_for_judge(request_id)]
     found = rows.training.frame
     assert found.to_dict("records") == [{name: row[name] for name in found} for row in kept]
 
 
 def test_only_what_the_last_five_trainings_brought_judges(folder):
-    many = snapshot(folder, "........", every=3_000)
+    many = snapshot(folder, "........", window=0, every=3_000)
     rows = training_data(folder, many, window=0)
     assert set(rows.judge_groups) - {0} == {4, 5, 6, 7, 8}  # 0: original rows, where these are few
 

@@ -207,9 +207,8 @@ def send_observations(pipeline, name: str, number: int) -> None:
 
 
 def complete(pipeline) -> int:
-    query = "SELECT count(*) FROM observations WHERE data IS NOT NULL AND outcome IS NOT NULL"
     try:
-        return stored(pipeline, query)
+        return stored(pipeline, "SELECT count(*) FROM positions")
     except sqlite3.OperationalError:
         return 0
 
@@ -220,5 +219,5 @@ def test_the_trainer_reads_partitions_that_are_added(pipeline):
     add_partitions(pipeline, "app_messages", 2)
     pipeline.request(partition=1)
     pipeline.producer.flush()
-    wait_until(lambda: stored(pipeline, "SELECT count(*) FROM observations") == 1, 10)
+    wait_until(lambda: stored(pipeline, "SELECT count(*) FROM positions") == 1, 10)
     assert stored(pipeline, "SELECT next_offset FROM offsets WHERE partition = 1") == 1

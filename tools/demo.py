@@ -97,7 +97,7 @@ class Demo:
         return bool(code) or (code == 0 and not self.summary.unanswered)
 
     def _is_learned(self, store: Observations) -> bool:
-        stored = store.offsets()
+        stored = {partition: position.offset for partition, position in store.positions().items()}
         return (
             all(stored.get(partition, 0) >= offset for partition, offset in self.read.items())
             and store.training_due(settings.retrain_every) is None

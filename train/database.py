@@ -1,11 +1,22 @@
 """SQLite, with its errors as one sentence that names the file."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 MOVE_AWAY = "move it away: the trainer then makes a new one, and reads again what Kafka still has"
+CACHE = 32_000  # kB of pages in memory: random keys would otherwise be read and written again
+MOST_PARAMETERS = 1_000  # of a statement; SQLite allows 32,766
+SHRINK_PAGES = 2_000  # pages that one call of shrink() gives back: it takes some milliseconds
+
+
+def batched(values: Iterable, size: int) -> Iterator[tuple]:
+    """Yield the values in tuples of this size; the last one may be shorter."""
+    rest = iter(values)
+    while batch := tuple(islice(rest, size)):
+        yield batch
 
 
 class StoreError(OSError):
@@ -23,11 +34,17 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, schema: str = "", version: int = 0, read_only: bool = False
+        self,
+        path: Path,
+        schema: str = "",
+        version: int = 0,
+        upgrades: Mapping[int, Callable[["Database"], None]] = {},
+        read_only: bool = False,
     ) -> None:
         """Open the file, or create it with this schema.
 
-        version : of the schema; a file with another one raises StoreError.
+        version : of the schema; a file with another one raises StoreError, unless `upgrades` has a
+        function for it, which turns the file into one of this version within a transaction.
         """
         self._path = path
         with self._errors():
@@ -35,29 +52,70 @@ class Database:
             uri = f"{path.resolve().as_uri()}?mode={mode}"
             self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         if not read_only:
+            if not self.query("PRAGMA page_count")[0][0]:
+                self.query("PRAGMA auto_vacuum = INCREMENTAL")  # possible in an empty file only
             self.query("PRAGMA journal_mode = WAL")
             self.query("PRAGMA synchronous = FULL")
-            self._create(schema, version)
+            self.query(f"PRAGMA cache_size = -{CACHE}")
+            self._create(schema, version, upgrades)
 
-    def _create(self, schema: str, version: int) -> None:
+    def _create(self, schema: str, version: int, upgrades: Mapping) -> None:
         both = "SELECT count(*), (SELECT user_version FROM pragma_user_version) FROM sqlite_master"
-        [(tables, found)] = self.query(both)
-        if tables and found != version:
-            problem = "it was made by another version of this program: delete it with make clean"
-            raise StoreError(f"{self._path}: {problem}")
-        with self._errors():
-            begin, end = "BEGIN IMMEDIATE;", f"PRAGMA user_version = {version}; COMMIT;"
-            self._connection.executescript(begin + schema + end)
+        with self.transaction():
+            [(tables, found)] = self.query(both)
+            if tables and found != version:
+                if found not in upgrades:
+                    problem = "it was made by another version of this program"
+                    raise StoreError(f"{self._path}: {problem}: delete it with make clean")
+                upgrades[found](self)
+            self.execute_script(f"{schema}; PRAGMA user_version = {version}")
+        if self.query("PRAGMA auto_vacuum")[0][0] == 0:  # a file of an earlier version
+            self.query("PRAGMA auto_vacuum = INCREMENTAL")
+            self.query("VACUUM")
 
     def query(self, sql: str, parameters: tuple = ()) -> list[tuple]:
         """Execute a statement and return its rows."""
         with self._errors():
             return self._connection.execute(sql, parameters).fetchall()
 
+    def iterate(self, sql: str, parameters: tuple = ()) -> Iterator[tuple]:
+        """Execute a statement and yield its rows, one at a time."""
+        with self._errors():
+            yield from self._connection.execute(sql, parameters)
+
+    def find(self, sql: str, keys: Iterable[bytes]) -> Iterator[tuple]:
+        """Yield the rows that belong to any of these keys; sql ends with `WHERE key IN`."""
+        for some in batched(keys, MOST_PARAMETERS):
+            yield from self.query(f"{sql} ({','.join('?' * len(some))})", some)
+
     def execute_many(self, sql: str, rows: Iterable[tuple]) -> None:
         """Execute a statement once for each row of parameters."""
         with self._errors():
             self._connection.executemany(sql, rows)
+
+    def execute_script(self, sql: str) -> None:
+        """Execute statements, separated by semicolons, within the transaction that is open."""
+        statement = ""
+        for part in sql.split(";"):  # executescript() would commit
+            statement += part + ";"
+            if sqlite3.complete_statement(statement):
+                self.query(statement)
+                statement = ""
+
+    def write_byte(self, table: str, column: str, row: int, position: int, value: int) -> None:
+        """Overwrite one byte of a blob; row : its rowid."""
+        with self._errors(), self._connection.blobopen(table, column, row) as blob:
+            blob[position] = value
+
+    def shrink(self) -> None:
+        """Give pages back to the file system if an eighth of the file's pages are unused."""
+        [(unused,)], [(pages,)] = (
+            self.query("PRAGMA freelist_count"),
+            self.query("PRAGMA page_count"),
+        )
+        if unused > pages // 8:
+            with self._errors():  # execute() would give back one page: each page is a step
+                self._connection.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from train import optimizer_class
+from train.encoded_rows import EncodedRows
 from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
 from utils.metrics import calibration_error, log_losses
@@ -46,7 +47,7 @@ def fit_model(
         max_categories=settings.max_categories,
     ).fit(frame)
     optimizer = optimizer_class(hyper)(
-        tools.transform(frame),
+        EncodedRows(tools, frame),
         outcomes,
         list(tools.get_feature_names_out()),
         tools.categorical_indices_,

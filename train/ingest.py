@@ -70,10 +70,9 @@ class Ingest:
         self._store.add(
             observed,
             sum(message.retrain for message in control if message),
-            {partition: position.offset for partition, position in polled.positions.items()},
+            polled.positions,
             announced[-1] if announced else None,
-            missed=polled.missed,
-            origins={p: (each.topic_id, each.leader_epoch) for p, each in polled.positions.items()},
+            polled.missed,
         )
 
     def _outcomes(self, records: list[ConsumerRecord]) -> list[Observed]:

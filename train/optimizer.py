@@ -9,12 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
 from tqdm import tqdm
 
+from train.encoded_rows import batches, subset
 from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, number_of_folds, split_into_folds
 from train.space import SPACE
 from train.trials import TrialStore
@@ -33,7 +35,8 @@ class BaseOptimizer(ABC):
 
     Parameters
     ----------
-    X : float64 array (rows, features); categories as codes 0, 1, 2, ...; NaN is a missing number.
+    X : float64 array (rows, features), or an lgb.Sequence of its rows; categories as codes 0, 1, 2,
+        ...; NaN is a missing number.
     y : array (rows,) of 0 and 1.
     feature_names : one name per column of X.
     categorical_indices : which columns of X hold categories.
@@ -57,7 +60,7 @@ class BaseOptimizer(ABC):
 
     def __init__(
         self,
-        X: np.ndarray,
+        X: np.ndarray | lgb.Sequence,
         y: np.ndarray,
         feature_names: Sequence[str],
         categorical_indices: Sequence[int],
@@ -92,10 +95,8 @@ class BaseOptimizer(ABC):
             categorical_feature=[int(i) for i in categorical_indices],
             params=self.fixed,
         ).construct()
-        self.splits = split_into_folds(y, self.folds, seed)
-        self._subsets = [
-            [self.dataset.subset(rows).construct() for rows in split] for split in self.splits
-        ]
+        self.splits = split_into_folds(np.asarray(y, dtype=np.int8), self.folds, seed)
+        self._subsets = [[subset(self.dataset, rows) for rows in split] for split in self.splits]
         self.experiment = {
             "features": list(feature_names),
             "categorical": [int(i) for i in categorical_indices],
@@ -108,8 +109,8 @@ class BaseOptimizer(ABC):
             },
             "space": {name: asdict(bounds) for name, bounds in SPACE.items()},
         }
-        self.experiment_id = _digest(json.dumps(self.experiment, sort_keys=True).encode())
-        self.data_id = _digest(np.ascontiguousarray(X), np.ascontiguousarray(y))
+        self.experiment_id = _digest([json.dumps(self.experiment, sort_keys=True).encode()])
+        self.data_id = _digest(chain(batches(X), [np.ascontiguousarray(y)]))
 
     def optimize(
         self,
@@ -243,7 +244,7 @@ def _add_round(booster: lgb.Booster) -> float:
     return booster.eval_valid()[0][2]
 
 
-def _digest(*contents: bytes | np.ndarray) -> str:
+def _digest(contents: Iterable[bytes | np.ndarray]) -> str:
     digest = hashlib.sha256()
     for content in contents:
         digest.update(content)

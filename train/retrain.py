@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from argparse import Namespace
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,14 +42,28 @@ def take_lowest_priority() -> None:
     # (ioprio_set(2)).
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # When memory is short, Linux ends the process with the highest score (proc(5)): this one, not a
+    # predictor.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def say_what_is_filled(filled: dict[str, int]) -> None:
+    """Say which columns of how many observations are null because the data set has changed."""
+    from utils.console import warn
+
+    if filled:
+        columns = ", ".join(f"{name} of {rows:,}" for name, rows in filled.items())
+        warn(f"Observations from before a change of the columns have nulls: {columns}.")
 
 
 def retrain(arguments: Namespace) -> None:
     """Fit a model on the data that may be used, judge it, and save it in the child's folder."""
     from train.fit import fit_model
     from train.judge import judge
-    from train.observations import STORE, read_snapshot
+    from train.observations import STORE
     from train.rows import training_data
+    from train.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
     from utils.model_store.model import load_champion, save
@@ -57,8 +72,11 @@ def retrain(arguments: Namespace) -> None:
     registry = Registry()
     replaces = registry.champion_id()  # may be None, or a model that does not load
     champion, _ = load_champion(registry)
-    snapshot = read_snapshot(STORE)
+    snapshot = read_snapshot(STORE, settings.train_window)
+    say_what_is_filled(snapshot.filled)
     data = training_data(settings.data_dir, snapshot, settings.train_window)
+    digest_of_rows = data.training.digest()
+    snapshot.forget_rows()
     model = fit_model(
         data.training.frame,
         data.training.outcomes,
@@ -72,9 +90,10 @@ def retrain(arguments: Namespace) -> None:
     )
     card = model.card
     card.created = datetime.now(UTC).isoformat(timespec="seconds")
-    card.observations = len(snapshot.outcomes)
+    card.observations = snapshot.observations
+    card.filled_with_null = snapshot.filled
     card.judge_rows_held_out = data.held_out
-    card.digest_of_rows = data.training.digest()
+    card.digest_of_rows = digest_of_rows
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces

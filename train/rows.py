@@ -1,29 +1,30 @@
 """Which rows a model is trained on, and which rows judge it."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
-from train.observations import Snapshot
+from train.columns import narrow
+from train.keys import is_for_judge
+from train.snapshot import Snapshot
 from utils.datasets import dataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
-JUDGE_ONE_IN = 10  # one row in ten is never trained on: it judges models
-JUDGED_TRAININGS = 5  # W: the judge uses the observations that the last five trainings added
 JUDGE_ROWS = 2_000  # at least; original rows are added if these observations are fewer
+_DIGESTED = 65_536  # rows
 
 
 @dataclass
 class LabeledRows:
-    """Rows of the data set, as a frame, and their true outcomes, 0.0 or 1.0."""
+    """Rows of the data set, as a frame, and their true outcomes, 0.0 or 1.0.
+
+    The frame has narrow numbers and categorical columns, which take a few bytes a value.
+    """
 
     frame: "pd.DataFrame"
     outcomes: np.ndarray
@@ -39,41 +40,42 @@ class LabeledRows:
 
         if not len(self) or not len(other):
             return self if len(self) else other
-        frame = pd.concat([self.frame, other.frame], ignore_index=True)
+        columns = {name: _append(self.frame[name], other.frame[name]) for name in self.frame}
+        frame = pd.DataFrame(columns, copy=False)
         return LabeledRows(frame, np.concatenate([self.outcomes, other.outcomes]))
 
     def digest(self) -> str:
-        """Return a SHA-256 of all values, in order."""
+        """Return a SHA-256 of all values, in order, whatever types hold them."""
         import pandas as pd
 
-        hashes = pd.util.hash_pandas_object(self.frame.astype(str), index=False)
-        return hashlib.sha256(hashes.to_numpy().tobytes() + self.outcomes.tobytes()).hexdigest()
+        digest = hashlib.sha256()
+        numeric = {name: float for name in self.frame if self.frame[name].dtype != "category"}
+        for start in range(0, len(self), _DIGESTED):
+            batch = self.frame[start : start + _DIGESTED].astype(numeric)
+            digest.update(pd.util.hash_pandas_object(batch, index=False).to_numpy())
+        digest.update(self.outcomes)
+        return digest.hexdigest()
 
 
-def is_for_judge(keys: Iterable[str]) -> np.ndarray:
-    """Return for each row's key (its position, or its request_id) whether it is for the judge.
+def _append(column: "pd.Series", other: "pd.Series"):
+    """Return the values of both columns in one."""
+    from pandas.api.types import union_categoricals
 
-    A digest of the key decides, so a row is on the same side in every training.
-    """
-    digests = (hashlib.blake2b(key.encode(), digest_size=4).digest() for key in keys)
-    return np.array([int.from_bytes(digest) % JUDGE_ONE_IN == 0 for digest in digests], dtype=bool)
+    if column.dtype == "category":
+        return union_categoricals([column, other])
+    return np.concatenate([column.to_numpy(), other.to_numpy()])
 
 
 def original_rows(folder: Path) -> tuple[LabeledRows, np.ndarray]:
     """Return the original data, and which of its rows are for the judge."""
-    rows = LabeledRows(*dataset.read_training(folder))
-    return rows, is_for_judge(f"row-{position}" for position in range(len(rows)))
-
-
-def observed_rows(snapshot: Snapshot) -> tuple[LabeledRows, np.ndarray]:
-    """Return the observations, oldest first, and which of them are for the judge."""
-    import pandas as pd
-
-    columns = [*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]
-    values = itemgetter(*columns)
-    decoded = [values(msgspec.json.decode(content)) for content in snapshot.data]
-    frame = pd.DataFrame.from_records(decoded, columns=columns)
-    return LabeledRows(frame, np.array(snapshot.outcomes)), is_for_judge(snapshot.request_ids)
+    frame, outcomes = dataset.read_training(folder)
+    for name in dataset.NUMERIC_COLUMNS:
+        frame[name] = narrow(frame[name].to_numpy(np.float64))
+    for name in dataset.CATEGORICAL_COLUMNS:
+        frame[name] = frame[name].astype("category")
+    names = [*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]
+    for_judge = [is_for_judge(f"row-{position}") for position in range(len(outcomes))]
+    return LabeledRows(frame[names], outcomes), np.array(for_judge)
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,22 @@ def training_data(folder: Path, snapshot: Snapshot, window: int) -> TrainingData
 
     Training uses the newest `window` rows (original rows count as the oldest; 0 means all rows),
     without those for the judge. The judge uses its observations of the last W trainings.
+    snapshot : read with the same window.
     """
     original, original_for_judge = original_rows(folder)
-    observed, observed_for_judge = observed_rows(snapshot)
-    observed.frame = observed.frame[list(original.frame.columns)]
-    rows = original + observed
-    for_judge = np.concatenate([original_for_judge, observed_for_judge])
-    in_window = np.arange(len(rows)) >= (len(rows) - window if window else 0)
-    first = np.array(snapshot.first_training, dtype=int)
-    recent = observed_for_judge & (first > snapshot.training - JUDGED_TRAININGS)
+    observed, for_judge = LabeledRows(snapshot.frame, snapshot.outcomes), snapshot.for_judge
+    before_window = max(len(original) + snapshot.observations - window, 0) if window else 0
+    original_in_window = np.arange(len(original)) >= before_window
+    recent = for_judge & snapshot.is_judged
     fill = original[original_for_judge][: max(JUDGE_ROWS - int(recent.sum()), 0)]
+    chosen = ~original_for_judge & original_in_window, ~for_judge & snapshot.in_window
+    in_window = int(original_in_window.sum() + snapshot.in_window.sum())
+    training = original[chosen[0]] + observed[chosen[1]]
     return TrainingData(
-        training=rows[~for_judge & in_window],
-        held_out=int((for_judge & in_window).sum()),
+        training=training,
+        held_out=in_window - len(training),
         judge=fill + observed[recent],
-        judge_groups=np.concatenate([np.zeros(len(fill), dtype=int), first[recent]]),
+        judge_groups=np.concatenate(
+            [np.zeros(len(fill), dtype=int), snapshot.first_training[recent]]
+        ),
     )

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from utils.coded_column import CodedColumn, coded
+
 _REFUSED = (LookupError, TypeError, ValueError, OverflowError)
 
 
@@ -51,7 +53,7 @@ class FeatureEncoder:
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the float64 matrix: scaled numbers, then codes, then codes of combinations."""
-        columns = take_columns(X, self.columns)
+        columns = take_columns(X, self.columns, self.numeric_columns)
         codes = self._encode(columns)
         encoded = [*codes.values(), *(crossing.encode(codes) for crossing in self._crossings)]
         numeric = self.numeric_columns
@@ -89,7 +91,10 @@ class _Codes(dict):
     def __missing__(self, value: Any) -> int:
         return self.null if value != value else self.unknown  # only NaN is unequal to itself
 
-    def encode(self, name: str, column: list) -> np.ndarray:
+    def encode(self, name: str, column: list | CodedColumn) -> np.ndarray:
+        if isinstance(column, CodedColumn):
+            codes = self.encode(name, column.values)
+            return column.take(codes.astype(np.min_scalar_type(self.unknown)))
         return np.array(_read(self.__getitem__, name, column, "a category"), dtype=np.intp)
 
 
@@ -119,14 +124,26 @@ class _Crossing:
         return np.where(self.seen[positions] == keys, positions, len(self.seen) - 1)
 
 
-def take_columns(X: Any, names: Sequence[str]) -> dict[str, list]:
-    """Return {name: values} of a DataFrame or a sequence of dicts; ValueError if one is absent."""
+def take_columns(
+    X: Any, names: Sequence[str], numeric: Sequence[str] = ()
+) -> dict[str, list | np.ndarray | CodedColumn]:
+    """Return {name: values} of a DataFrame or a sequence of dicts; ValueError if one is absent.
+
+    A categorical column of a frame remains coded, and one of `numeric` remains an array.
+    """
     if hasattr(X, "columns"):
         if absent := [name for name in names if name not in X.columns]:
             raise ValueError(f"{absent[0]}: the column is absent")
-        return {name: X[name].to_numpy(dtype=object, na_value=None).tolist() for name in names}
+        return {name: _take(X[name], as_array=name in numeric) for name in names}
     rows = list(X)
     return {name: _read(itemgetter(name), name, rows, "this field") for name in names}
+
+
+def _take(column: Any, as_array: bool) -> list | np.ndarray | CodedColumn:
+    if as_array and isinstance(column.dtype, np.dtype) and column.dtype.kind in "iuf":
+        return column.to_numpy()
+    values = coded(column)
+    return column.to_numpy(dtype=object, na_value=None).tolist() if values is None else values
 
 
 def as_numbers(columns: dict[str, list], names: Sequence[str]) -> np.ndarray:
@@ -146,14 +163,14 @@ def _finite(numbers: list[list]) -> np.ndarray:
     return array
 
 
-def _most_frequent(name: str, column: list, limit: int | None) -> list:
+def _most_frequent(name: str, column: list | CodedColumn, limit: int | None) -> list:
     """Return the categories of a column, sorted: of more than `limit` the most frequent ones.
 
     Of equally frequent categories those that sort first are kept, so the order of the rows does not
     matter.
     """
-    _read(_Codes([]).__getitem__, name, column, "a category")
-    counts = Counter(column)
+    counts = column.counts() if isinstance(column, CodedColumn) else Counter(column)
+    _read(_Codes([]).__getitem__, name, counts, "a category")
     known = sorted((value for value in counts if value is not None and value == value), key=_rank)
     frequent = sorted(known, key=counts.__getitem__, reverse=True)  # stable, also in reverse
     return sorted(frequent[:limit], key=_rank)

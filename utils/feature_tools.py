@@ -10,6 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from utils.feature_encoder import FeatureEncoder, LinearScaler, as_numbers, take_columns
 
+_BATCH = 65_536  # rows that are converted to float64 at once
+
 
 class FeatureTools(TransformerMixin, BaseEstimator):
     """Scale numeric columns and encode categorical and crossed columns, for LightGBM.
@@ -75,15 +77,15 @@ class FeatureTools(TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn scales, categories and combinations from the rows; y is ignored."""
         names = [*self.numeric_columns, *self.categorical_columns]
-        columns = take_columns(X, names)
-        if not names or not columns[names[0]]:
+        columns = take_columns(X, names, self.numeric_columns)
+        if not names or not len(columns[names[0]]):
             raise ValueError("FeatureTools needs at least one column and one row")
         if self.max_categories is not None and self.max_categories < 1:
             raise ValueError(f"max_categories must be at least 1, got {self.max_categories}")
         self.feature_names_in_, self.n_features_in_ = np.array(names, dtype=object), len(names)
         self.scaler_ = MinMaxScaler() if self.scaler is None else clone(self.scaler)
         if len(self.numeric_columns) > 0:
-            self.scaler_.fit(as_numbers(columns, self.numeric_columns))
+            self._fit_scaler(columns)
         self.encoder_ = FeatureEncoder(
             columns,
             self.numeric_columns,
@@ -95,6 +97,15 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         self.crossed_categories_ = self.encoder_.crossed_categories
         self.categorical_indices_ = self.encoder_.categorical_indices
         return self
+
+    def _fit_scaler(self, columns: dict) -> None:
+        numeric, rows = self.numeric_columns, len(columns[self.numeric_columns[0]])
+        if type(self.scaler_) is not MinMaxScaler:
+            self.scaler_.fit(as_numbers(columns, numeric))
+            return
+        for start in range(0, rows, _BATCH):  # minima and maxima do not depend on the batches
+            batch = {name: columns[name][start : start + _BATCH] for name in numeric}
+            self.scaler_.partial_fit(as_numbers(batch, numeric))
 
     def _plain_scaler(self) -> Any:
         plain = type(self.scaler_) is MinMaxScaler and not self.scaler_.clip

@@ -23,6 +23,12 @@ def _check_hosts(hosts: str) -> str:
     return hosts
 
 
+def _check_kept(kept: str) -> str:
+    if not re.fullmatch(r"all|0*[1-9]\d{0,17}d?", kept):
+        raise ValueError("expected all, a number of rows like 1000000, or of days like 365d")
+    return kept
+
+
 def _from_root(folder: Path) -> Path:
     return ROOT / folder
 
@@ -85,6 +91,10 @@ class Settings(BaseSettings):
         gt=0,
         description="days after which unmatched requests and outcomes are deleted",
     )
+    observations_keep: Annotated[str, AfterValidator(_check_kept)] = Field(
+        "all",
+        description="observations to keep: all, the newest rows (1000000) or days (365d)",
+    )
     partitions: int = Field(
         1, gt=0, description="partitions of app_messages, if the topic has to be created"
     )
@@ -124,6 +134,14 @@ class Settings(BaseSettings):
         "", description="PEM file of the client key, if the certificate file lacks it"
     )
     kafka_key_password: Secret = Field(SecretStr(""), description="password of the client key")
+
+    @property
+    def observations_kept(self) -> tuple[int | None, float | None]:
+        """OBSERVATIONS_KEEP as (rows, seconds), each None if it is not what limits them."""
+        kept = self.observations_keep
+        if kept == "all":
+            return None, None
+        return (None, int(kept[:-1]) * 86_400) if kept.endswith("d") else (int(kept), None)
 
     @model_validator(mode="after")
     def _check_security(self) -> Self:

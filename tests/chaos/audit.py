@@ -138,20 +138,20 @@ class Audit:
             committed = consumer.committed(TopicPartition(topic, partition), metadata=True)
         return json.loads(committed.metadata)["count"] if committed else None
 
-    def _store(self) -> tuple[dict[str, int], set[str]]:
-        """Return the trainer's counters, and the ids of its complete observations."""
+    def _store(self) -> tuple[dict[str, int], set[bytes]]:
+        """Return the trainer's counters, and the keys of its complete observations."""
         path = self._pipeline.folder / "data" / "observations.db"
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             counters = dict(db.execute("SELECT name, value FROM counters"))
-            query = "SELECT request_id FROM observations WHERE data NOT NULL AND outcome NOT NULL"
-            return counters, {request_id for (request_id,) in db.execute(query)}
+            return counters, {key for (key,) in db.execute("SELECT key FROM positions")}
 
-    def _due(self, counters: dict[str, int], ids: set[str]) -> int:
+    def _due(self, counters: dict[str, int], ids: set[bytes]) -> int:
         return min(counters["retrain_requests"], len(ids) // self._every)
 
     def _audit_store(self) -> None:
         counters, ids = self._store()
-        known = {request_id for requests in self.requests.values() for _, request_id in requests}
+        requests = (each for partition in self.requests.values() for each in partition)
+        known = {hashlib.blake2b(i.encode(), digest_size=16).digest() for _, i in requests}
         differ = known - ids if self._has_lost_data else known ^ ids
         self.check(not differ, f"the store and the log differ in {len(differ)} requests")
         asked, covered = counters["retrain_requests"], counters["retrain_requests_covered"]

@@ -1,0 +1,131 @@
+"""Learning survives a change of the data set's columns: no row of the store stops a training."""
+
+from contextlib import closing
+
+import numpy as np
+import pytest
+
+from train.columns import column_of, columns_of, decode_columns, encode_columns
+from train.encoded_rows import EncodedRows, batches
+from train.fit import fit_model
+from train.observations import Observations
+from train.rows import original_rows, training_data
+from train.snapshot import read_snapshot
+from train.train_hyperopt import LGBOptimizer
+from utils.datasets import dataset
+from utils.feature_tools import FeatureTools
+from utils.messages import encode
+
+
+@pytest.fixture
+def folder(tmp_path):
+    dataset.fetch(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def observed(folder):
+    """Observations of the data set as it is, some of them in segments."""
+    rows = dataset.read_test_requests(folder)[:1_000]
+    with closing(Observations(folder / "observations.db", segment_rows=300)) as store:
+        outcomes = [dataset.outcome_of(row[dataset.TARGET]) for row in rows]
+        known = zip(map(str, range(1_000)), map(encode, rows), outcomes, strict=True)
+        store.add(known, 1, {})
+    return rows
+
+
+def change(monkeypatch, folder, numeric: list, categorical: list, **changed) -> None:
+    """Give the data set other columns; changed : name -> function of a row of the original data."""
+    frame, outcomes = dataset.read_training(folder)
+    for name, of in changed.items():
+        frame[name] = frame.apply(of, axis=1)
+    frame = frame[[*numeric, *categorical]]
+    monkeypatch.setattr(dataset, "read_training", lambda _: (frame.copy(), outcomes))
+    monkeypatch.setattr(dataset, "NUMERIC_COLUMNS", tuple(numeric))
+    monkeypatch.setattr(dataset, "CATEGORICAL_COLUMNS", tuple(categorical))
+    monkeypatch.setattr(dataset, "CROSSED_COLUMNS", ())
+
+
+def retrain(folder):
+    snapshot = read_snapshot(folder / "observations.db")
+    rows = training_data(folder, snapshot, window=0)
+    tuning = {"model_id": 1, "hyper": "hyperopt", "max_evals": 1, "num_threads": 1}
+    model = fit_model(rows.training.frame, rows.training.outcomes, **tuning)
+    assert np.isfinite(model.predict(rows.judge.frame)).all()
+    assert snapshot.observations == 1_000
+    assert len(rows.training) + rows.held_out == 32_561 + 1_000
+    return snapshot
+
+
+def test_nothing_is_filled_while_the_columns_stay(folder, observed):
+    snapshot = retrain(folder)
+    assert snapshot.filled == {}
+    names = list(snapshot.frame)
+    expected = [{name: row[name] for name in names} for row in observed]
+    assert snapshot.frame.to_dict("records") == expected
+
+
+def test_coded_columns_and_batches_give_the_same_numbers_bit_for_bit(folder, monkeypatch):
+    columns = dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
+    plain, coded = dataset.read_training(folder)[0], original_rows(folder)[0].frame
+    expected = FeatureTools(*columns).fit(plain).transform(plain)
+    tools = FeatureTools(*columns).fit(coded)
+    monkeypatch.setattr(EncodedRows, "batch_size", 10_000)
+    rows = EncodedRows(tools, coded)
+    assert tools.transform(coded).tobytes() == expected.tobytes()
+    assert np.concatenate(list(batches(rows))).tobytes() == expected.tobytes()
+    assert rows[20_000].tobytes() == expected[20_000].tobytes()
+    rest = list(tools.get_feature_names_out()), tools.categorical_indices_
+    y = np.arange(len(rows)) % 2
+    first, second = (LGBOptimizer(X, y, *rest, num_threads=1) for X in (expected, rows))
+    assert first.data_id == second.data_id
+    assert first.fit({"num_boost_round": 5}).model_to_string() == (
+        second.fit({"num_boost_round": 5}).model_to_string()
+    )
+
+
+def test_a_column_that_is_added_is_null_in_older_observations(folder, observed, monkeypatch):
+    change(
+        monkeypatch, folder, ["age", "height"], ["race", "town"], height=len, town=lambda _: "here"
+    )
+    snapshot = retrain(folder)
+    assert snapshot.filled == {"height": 1_000, "town": 1_000}
+    assert snapshot.frame["height"].isna().all()
+    assert snapshot.frame["town"].isna().all()
+    assert snapshot.frame["age"].tolist() == [row["age"] for row in observed]
+
+
+def test_a_value_of_another_type_is_null(folder, observed, monkeypatch):
+    change(monkeypatch, folder, ["race"], ["age"], race=len, age=lambda row: str(row["age"]))
+    snapshot = retrain(folder)
+    assert snapshot.filled == {"race": 1_000, "age": 1_000}
+
+
+@pytest.mark.parametrize(("numeric", "categorical"), [(["age"], []), ([], ["race"])])
+def test_one_column_is_enough(folder, observed, monkeypatch, numeric, categorical):
+    change(monkeypatch, folder, numeric, categorical)
+    assert retrain(folder).filled == {}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [25.0, -1.0, 99999.0, 1e9],
+        [0.1, -0.0, 1e300, float(2**31)],
+        [1.0, None],
+        [None, None],
+        ["a", None, "?", "é\0", "a"],
+        ["a", 1.5, None],
+        [str(n) for n in range(300)],
+    ],
+)
+def test_a_segment_holds_the_same_values(values):
+    rows = [encode({"x": value}) for value in values]
+    column = decode_columns(encode_columns(columns_of(rows)))["x"]
+    assert column == column_of(values)
+    array = column.array()
+    if column.categories is None:
+        expected = np.array(values, dtype=np.float64)
+        assert array.astype(np.float64).tobytes() == expected.tobytes()
+    else:
+        assert [[*column.categories, None][code] for code in array] == values

@@ -1,0 +1,67 @@
+"""How requests and outcomes become observations, whatever order they are read in."""
+
+from collections.abc import Iterable
+
+from train.database import Database
+from train.keys import is_for_judge, key_of
+from train.schema import add_positions
+from train.segments import correct_outcome, seal
+
+# Of several requests with the same id the first one counts, of several outcomes the last one.
+_WAIT = """
+INSERT INTO waiting VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
+    data = coalesce(waiting.data, excluded.data),
+    outcome = coalesce(excluded.outcome, waiting.outcome)
+"""
+
+
+class Join:
+    """One poll's requests and outcomes; everything happens in the caller's transaction."""
+
+    def __init__(self, db: Database, now: float) -> None:
+        self._db, self._now = db, now
+
+    def add(self, observed: Iterable[tuple[str, bytes | None, float | None]], first: int) -> int:
+        """Store (request_id, data, outcome); return how many observations became complete.
+
+        first : the position of the first of them.
+        """
+        new = self._merged(observed)
+        for key, position in self._db.find("SELECT key, position FROM positions WHERE key IN", new):
+            *_, outcome = new.pop(key)
+            if outcome is not None:
+                correct_outcome(self._db, position, outcome)
+        found = self._add_waiting({key: row for key, row in new.items() if None in row})
+        done = [(row,) for key, row in found.items() if None not in new[key]]
+        complete = [(key, *row, self._now) for key, row in new.items() if None not in row]
+        waiting = [(key, *row, self._now) for key, row in new.items() if None in row]
+        self._db.execute_many("DELETE FROM waiting WHERE rowid = ?", done)
+        self._db.execute_many(_WAIT, waiting)
+        rows = [(position, *row) for position, row in enumerate(complete, first)]
+        self._db.execute_many("INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?)", rows)
+        add_positions(self._db, rows)
+        return len(rows)
+
+    def seal(self, segment_rows: int) -> None:
+        """Turn the oldest rows into segments, as long as there are enough of them."""
+        while seal(self._db, segment_rows):
+            pass
+
+    def _merged(self, observed: Iterable) -> dict[bytes, list]:
+        """Return key -> [for_judge, data, outcome], in the order of their first appearance."""
+        merged: dict[bytes, list] = {}
+        for request_id, data, outcome in observed:
+            row = merged.setdefault(key_of(request_id), [is_for_judge(request_id), None, None])
+            row[1] = data if row[1] is None else row[1]
+            row[2] = row[2] if outcome is None else outcome
+        return merged
+
+    def _add_waiting(self, new: dict[bytes, list]) -> dict[bytes, int]:
+        """Add to these rows what waits for them; return key -> rowid of what did."""
+        sql, found = "SELECT rowid, key, data, outcome FROM waiting WHERE key IN", {}
+        for rowid, key, data, outcome in self._db.find(sql, new):
+            row = new[key]
+            row[1] = row[1] if data is None else data
+            row[2] = outcome if row[2] is None else row[2]
+            found[key] = rowid
+        return found

@@ -1,0 +1,87 @@
+"""Segments: the store's older observations, as columns; sealed, corrected, deleted, read."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from train.columns import Columns, columns_of, decode_columns
+from train.database import Database
+from train.keys import KEY_BYTES
+from train.schema import write_segment
+
+
+def seal(db: Database, size: int) -> bool:
+    """Move the oldest `size` recent observations into a segment; False if there are not so many."""
+    [(first, last)] = db.query("SELECT min(position), max(position) FROM recent")
+    if first is None or last - first + 1 < size:
+        return False
+    rows = db.query("SELECT * FROM recent WHERE position < ? ORDER BY position", (first + size,))
+    write_segment(db, rows)
+    db.query("DELETE FROM recent WHERE position < ?", (first + size,))
+    return True
+
+
+def correct_outcome(db: Database, position: int, outcome: float) -> None:
+    """Replace the outcome of an observation, wherever it is."""
+    db.query("UPDATE recent SET outcome = ? WHERE position = ?", (outcome, position))
+    if not db.query("SELECT changes()")[0][0]:
+        last = "SELECT max(first) FROM segments WHERE first <= ?"
+        [(first,)] = db.query(last, (position,))
+        db.write_byte("segments", "outcomes", first, position - first, int(outcome))
+
+
+def delete_oldest(db: Database, keep_rows: int | None, seen_before: float | None) -> int:
+    """Delete the oldest segment if it is not to be kept; return how many observations it had.
+
+    At least the newest `keep_rows` observations are kept, and those seen later than `seen_before`;
+    None for all. Recent observations are deleted one by one, but only by age.
+    """
+    [(end,)] = db.query("SELECT value FROM counters WHERE name = 'observations'")
+    oldest = db.query("SELECT first, size, seen FROM segments ORDER BY first LIMIT 1")
+    for first, size, seen in oldest:
+        too_many = keep_rows is not None and end - (first + size) >= keep_rows
+        if too_many or (seen_before is not None and seen < seen_before):
+            _delete_segment(db, first)
+            return size
+    if oldest or seen_before is None:
+        return 0
+    # Positions have no gaps, so rows can only go from the oldest to the newest.
+    old = db.query(
+        "SELECT key FROM recent WHERE position < coalesce("
+        "(SELECT min(position) FROM recent WHERE seen >= ?), ?)",
+        (seen_before, end),
+    )
+    db.execute_many("DELETE FROM positions WHERE key = ?", old)
+    db.execute_many("DELETE FROM recent WHERE key = ?", old)
+    return len(old)
+
+
+def _delete_segment(db: Database, first: int) -> None:
+    [(keys,)] = db.query("SELECT keys FROM segments WHERE first = ?", (first,))
+    split = ((keys[at : at + KEY_BYTES],) for at in range(0, len(keys), KEY_BYTES))
+    db.execute_many("DELETE FROM positions WHERE key = ?", sorted(split))
+    db.query("DELETE FROM segments WHERE first = ?", (first,))
+
+
+def read_blocks(
+    db: Database, ranges: list[tuple[int, int]]
+) -> Iterator[tuple[np.ndarray, Columns, np.ndarray, np.ndarray]]:
+    """Yield (positions, columns, outcomes, for_judge) of blocks that reach into the ranges.
+
+    Blocks come in the order of their positions; ranges : [first, end) positions.
+    """
+
+    def is_wanted(first: int, size: int) -> bool:
+        return any(begin < first + size and first < end for begin, end in ranges)
+
+    for first, size in db.query("SELECT first, size FROM segments ORDER BY first"):
+        if is_wanted(first, size):
+            what = "SELECT outcomes, for_judge, columns FROM segments WHERE first = ?"
+            [(outcomes, for_judge, columns)] = db.query(what, (first,))
+            flags = np.frombuffer(outcomes, np.uint8), np.frombuffer(for_judge, bool)
+            yield np.arange(first, first + size), decode_columns(columns), *flags
+    rows = db.query("SELECT position, data, outcome, for_judge FROM recent ORDER BY position")
+    if rows and is_wanted(rows[0][0], len(rows)):
+        positions, data, outcomes, for_judge = zip(*rows, strict=True)
+        flags = np.array(outcomes, np.uint8), np.array(for_judge, bool)
+        yield np.array(positions), columns_of(data), *flags
