@@ -8,6 +8,7 @@ from kafka import TopicPartition
 
 from train.observations import Observations
 from train.snapshot import read_snapshot
+from utils.kafka_client.records import Position
 
 REQUESTS, OUTCOMES = TopicPartition("requests", 0), TopicPartition("outcomes", 0)
 ids = st.sampled_from("abcdefgh")

@@ -66,7 +66,7 @@ def test_a_store_that_can_not_be_read_is_one_sentence_with_its_name(store, path)
     other = path.with_name("other.db")
     other.write_bytes(b"no database" * 100)
     for open_it in (Observations, read_snapshot):
-        with pytest.raises(StoreError, match=f"^{other}: file is not a database$"):
+        with pytest.raises(StoreError, match=f"^{other}: file is not a database; move it away"):
             open_it(other)
     with pytest.raises(StoreError, match="unable to open database file"):
         read_snapshot(path.with_name("missing.db"))
