@@ -169,8 +169,9 @@ def _most_frequent(name: str, column: list | CodedColumn, limit: int | None) -> 
     Of equally frequent categories those that sort first are kept, so the order of the rows does not
     matter.
     """
-    counts = column.counts() if isinstance(column, CodedColumn) else Counter(column)
-    _read(_Codes([]).__getitem__, name, counts, "a category")
+    column = column.counts() if isinstance(column, CodedColumn) else column
+    _read(_Codes([]).__getitem__, name, column, "a category")
+    counts = Counter(column)
     known = sorted((value for value in counts if value is not None and value == value), key=_rank)
     frequent = sorted(known, key=counts.__getitem__, reverse=True)  # stable, also in reverse
     return sorted(frequent[:limit], key=_rank)
