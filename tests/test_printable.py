@@ -59,7 +59,9 @@ def test_a_table_is_printable(capsys):
     assert shown.replace("\n", "").isprintable()
 
 
-def test_the_last_sentence_of_a_script_is_printable():
+def test_the_last_sentence_of_a_script_is_printable(monkeypatch):
+    monkeypatch.setattr(script.os, "umask", lambda mode: None)  # it is that of all tests
+
     def fail() -> None:
         raise SystemExit(HOSTILE)
 

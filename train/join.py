@@ -31,7 +31,7 @@ class Join:
             *_, outcome = new.pop(key)
             if outcome is not None:
                 correct_outcome(self._db, position, outcome)
-        found = self._add_waiting({key: row for key, row in new.items() if None in row})
+        found = self._add_waiting(new)
         done = [(row,) for key, row in found.items() if None not in new[key]]
         complete = [(key, *row, self._now) for key, row in new.items() if None not in row]
         waiting = [(key, *row, self._now) for key, row in new.items() if None in row]

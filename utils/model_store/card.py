@@ -1,6 +1,10 @@
 """A model's card: everything that is known about a model, as one JSON file beside it."""
 
+from typing import Annotated
+
 import msgspec
+
+ModelId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class Figures(msgspec.Struct):
@@ -29,7 +33,7 @@ class Card(msgspec.Struct, kw_only=True):
     """
 
     # fit_model() of train/fit.py: how the model was made.
-    model_id: int
+    model_id: ModelId
     rows: int  # in the training set
     hyper: str  # the optimizer's name, as --hyper takes it
     evaluations: int

@@ -15,8 +15,7 @@ from pathlib import Path
 import msgspec
 
 from utils.files import locked, write_atomically
-from utils.messages import Count
-from utils.model_store.card import Card, decode_card, encode_card
+from utils.model_store.card import Card, ModelId, decode_card, encode_card
 from utils.settings import settings
 
 CHAMPION = "champion.json"
@@ -29,7 +28,7 @@ class ModelError(Exception):
 class Champion(msgspec.Struct):
     """The content of champion.json."""
 
-    model_id: Count
+    model_id: ModelId
 
 
 class Registry:
