@@ -46,6 +46,9 @@ bench: env ## measure speed: tables with ratios, half an hour (ONLY="throughput 
 soak: env ## run 500 requests/s while retraining, watch memory, then audit the log (MINUTES=10)
 	$(RUN) -m tests.chaos.soak --minutes $(or $(MINUTES),10)
 
+day: env ## simulate a production day in an hour: 10 million requests (MINUTES=60, REQUESTS=10000000)
+	$(RUN) -m tests.chaos.day --minutes $(or $(MINUTES),60) --requests $(or $(REQUESTS),10000000)
+
 drift: env ## invert all outcomes halfway and show how the model recovers (five minutes)
 	$(RUN) -m bench.drift
 
@@ -75,5 +78,5 @@ clean: env ## delete models, observations, topics and unpacked data; Kafka and t
 forget: ## delete the trials of all tuning
 	rm -f data/trials.*
 
-.PHONY: help env demo kafka stop init test test-all chaos soak drift bench bench-retrain bench-tuning \
+.PHONY: help env demo kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
 	lint format lock clean forget
