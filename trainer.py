@@ -55,9 +55,9 @@ def finish_training(training: TrainingProcess, store: Observations, sender: Send
     After a KafkaError or an OSError, call it again: each of its steps may be repeated.
     """
     if failure := training.failure():
-        warn(f"Training failed: {failure}")
         fields = {"training_failed": failure[:500]}
         announce(sender, training.model_id, training.requests_covered, **fields)
+        warn(f"Training failed: {failure}")
         store.end_training(training.requests_covered)
     else:
         training.publish(registry)

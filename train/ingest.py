@@ -51,7 +51,8 @@ class Ingest:
         """
         kind, now = type(error).__name__, time.monotonic()
         if kind != self._problem or now >= self._problem_at + REPORT_INTERVAL:
-            warn(f"{kind}: {error}. Trying again.")
+            what = str(error) if kind in str(error) else f"{kind}: {error}"
+            warn(f"{what}. Trying again.")
             self._problem, self._problem_at = kind, now
         self._reader.return_to(self._store.positions())
 

@@ -93,7 +93,8 @@ class Faults:
     def _inflict(self, kind: str, targets: set[str], whom: Service, seconds: float) -> None:
         """Inject one fault, and note it if it hit something."""
         try:
-            text = f"{kind} ({', '.join(sorted(targets))}" + (f", {seconds:.1f} s)" * bool(seconds))
+            lasting = f", {seconds:.1f} s" if seconds else ""
+            text = f"{kind} ({', '.join(sorted(targets))}{lasting})"
             self._chaos.chronicle.write("CHAOS", text)
             began = time.time()
             if over := self._do(kind, whom, seconds):
