@@ -4,16 +4,19 @@ from collections.abc import Iterator
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from utils.kafka_client.consumer import Consumer, make_consumer
 
 
 def all_partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
-    """Return every partition of a topic, in order; KafkaError if the topic can't be found."""
+    """Return every partition of a topic, in order.
+
+    UnknownTopicOrPartitionError if there is none, for example while the topic is created again.
+    """
     partitions = consumer.partitions_for_topic(topic)
     if not partitions:
-        raise KafkaError(f"topic {topic} has no partitions that can be read")
+        raise UnknownTopicOrPartitionError(f"topic {topic} has no partitions that can be read")
     return [TopicPartition(topic, partition) for partition in sorted(partitions)]
 
 
