@@ -34,9 +34,8 @@ class Audit:
         self._pipeline, self._load, self._every = pipeline, load, retrain_every
         self._models = pipeline.folder / "models"
         self.requests: dict[int, list[tuple[int, str]]] = defaultdict(list)  # (offset, id)
-        self.lost = self.strangers = self.duplicates = self.damaged = self.forgotten = (
-            self.in_log
-        ) = 0
+        self.lost = self.duplicates = self.orphans = self.in_log = 0
+        self.damaged = self.forgotten = 0
         self.control: list[dict] = []
 
     def check(self, kept: bool, violation: str) -> None:
@@ -108,12 +107,12 @@ class Audit:
             else:
                 young.add(key)
         # What was read before its topic was deleted may be answered in the new one.
-        strangers = Counter(
+        orphans = Counter(
             {key: n for key, n in answered.items() if not (asked[key] or key in young)}
         )
         if self._has_lost_data:
-            self.strangers += strangers.total()
-            answered -= strangers
+            self.orphans += orphans.total()
+            answered -= orphans
         lost, extra = asked - answered, answered - asked - Counter(young)
         self.lost, self.duplicates = self.lost + lost.total(), self.duplicates + extra.total()
         self.check(not lost, f"lost: {lost.total()}, e.g. {list(lost)[:3]}")
@@ -222,7 +221,7 @@ class Audit:
         table.add_row("answered", f"{len(self._load.answered):,}")
         table.add_row("lost", f"{self.lost}")
         table.add_row("duplicate answers", f"{self.duplicates}")
-        table.add_row("answers to requests that Kafka has lost", f"{self.strangers}")
+        table.add_row("answers to requests that Kafka has lost", f"{self.orphans}")
         table.add_row("damaged models", f"{self.damaged}")
         table.add_row("transaction markers repaired", f"{self.forgotten}")
         table.add_row("longest time without an answer", self._silence(faults))
