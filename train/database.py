@@ -2,11 +2,12 @@
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
 MOVE_AWAY = "move it away: the trainer then makes a new one, and reads again what Kafka still has"
+LOCK_TIMEOUT = 60  # seconds; another process may be upgrading the file
 CACHE = 32_000  # kB of pages in memory: random keys would otherwise be read and written again
 MOST_PARAMETERS = 1_000  # of a statement; SQLite allows 32,766
 SHRINK_PAGES = 2_000  # pages that one call of shrink() gives back: it takes some milliseconds
@@ -50,7 +51,7 @@ class Database:
         with self._errors():
             mode = "ro" if read_only else "rwc"
             uri = f"{path.resolve().as_uri()}?mode={mode}"
-            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+            self._connection = sqlite3.connect(uri, LOCK_TIMEOUT, uri=True, isolation_level=None)
         if not read_only:
             if not self.query("PRAGMA page_count")[0][0]:
                 self.query("PRAGMA auto_vacuum = INCREMENTAL")  # possible in an empty file only
@@ -71,7 +72,8 @@ class Database:
             self.execute_script(f"{schema}; PRAGMA user_version = {version}")
         if self.query("PRAGMA auto_vacuum")[0][0] == 0:  # a file of an earlier version
             self.query("PRAGMA auto_vacuum = INCREMENTAL")
-            self.query("VACUUM")
+            with suppress(StoreError):  # it needs as much space again; until there is, no shrinking
+                self.query("VACUUM")
 
     def query(self, sql: str, parameters: tuple = ()) -> list[tuple]:
         """Execute a statement and return its rows."""
@@ -84,8 +86,11 @@ class Database:
             yield from self._connection.execute(sql, parameters)
 
     def find(self, sql: str, keys: Iterable[bytes]) -> Iterator[tuple]:
-        """Yield the rows that belong to any of these keys; sql ends with `WHERE key IN`."""
-        for some in batched(keys, MOST_PARAMETERS):
+        """Yield the rows that belong to any of these keys; sql ends with `WHERE key IN`.
+
+        The caller may change `keys` meanwhile.
+        """
+        for some in batched(list(keys), MOST_PARAMETERS):
             yield from self.query(f"{sql} ({','.join('?' * len(some))})", some)
 
     def execute_many(self, sql: str, rows: Iterable[tuple]) -> None:

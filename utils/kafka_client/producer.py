@@ -52,6 +52,21 @@ def send_and_wait(producer: KafkaProducer, topic: str, value: bytes, **options) 
         producer.send(topic, value, **options).get(timeout=ACKNOWLEDGED_TIMEOUT)
 
 
+def flush(producer: KafkaProducer, seconds: float) -> None:
+    """Wait until all records are acknowledged or have failed; KafkaTimeoutError.
+
+    When a batch is larger than its topic allows, kafka-python 3.0.12 splits it and sends the parts,
+    but flush() reports the batch as not done: its parts have to be waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            return producer.flush(left)
+        except UnknownError:
+            time.sleep(0.001)  # the client is just splitting it
+    raise KafkaTimeoutError("the records were not acknowledged in time")
+
+
 class TransactionalProducer:
     """Sends records and the offsets of a group as one transaction (KIP-98).
 
@@ -84,7 +99,7 @@ class TransactionalProducer:
         """
         self.client.begin_transaction()
         futures = self.put(records)
-        self._flush()
+        flush(self.client, FLUSH_TIMEOUT)
         self._check(records, futures)
         with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
             self.client.send_offsets_to_transaction(offsets, group)
@@ -100,20 +115,6 @@ class TransactionalProducer:
             self.limits.learn(record)
             raise
         return futures
-
-    def _flush(self) -> None:
-        """Wait until all records are acknowledged or have failed; KafkaTimeoutError.
-
-        When a batch is larger than its topic allows, kafka-python 3.0.12 splits it and sends the
-        parts, but flush() reports the batch as not done: its parts have to be waited for.
-        """
-        deadline = time.monotonic() + FLUSH_TIMEOUT
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                return self.client.flush(left)
-            except UnknownError:
-                time.sleep(0.001)  # the client is just splitting it
-        raise KafkaTimeoutError("the records were not acknowledged in time")
 
     def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
         """Raise the first error of a record; learn from all that were too large."""

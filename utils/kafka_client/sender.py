@@ -8,7 +8,7 @@ from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.connection import require_reachable
-from utils.kafka_client.producer import ACKNOWLEDGED_TIMEOUT, make_producer
+from utils.kafka_client.producer import ACKNOWLEDGED_TIMEOUT, flush, make_producer
 from utils.kafka_client.rights import Rights
 
 
@@ -49,7 +49,7 @@ class Sender:
         for record in records:
             with self._learn_limits(record):
                 futures.append(self._producer.send(**record))
-        self._producer.flush(ACKNOWLEDGED_TIMEOUT)
+        flush(self._producer, ACKNOWLEDGED_TIMEOUT)
         for record, future in zip(records, futures, strict=True):
             with self._learn_limits(record):
                 future.get(timeout=ACKNOWLEDGED_TIMEOUT)
