@@ -19,9 +19,11 @@ example records that got a dead letter and no reply, may be read again, never wh
 """
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
@@ -29,11 +31,13 @@ from kafka.errors import KafkaError
 
 from utils.kafka_client.consumer import Consumer, make_consumer
 from utils.kafka_client.positions import all_partitions
+from utils.kafka_client.progress import MAX_NUMBER
 from utils.kafka_client.topic_ids import TopicIdentity
 from utils.process import stopping
 
 HEADER = "checkpoint"
 FIRST_WINDOW = 1_000  # offsets; each further window is 4 times as large
+PATIENCE = 1.0  # seconds without a new position
 READER = {"max_poll_records": 10_000, "max_partition_fetch_bytes": 2**23, "fetch_max_wait_ms": 100}
 
 
@@ -61,9 +65,22 @@ def decode_checkpoint(record: ConsumerRecord) -> Checkpoint | None:
     with suppress(ValueError, TypeError, RecursionError):
         found = Checkpoint(**json.loads(value))
         numbers = (found.offset, found.count)
-        if all(type(n) is int and n >= 0 for n in numbers) and found.offset <= record.offset:
+        valid = all(type(n) is int and 0 <= n < MAX_NUMBER for n in numbers)
+        if valid and found.offset <= record.offset:
             return found
     return None
+
+
+class Found(NamedTuple):
+    """What a search has found in a log that reaches from `begin` to `end`."""
+
+    checkpoint: Checkpoint | None
+    begin: int
+    end: int
+
+
+class BehindOpenTransaction(KafkaError):
+    """The end of a partition can't be read yet: a transaction is open there, or Kafka is away."""
 
 
 def last_checkpoint(
@@ -72,16 +89,18 @@ def last_checkpoint(
     topic_id: str | None,
     since: int,
     on_step: Callable[[], object],
-) -> tuple[Checkpoint | None, int]:
-    """Return the last checkpoint of a group in a partition, and the partition's end.
+) -> Found:
+    """Return the last checkpoint of a group in a partition.
 
-    Ignores checkpoints before the offset `since`. Reads backwards in growing windows, each record
-    at most once; calls `on_step` at least twice a second. Waits for open transactions: a reply
-    behind them may be there already. KafkaError if the topic is not the one with `topic_id`.
+    Ignores records before the offset `since`. Reads backwards in growing windows, each record at
+    most once; calls `on_step` at least twice a second. BehindOpenTransaction if it can't read up to
+    the end: a reply behind an open transaction may be there already. KafkaError if the topic is not
+    the one with `topic_id`.
     """
     with closing(make_consumer(**READER)) as consumer:
         search = _Search(consumer, partition, group, topic_id, on_step)
-        begin = max(since, consumer.beginning_offsets([partition])[partition])
+        log_begin = consumer.beginning_offsets([partition])[partition]
+        begin = max(since, log_begin)
         start = max(begin, consumer.end_offsets([partition])[partition] - FIRST_WINDOW)
         found, end = search.window(start, None)
         size = FIRST_WINDOW
@@ -89,7 +108,7 @@ def last_checkpoint(
             size *= 4
             start, stop = max(begin, start - size), start
             found, _ = search.window(start, stop)
-        return found, end
+        return Found(found, log_begin, end)
 
 
 class _Search:
@@ -103,6 +122,7 @@ class _Search:
     ) -> None:
         self._consumer, self._partition, self._on_step = consumer, partition, on_step
         self._group, self._topic_id = group, topic_id
+        self._position, self._moved_at = -1, time.monotonic()
         all_partitions(consumer, partition.topic)  # brings the topic's id too
         self._topic = TopicIdentity(consumer, partition.topic)
         _skip_plain_records(consumer)
@@ -121,7 +141,7 @@ class _Search:
                     found = self._own(record) or found
             end = consumer.highwater(partition)  # None before the first fetch
             stop = end if stop is None else min(stop, stop if end is None else end)
-            self._step()
+            self._step(consumer.positions().get(partition, start))
         return found, stop
 
     def _own(self, record: ConsumerRecord) -> Checkpoint | None:
@@ -129,9 +149,13 @@ class _Search:
         known = found is not None and (found.group, found.topic_id) == (self._group, self._topic_id)
         return found if known else None
 
-    def _step(self) -> None:
+    def _step(self, position: int) -> None:
         if stopping():
             raise SystemExit(0)
+        if position != self._position:
+            self._position, self._moved_at = position, time.monotonic()
+        elif time.monotonic() - self._moved_at > PATIENCE:
+            raise BehindOpenTransaction(f"{self._partition} can't be read beyond {position} now")
         if (self._topic.id and str(self._topic.id)) != self._topic_id or self._topic.has_changed():
             raise KafkaError(f"topic {self._partition.topic} was deleted and created again")
         self._on_step()

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
+MAX_NUMBER = 2**53  # of JSON's integers that every program reads exactly
+
 
 class Progress:
     """Offsets and counts of the partitions that a member has in one generation of its group."""
@@ -17,37 +19,55 @@ class Progress:
         self.counts: dict[TopicPartition, int] = {}  # requests answered and committed
         self.committed: dict[TopicPartition, int] = {}  # the offset to read on from
         self.uncommitted: dict[TopicPartition, int] = {}  # the same, to go with the next commit
+        self.checkpoints: dict[TopicPartition, int] = {}  # the offsets in the last checkpoints
+        self.last_commits: dict[TopicPartition, OffsetAndMetadata] = {}  # in this generation
+        self.least_counts: dict[TopicPartition, int] = {}  # of this topic: they never decrease
+        self._reached: dict[TopicPartition, int] = {}  # the client's highest positions
         self.committed_at = time.monotonic()
 
     def forget(self) -> None:
-        """Forget all partitions: Kafka has to be asked again."""
-        for known in (self.counts, self.committed, self.uncommitted):
+        """Forget where to read on: Kafka has to be asked again."""
+        self.least_counts |= self.counts
+        for known in (self.counts, self.committed, self.uncommitted, self._reached):
             known.clear()
+
+    def forget_topic(self) -> None:
+        """Forget everything: there is another topic of the same name."""
+        self.forget()
+        self.least_counts.clear()
+        self.last_commits.clear()
 
     def enter(self, generation: int) -> None:
         """Forget all partitions if the group has a new generation, and with it new assignments."""
         if generation != self.generation:
             self.generation = generation
             self.forget()
+            self.last_commits.clear()
 
-    def add(self, partition: TopicPartition, offset: int, count: int) -> None:
-        """Note from which offset on a partition is read, and how many requests it has answered."""
-        self.counts[partition] = count
-        self.committed[partition] = offset
+    def add(self, partition: TopicPartition, offset: int, count: int, checkpoint: int) -> None:
+        """Note from which offset on a partition is read, and what was answered before that."""
+        self.counts[partition] = max(count, self.least_counts.get(partition, 0))
+        self.committed[partition] = self._reached[partition] = offset
+        self.checkpoints[partition] = checkpoint
+
+    def note_positions(self, positions: dict[TopicPartition, int]) -> None:
+        """Note how far the client has read."""
+        for partition in positions.keys() & self.committed.keys():
+            self._reached[partition] = max(positions[partition], self._reached[partition])
 
     def went_back(
         self, positions: dict[TopicPartition, int], records: dict[TopicPartition, list]
     ) -> set[TopicPartition]:
-        """Return the partitions that the client reads again from before their committed offset.
+        """Return the partitions that the client reads again from before what it had read.
 
         It does so by itself if the log became shorter: its position lies beyond the end, or
         belongs to a leader epoch that ends before it (KIP-320).
         """
         read_from = positions | {partition: found[0].offset for partition, found in records.items()}
-        # A poll that begins before the committed offset may end behind it, or bring no records.
+        # A poll that begins before what was reached may end behind it, or bring no records.
         return {
             partition
-            for partition, offset in self.committed.items()
+            for partition, offset in self._reached.items()
             if min(read_from.get(partition, offset), positions.get(partition, offset)) < offset
         }
 
@@ -62,25 +82,37 @@ class Progress:
         return {p: positions[p] for p in quiet if positions[p] > self.committed[p]}
 
     def offsets(
-        self, counts: dict[TopicPartition, int], topic_id: str | None, epochs: dict
+        self,
+        counts: dict[TopicPartition, int],
+        checkpoints: dict[TopicPartition, int],
+        topic_id: str | None,
+        epochs: dict[TopicPartition, int],
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Return what to commit: the uncommitted offsets, with these counts as their metadata.
+        """Return what to commit: the uncommitted offsets, with metadata.
 
-        epochs : of the partitions' leaders, -1 if unknown; by them the client notices a log that
-        was cut meanwhile (KIP-320).
+        checkpoints : the new ones; epochs : of the partitions' leaders, -1 if unknown: by them the
+        client notices a log that was cut meanwhile (KIP-320).
         """
+        last = self.checkpoints | checkpoints
         return {
-            partition: OffsetAndMetadata(
-                offset, encode_metadata(counts[partition], topic_id), epochs.get(partition, -1)
+            p: OffsetAndMetadata(
+                offset, encode_metadata(Metadata(counts[p], topic_id, last[p])), epochs.get(p, -1)
             )
-            for partition, offset in self.uncommitted.items()
+            for p, offset in self.uncommitted.items()
         }
 
-    def note_commit(self, counts: dict[TopicPartition, int]) -> None:
-        """Note that the uncommitted offsets and these counts are committed now."""
+    def note_commit(
+        self,
+        offsets: dict[TopicPartition, OffsetAndMetadata],
+        counts: dict[TopicPartition, int],
+        checkpoints: dict[TopicPartition, int],
+    ) -> None:
+        """Note that these offsets, counts and checkpoints are committed now."""
         self.counts = counts
         self.committed |= self.uncommitted
         self.uncommitted.clear()
+        self.checkpoints |= checkpoints
+        self.last_commits |= offsets
         self.committed_at = time.monotonic()
 
 
@@ -89,11 +121,12 @@ class Metadata(NamedTuple):
 
     count: int  # requests answered up to that offset
     topic_id: str | None  # of the topic; None if Kafka has no ids, or in an earlier version
+    checkpoint: int  # the offset in the partition's last checkpoint, 0 if it has none
 
 
-def encode_metadata(count: int, topic_id: str | None) -> str:
-    """Return the metadata of an offset."""
-    return json.dumps({"v": 1, "count": count, "topic_id": topic_id})
+def encode_metadata(metadata: Metadata) -> str:
+    """Return the metadata of an offset, as text."""
+    return json.dumps({"v": 1, **metadata._asdict()})
 
 
 def decode_metadata(committed: OffsetAndMetadata | None) -> Metadata | None:
@@ -102,6 +135,8 @@ def decode_metadata(committed: OffsetAndMetadata | None) -> Metadata | None:
     Tools that reset offsets write empty metadata.
     """
     with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        metadata = json.loads(committed.metadata)
-        return Metadata(int(metadata["count"]), metadata.get("topic_id"))
+        read = json.loads(committed.metadata)
+        found = Metadata(read["count"], read.get("topic_id"), read.get("checkpoint", 0))
+        if all(type(n) is int and 0 <= n < MAX_NUMBER for n in (found.count, found.checkpoint)):
+            return found
     return None

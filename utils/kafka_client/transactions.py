@@ -22,6 +22,7 @@ transaction follows another one before all markers of that are written
 """
 
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 
@@ -119,10 +120,16 @@ class TransactionalStream:
             progress.forget()  # of what was read without a membership nothing is answered
             return self._batch({}, group)
         progress.enter(group.generation_id)
-        went_back = progress.went_back(positions, records)
-        if went_back or self._resumption.is_due(progress, positions.keys() | records.keys()):
-            self._resumption.resume(progress, went_back)
+        if went_back := progress.went_back(positions, records):
+            self._recover(went_back)  # a log that was cut may lack the end of a transaction of ours
             return self._batch({}, group)
+        resumed: set[TopicPartition] = set()
+        if self._resumption.is_due(progress, positions.keys() | records.keys()):
+            resumed = self._resumption.resume(progress)  # these are read again from there
+            positions = self._consumer.positions()
+        usable = progress.committed.keys() - resumed
+        records = {partition: found for partition, found in records.items() if partition in usable}
+        progress.note_positions(positions)
         return self._batch(records, group, progress.skipped(records, positions))
 
     def _batch(
@@ -152,25 +159,32 @@ class TransactionalStream:
             return True
         try:
             with self._watchdog(STALL_TIMEOUT, "Kafka did not end a transaction"):
-                self._add_checkpoints(batch)
-                epochs = self._resumption.leader_epochs()
-                offsets = progress.offsets(batch.counts, self._resumption.topic_id, epochs)
+                checkpoints = self._add_checkpoints(batch)
+                resumption = self._resumption
+                offsets = progress.offsets(
+                    batch.counts, checkpoints, resumption.topic_id, resumption.leader_epochs()
+                )
                 self._producer.send(batch.outgoing, offsets, batch.group)
         except CLIENT_ERRORS as error:
             self._note_failure(error)
             return False
-        progress.note_commit(batch.counts)
+        progress.note_commit(offsets, batch.counts, checkpoints)
         self._failures.reset()
         reset_restarts()
         return True
 
-    def _add_checkpoints(self, batch: Batch) -> None:
+    def _add_checkpoints(self, batch: Batch) -> dict[TopicPartition, int]:
+        """Add a checkpoint for each partition; return the offsets in those that found a place."""
+        added = {}
         for partition in batch.by_partition:
             offset, count = batch.positions[partition], batch.counts[partition]
             checkpoint = self._resumption.checkpoint(offset, count)
-            if not batch.add_checkpoint(partition, checkpoint) and self._own_records:
+            if self._own_records:
                 place = {"topic": partition.topic, "partition": partition.partition, "key": b""}
-                batch.outgoing.append(place | {"value": b"", "headers": [checkpoint.header()]})
+                batch.outgoing.append(place | {"value": b""})
+            if batch.add_checkpoint(partition, checkpoint):
+                added[partition] = offset
+        return added
 
     def has_committed(self, partition: TopicPartition, offset: int) -> bool:
         """Return True if this group has committed everything up to this offset; -1: always."""
@@ -188,13 +202,14 @@ class TransactionalStream:
         self._failures.add(error)
         time.sleep(0.1)  # spares a broker that is just starting
 
-    def _recover(self) -> None:
+    def _recover(self, was_cut: Collection[TopicPartition] = ()) -> None:
         """After an error: a new producer of the same id, then back to the committed offsets."""
         require_reachable()
         self._producer.close()
         self._producer = self._open_producer()
         self._consumer.skip_transactions_of(self._producer.identity.producer_id)
-        self._resumption.resume(self._progress)
+        self._progress.forget()
+        self._resumption.resume(self._progress, was_cut)
         self._broken = False
 
     def _stop_if_replaced(self, fenced: bool = False) -> None:
