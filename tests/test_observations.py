@@ -169,6 +169,15 @@ def test_who_asks_by_hand_does_not_wait(store):
     assert store.training_due(retrain_every=10) is None
 
 
+def test_a_bulk_of_outcomes_may_repeat_known_ones(store):
+    rows = [(f"{n}", data(n), 1.0) for n in range(2_500)]
+    store.add(rows[:3], 0, {REQUESTS: Position(1)})
+    store.add(rows, 0, {REQUESTS: Position(2)})
+    assert store.count() == 2_500
+    store.add([(request_id, None, 0.0) for request_id, *_ in rows], 0, {REQUESTS: Position(3)})
+    assert store.count() == 2_500
+
+
 def test_what_never_finds_its_other_half_expires(store):
     store.add(
         [("a", data(1), None), ("b", None, 1.0), ("c", data(1), 1.0)], 0, {REQUESTS: Position(3)}

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
@@ -119,6 +120,14 @@ def test_expired_offsets_are_found_in_the_log(open_stream, pipeline, monkeypatch
     batch_ids += answer_all(open_stream(), 10)
     assert replied(pipeline) == list("abcdefghijklm")
     assert batch_ids == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_that_can_not_be_true_is_ignored():
+    unknown = dict.fromkeys(ConsumerRecord._fields)
+    for offset, count, believed in ((7, 3, True), (8, 3, False), (7, 2**53, False), (-1, 3, False)):
+        header = checkpoints.Checkpoint("group", None, offset, count).header()
+        record = ConsumerRecord(**unknown | {"offset": 7, "headers": [header]})
+        assert (checkpoints.decode_checkpoint(record) is not None) is believed
 
 
 @pytest.mark.parametrize("offset", [0, pytest.param(3, marks=pytest.mark.slow)])
@@ -346,3 +355,27 @@ def test_a_power_cut_that_takes_offsets_and_leaves_replies_makes_no_second_answe
     pipeline.wait_for_replies(11)
     assert replied(pipeline) == [*ids("a", 5), *ids("b", 5), "c"]
     assert "after its last checkpoint there" in predictor.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("running", [True, False], ids=["running", "down"])
+@pytest.mark.parametrize("lost", ["marker", "replies"])
+def test_a_power_cut_that_takes_the_end_of_a_transaction(own_broker, lost, running):
+    """Replies without their marker are completed; replies that are lost are sent again."""
+    pipeline, folder = own_broker
+    predictor = pipeline.predictor()
+    for name in ("a", "b"):
+        send(pipeline, *ids(name, 5))
+        pipeline.wait_for_replies(10 if name == "b" else 5)
+    if not running:
+        predictor.terminate()
+        predictor.wait()
+    replies = [r.offset for r in pipeline.records("app_messages") if b'"data"' not in r.value]
+    cut_power(folder, pipeline, ends(pipeline)[-1] - 1 if lost == "marker" else replies[5])
+    if not running:
+        predictor = pipeline.predictor()
+    send(pipeline, "c")
+    pipeline.wait_for_replies(11)
+    assert replied(pipeline) == [*ids("a", 5), *ids("b", 5), "c"]
+    said = predictor.log.read_text()
+    assert ("has lost records of partition 0" in said) == (lost == "replies")
