@@ -124,7 +124,7 @@ class _Search:
         self._group, self._topic_id = group, topic_id
         self._position, self._moved_at = -1, time.monotonic()
         all_partitions(consumer, partition.topic)  # brings the topic's id too
-        self._topic = TopicIdentity(consumer, partition.topic)
+        self._identity = TopicIdentity(consumer, partition.topic)
         _skip_plain_records(consumer)
         consumer.assign([partition])
 
@@ -156,8 +156,9 @@ class _Search:
             self._position, self._moved_at = position, time.monotonic()
         elif time.monotonic() - self._moved_at > PATIENCE:
             raise BehindOpenTransaction(f"{self._partition} can't be read beyond {position} now")
-        if (self._topic.id and str(self._topic.id)) != self._topic_id or self._topic.has_changed():
-            raise KafkaError(f"topic {self._partition.topic} was deleted and created again")
+        topic = self._partition.topic
+        if self._identity.id_of(topic) != self._topic_id or self._identity.has_changed():
+            raise KafkaError(f"topic {topic} was deleted and created again")
         self._on_step()
 
 
