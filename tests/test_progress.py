@@ -223,6 +223,22 @@ def test_a_topic_that_was_created_again_is_read_from_its_beginning(open_stream, 
 
 
 @pytest.mark.slow
+def test_a_predictor_that_was_frozen_meanwhile_answers_every_request_of_the_new_topic(pipeline):
+    predictor = pipeline.predictor(RETRAIN_EVERY="4")
+    send(pipeline, *ids("old", 10))
+    pipeline.wait_for_replies(10)
+    predictor.send_signal(signal.SIGSTOP)
+    recreate_topic(pipeline)
+    send(pipeline, *ids("new", 60))  # more than the old offset
+    predictor.send_signal(signal.SIGCONT)
+    pipeline.wait_for_replies(60)
+    assert replied(pipeline) == ids("new", 60)
+    batches = [m["batch_id"] for m in pipeline.messages("retrain_topic") if "retrain" in m]
+    assert batches == [1, 2, *range(1, 16)]
+    assert predictor.log.read_text().count("was deleted and created again") == 1
+
+
+@pytest.mark.slow
 def test_records_that_were_fetched_of_a_deleted_topic_take_no_place_in_the_new_one(
     open_stream, pipeline
 ):
