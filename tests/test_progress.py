@@ -17,6 +17,7 @@ from tests.harness.log_files import cut_log
 from tests.harness.pipeline import Pipeline, answer, next_batch, wait_until
 from tools import local_kafka
 from utils.kafka_client import checkpoints
+from utils.kafka_client.checkpoints import decode_checkpoint
 from utils.kafka_client.transactions import TransactionalStream
 
 
@@ -119,6 +120,31 @@ def test_expired_offsets_are_found_in_the_log(open_stream, pipeline, monkeypatch
     batch_ids += answer_all(open_stream(), 10)
     assert replied(pipeline) == list("abcdefghijklm")
     assert batch_ids == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_the_search_decodes_hardly_any_batch_outside_of_transactions(
+    open_stream, pipeline, monkeypatch
+):
+    """Also of producers without an id, for which the client does not look for transactions."""
+    stream, partition, decoded = open_stream(), partition_of(pipeline), []
+    send(pipeline, "a")
+    answer_all(stream, 1)
+    options = {"enable_idempotence": False, "batch_size": 0}  # each record is a batch
+    with closing(KafkaProducer(bootstrap_servers=pipeline.host, **options)) as plain:
+        for number in range(1_000):
+            plain.send(partition.topic, b"%d" % number, partition=0)
+        plain.flush()
+
+    def decode(record):
+        decoded.append(record)
+        return decode_checkpoint(record)
+
+    monkeypatch.setattr(checkpoints, "decode_checkpoint", decode)
+    group, topic_id = f"{pipeline.prefix}predictors", stream._resumption.topic_id
+    found = checkpoints.last_checkpoint(partition, group, topic_id, 0, lambda: None)
+    assert (found.checkpoint.offset, found.checkpoint.count, found.end) == (1, 1, 1_003)
+    assert len(decoded) < 100
 
 
 @pytest.mark.parametrize("offset", [0, pytest.param(3, marks=pytest.mark.slow)])

@@ -43,8 +43,8 @@ RETRY_INTERVAL = 5.0  # seconds between two searches of a log whose end can't be
 class Resumption:
     """Lets a member of a group go on where the group has stopped, in the same topic or a new one.
 
-    on_step : called at least twice a second while a log is searched, which may take a minute for
-    some millions of records.
+    on_step : called at least twice a second while a log is searched, which takes some seconds for a
+    million records.
     """
 
     def __init__(
