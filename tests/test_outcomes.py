@@ -75,6 +75,27 @@ def test_outcomes_that_can_not_be_understood_are_dead_letters_with_their_reason(
 
 
 @pytest.mark.slow
+def test_letters_of_outcomes_are_replayed_to_their_topic_and_letters_of_other_topics_are_not(
+    pipeline,
+):
+    pipeline.trainer()
+    pipeline.send(b"no outcome", topic="outcomes_topic", key=b"key")
+    pipeline.producer.flush()
+    wait_until(lambda: pipeline.records("dead_letter_topic"))
+    foreign = [("topic", b"elsewhere"), ("partition", b"0")]
+    pipeline.send(b"foreign", topic="dead_letter_topic", headers=foreign)
+    pipeline.producer.flush()
+    replayed = pipeline.run("tools.dead_letters", "replay").stdout.decode()
+    assert replayed.endswith("Replayed 1 letters.\n")
+    assert replayed.count("did not come from a partition of") == 1
+    again = pipeline.records("outcomes_topic")
+    assert [(r.partition, r.key, r.value) for r in again] == [(0, b"key", b"no outcome")] * 2
+    letters = wait_until(lambda: [r for r in pipeline.records("dead_letter_topic") if r.value][2:])
+    assert [letter.value for letter in letters] == [b"no outcome"]  # it was not corrected
+    assert pipeline.run("tools.dead_letters", "list").stdout.count(b"yes") == 2
+
+
+@pytest.mark.slow
 def test_a_flood_of_bad_outcomes_and_a_kill_lose_no_letter_and_stop_nothing(pipeline):
     trainer = pipeline.trainer()
     for _ in range(30_000):

@@ -18,6 +18,7 @@ from tests.harness.log_files import cut_log
 from tests.harness.pipeline import Pipeline, answer, next_batch, wait_until
 from tools import local_kafka
 from utils.kafka_client import checkpoints
+from utils.kafka_client.checkpoints import decode_checkpoint
 from utils.kafka_client.transactions import TransactionalStream
 
 
@@ -127,7 +128,32 @@ def test_a_checkpoint_that_can_not_be_true_is_ignored():
     for offset, count, believed in ((7, 3, True), (8, 3, False), (7, 2**53, False), (-1, 3, False)):
         header = checkpoints.Checkpoint("group", None, offset, count).header()
         record = ConsumerRecord(**unknown | {"offset": 7, "headers": [header]})
-        assert (checkpoints.decode_checkpoint(record) is not None) is believed
+        assert (decode_checkpoint(record) is not None) is believed
+
+
+@pytest.mark.slow
+def test_the_search_decodes_hardly_any_batch_outside_of_transactions(
+    open_stream, pipeline, monkeypatch
+):
+    """Also of producers without an id, for which the client does not look for transactions."""
+    stream, partition, decoded = open_stream(), partition_of(pipeline), []
+    send(pipeline, "a")
+    answer_all(stream, 1)
+    options = {"enable_idempotence": False, "batch_size": 0}  # each record is a batch
+    with closing(KafkaProducer(bootstrap_servers=pipeline.host, **options)) as plain:
+        for number in range(1_000):
+            plain.send(partition.topic, b"%d" % number, partition=0)
+        plain.flush()
+
+    def decode(record):
+        decoded.append(record)
+        return decode_checkpoint(record)
+
+    monkeypatch.setattr(checkpoints, "decode_checkpoint", decode)
+    group, topic_id = f"{pipeline.prefix}predictors", stream._resumption.topic_id
+    found = checkpoints.last_checkpoint(partition, group, topic_id, 0, lambda: None)
+    assert (found.checkpoint.offset, found.checkpoint.count, found.end) == (1, 1, 1_003)
+    assert len(decoded) < 100
 
 
 @pytest.mark.parametrize("offset", [0, pytest.param(3, marks=pytest.mark.slow)])
@@ -229,6 +255,22 @@ def test_a_topic_that_was_created_again_is_read_from_its_beginning(open_stream, 
     batch_ids = answer_all(stream, 60)
     assert replied(pipeline) == ids("new", 60)
     assert batch_ids == list(range(1, 31))
+
+
+@pytest.mark.slow
+def test_a_predictor_that_was_frozen_meanwhile_answers_every_request_of_the_new_topic(pipeline):
+    predictor = pipeline.predictor(RETRAIN_EVERY="4")
+    send(pipeline, *ids("old", 10))
+    pipeline.wait_for_replies(10)
+    predictor.send_signal(signal.SIGSTOP)
+    recreate_topic(pipeline)
+    send(pipeline, *ids("new", 60))  # more than the old offset
+    predictor.send_signal(signal.SIGCONT)
+    pipeline.wait_for_replies(60)
+    assert replied(pipeline) == ids("new", 60)
+    batches = [m["batch_id"] for m in pipeline.messages("retrain_topic") if "retrain" in m]
+    assert batches == [1, 2, *range(1, 16)]
+    assert predictor.log.read_text().count("was deleted and created again") == 1
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sqlite3
+from contextlib import closing
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
@@ -12,7 +13,10 @@ from tests.harness.brokers import running_broker
 from tests.harness.pipeline import wait_until
 from tests.test_faults import stored
 from tools import local_kafka
+from utils.kafka_client.consumer import make_consumer
+from utils.kafka_client.positions import assign_all
 from utils.kafka_client.reader import Reader
+from utils.kafka_client.topic_ids import TopicIdentity
 
 
 @pytest.fixture
@@ -88,10 +92,68 @@ def test_records_of_the_old_topic_that_the_client_still_holds_are_not_taken_for_
     reader = Reader({}, topic)
     first = wait_until(lambda: reader.poll().records)
     assert len(first[topic, 0]) <= 4_000  # the client has fetched more of them
+    old, held = reader._positions[topic, 0], list(range(len(first[topic, 0]), 6_000))
     create_again(pipeline)
     send(pipeline, range(10_000, 10_100))
-    assert read(reader, 100) == (list(range(10_000, 10_100)), 0)
+    positions, numbers = {old}, []
+
+    def all_new() -> bool:
+        polled = reader.poll(0.2)
+        for record in polled.records.get((topic, 0), ()):
+            numbers.append(json.loads(record.value)["number"])
+            positions.add(polled.positions[topic, 0])
+        return numbers[-100:] == list(range(10_000, 10_100))
+
+    wait_until(all_new)
+    assert numbers[:-100] in ([], held)  # the client may drop them, or not know yet that it should
+    assert {p.offset for p in positions if p.topic_id == old.topic_id} <= {old.offset, 6_000}
+    assert {p.offset for p in positions if p.topic_id != old.topic_id} == {100}
     reader.close()
+
+
+@pytest.mark.slow
+def test_a_new_topic_is_read_from_its_beginning_where_the_old_one_had_no_records(pipeline, topic):
+    """The client has a position behind the markers of transactions, the reader has none."""
+    other = f"{pipeline.prefix}other"
+    pipeline.create_topic("other")
+    with closing(
+        KafkaProducer(bootstrap_servers=pipeline.host, transactional_id=topic)
+    ) as aborting:
+        aborting.init_transactions()
+        aborting.begin_transaction()
+        aborting.send(topic, b"{}").get(timeout=10)
+        aborting.abort_transaction()
+    reader = Reader({}, topic, other)
+    wait_until(lambda: not reader.poll().records and reader._consumer.positions()[topic, 0] == 2)
+    create_again(pipeline)
+    send(pipeline, range(10))
+    pipeline.send({"number": 10}, topic="other")
+    pipeline.producer.flush()
+    assert sorted(read(reader, 11)[0]) == list(range(11))
+    reader.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [(2, 7), (3, 0), None], ids=["2.7", "3.0", "present"])
+def test_topics_are_read_by_name_where_kafka_has_no_fetch_by_id(pipeline, topic, version):
+    """2.7 has no ids; 3.0 has them, in the metadata only."""
+    send(pipeline, range(10))
+    with closing(make_consumer(api_version=version)) as consumer:
+        partitions = assign_all(consumer, topic)
+        identity = TopicIdentity(consumer, topic)
+        former = identity.id_of(topic)
+        assert (former is None) == (version == (2, 7))
+        wait_until(lambda: consumer.poll(200), what="records by this version")
+        create_again(pipeline)
+        send(pipeline, range(20))
+        consumer._cluster.request_update()
+        if former:
+            assert wait_until(identity.follow) == {topic}
+        assert (identity.id_of(topic) == former) == (former is None)
+        consumer.seek(partitions[0], 0)
+        found = wait_until(lambda: consumer.poll(200).get(partitions[0]), what="new records")
+        assert found[0].offset == 0
+        assert not identity.has_changed()
 
 
 @pytest.mark.slow
@@ -189,7 +251,8 @@ def test_a_trainer_stores_all_records_of_topics_that_are_created_again(pipeline,
     trainer.send_signal(signal.SIGCONT)
     wait_until(lambda: complete(pipeline) == 1_600, 30, f"there are {complete(pipeline)}")
     assert stored(pipeline, "SELECT value FROM counters WHERE name = 'missed_records'") == 0
-    assert stored(pipeline, "SELECT value FROM counters WHERE name = 'retrain_requests'") == 3
+    requests = "SELECT value FROM counters WHERE name = 'retrain_requests'"
+    wait_until(lambda: stored(pipeline, requests) == 3)
     log = trainer.log.read_text()
     for name in ("app_messages", "outcomes_topic", "retrain_topic"):
         assert log.count(f"{pipeline.prefix}{name} was deleted and created again") == 1

@@ -15,8 +15,9 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from tests.harness.forgetful_broker import forgetting, trusting
 from tests.harness.pipeline import answer, next_batch, wait_until
 from utils.kafka_client.batch import SizeLimits
+from utils.kafka_client.confirming_producer import ConfirmingProducer
 from utils.kafka_client.consumer import make_consumer
-from utils.kafka_client.transaction_markers import ConfirmingProducer, TransactionMarkers
+from utils.kafka_client.transaction_markers import TransactionMarkers
 from utils.kafka_client.transaction_view import OFFSETS_TOPIC, partition_of_group
 from utils.settings import settings
 

@@ -4,11 +4,12 @@
     python -m tools.dead_letters show 7 >FILE # the letter at offset 7, its bytes unchanged
     python -m tools.dead_letters replay       # send every letter that was not replayed yet
 
-A replayed message goes to the partition it came from, with its key, in one transaction with the
-offset of its letter: even if the tool is killed, each letter is replayed exactly once. A message
-that still can't be understood comes back as a new letter. How far it has come, replay also writes
-to the topic of dead letters, as records with an empty value and a header `checkpoint`: so `list`
-marks what was replayed, and nothing is sent again after the offset has expired.
+A replayed message, a request or the report of an outcome, goes to the partition it came from, with
+its key, in one transaction with the offset of its letter: even if the tool is killed, each letter
+is replayed exactly once. A message that still can't be understood comes back as a new letter. How
+far it has come, replay also writes to the topic of dead letters, as records with an empty value and
+a header `checkpoint`: so `list` marks the letters that replay has handled, which are sent or
+reported as impossible to send, and nothing is sent again after the offset has expired.
 """
 
 import sys
@@ -28,14 +29,20 @@ from utils.kafka_client.checkpoints import decode_checkpoint
 from utils.kafka_client.consumer import make_consumer
 from utils.kafka_client.dead_letters import DeadLetter, decode_letter, is_letter
 from utils.kafka_client.positions import all_partitions, assign_all, records_up_to_now
-from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, prepare_topics
+from utils.kafka_client.topics import (
+    APP_MESSAGES,
+    DEAD_LETTER_TOPIC,
+    OUTCOMES_TOPIC,
+    prepare_topics,
+)
 from utils.kafka_client.transactions import TransactionalStream
 from utils.process import stop_on_signals
 from utils.script import command_line, run
 from utils.settings import settings
 
 REPLAY_GROUP = settings.topic_prefix + "dead-letter-replay"
-REPLAY_WRITES = (APP_MESSAGES, DEAD_LETTER_TOPIC)
+SOURCES = (APP_MESSAGES, OUTCOMES_TOPIC)  # of the letters that can be replayed
+REPLAY_WRITES = (*SOURCES, DEAD_LETTER_TOPIC)
 
 
 def read_records() -> Iterator[ConsumerRecord]:
@@ -56,17 +63,16 @@ def printable(text: str | None) -> str:
 
 
 def show_list() -> None:
-    """Print one line for each letter; "replayed" are those that replay has dealt with."""
+    """Print one line for each letter; "handled" are those that replay has sent or reported."""
     records = list(read_records())
     checkpoints = filter(None, map(decode_checkpoint, records))
     done = max((c.offset for c in checkpoints if c.group == REPLAY_GROUP), default=0)
-    table = Table("offset", "from", "bytes", "replayed", "reason")
+    table = Table("offset", "from", "bytes", "handled", "reason")
     for letter in map(decode_letter, filter(is_letter, records)):
         about = letter.facts
         origin = f"{about.get('topic')}-{about.get('partition')} at {about.get('offset')}"
         size = about.get("size") or str(len(letter.value or b""))
-        replayed = "yes" if letter.offset < done and not letter.is_empty else ""
-        row = (origin, size, replayed, about.get("reason"))
+        row = (origin, size, "yes" if letter.offset < done else "", about.get("reason"))
         table.add_row(str(letter.offset), *map(printable, row))
     Console().print(table)
 
@@ -94,7 +100,8 @@ def replay() -> None:
     stop, partition = stop_on_signals(), TopicPartition(DEAD_LETTER_TOPIC, 0)
     last, replayed = max((letter.offset for letter in read_letters()), default=-1), 0
     with closing(make_consumer()) as consumer:
-        targets = {str(each.partition) for each in all_partitions(consumer, APP_MESSAGES)}
+        found = (each for topic in SOURCES for each in all_partitions(consumer, topic))
+        targets = {(topic, str(partition)) for topic, partition in found}
     stream = TransactionalStream(
         DEAD_LETTER_TOPIC, REPLAY_GROUP, "replay", REPLAY_WRITES, own_records=True
     )
@@ -107,24 +114,26 @@ def replay() -> None:
     say(f"Replayed {replayed} letters.", "bold")
 
 
-def send_again(letter: DeadLetter, batch: Batch, partitions: set[str]) -> bool:
+def send_again(letter: DeadLetter, batch: Batch, targets: set[tuple[str, str]]) -> bool:
     """Put a letter's message into the batch; if that is impossible, say why and return False.
 
-    partitions : the numbers of the partitions that exist.
+    targets : the topics, and the numbers of their partitions, that messages may be sent to.
     """
     about, name = letter.facts, f"The letter at offset {letter.offset}"
-    if about.get("topic") != APP_MESSAGES or about.get("partition") not in partitions:
-        warn(f"{name} did not come from a partition of {APP_MESSAGES}: not replayed.")
+    topic, partition = target = (about.get("topic", ""), about.get("partition", ""))
+    if target not in targets:
+        sources = " or ".join(SOURCES)
+        warn(f"{name} did not come from a partition of {sources}: not replayed.")
         return False
-    place = f"{APP_MESSAGES}-{about['partition']} at offset {ascii(about.get('offset'))}"
+    place = f"{topic}-{partition} at offset {ascii(about.get('offset'))}"
     if letter.is_empty:
         warn(f"{name} is empty: not replayed; the message is in {place}.")
         return False
-    message = {"topic": APP_MESSAGES, "value": letter.value, "key": letter.key}
+    message = {"topic": topic, "value": letter.value, "key": letter.key}
     if not batch.fits(message):
         warn(f"{name} is too large for its topic: not replayed; the message is in {place}.")
         return False
-    batch.send(**message, partition=int(about["partition"]))
+    batch.send(**message, partition=int(partition))
     return True
 
 

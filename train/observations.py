@@ -174,7 +174,7 @@ class Observations:
         covered = self.counter("observations_covered")
         if not before:  # a new store, or one of an earlier version, which did not keep the value
             covered = self.counter("retrain_requests_covered") * retrain_every
-        least = observations + 1 - (max(waiting, 0) + 1) * retrain_every
+        least = observations + 1 - (max(waiting, 0) + 1) * retrain_every if before else 0
         with self._db.transaction():
             self._set(
                 observations_covered=min(max(covered, least), observations),

@@ -13,7 +13,10 @@ checkpoint of its transaction. So for the last checkpoint in the log, with offse
   came later too, that checkpoint included (power cut), or what came before too, the record
   included (retention).
 
-Without any checkpoint nothing in the log has a reply: it is read from its beginning.
+Without any checkpoint nothing in the log has a reply: it is read from its beginning. That takes a
+search of the whole log, at a group's first start too: what Kafka knows of a group, a transactional
+id or a producer expires or can be deleted, so its absence does not say that there was none.
+
 A transaction that writes nothing to a partition leaves no checkpoint there. What it dealt with, for
 example records that got a dead letter and no reply, may be read again, never what got a reply.
 """
@@ -28,6 +31,8 @@ from typing import NamedTuple
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 from kafka.errors import KafkaError
+from kafka.record.abc import ABCRecordBatch
+from kafka.record.memory_records import MemoryRecords
 
 from utils.kafka_client.consumer import Consumer, make_consumer
 from utils.kafka_client.positions import all_partitions
@@ -124,7 +129,7 @@ class _Search:
         self._group, self._topic_id = group, topic_id
         self._position, self._moved_at = -1, time.monotonic()
         all_partitions(consumer, partition.topic)  # brings the topic's id too
-        self._topic = TopicIdentity(consumer, partition.topic)
+        self._identity = TopicIdentity(consumer, partition.topic)
         _skip_plain_records(consumer)
         consumer.assign([partition])
 
@@ -156,19 +161,33 @@ class _Search:
             self._position, self._moved_at = position, time.monotonic()
         elif time.monotonic() - self._moved_at > PATIENCE:
             raise BehindOpenTransaction(f"{self._partition} can't be read beyond {position} now")
-        if (self._topic.id and str(self._topic.id)) != self._topic_id or self._topic.has_changed():
-            raise KafkaError(f"topic {self._partition.topic} was deleted and created again")
+        topic = self._partition.topic
+        if self._identity.id_of(topic) != self._topic_id or self._identity.has_changed():
+            raise KafkaError(f"topic {topic} was deleted and created again")
         self._on_step()
 
 
 def _skip_plain_records(consumer: Consumer) -> None:
-    """Skip batches outside of transactions without decoding them: they hold no checkpoint.
-
-    As in Consumer.skip_transactions_of. The batches of producers without an id are decoded.
-    """
+    """Skip batches outside of transactions without decoding them: they hold no checkpoint."""
 
     class InTransactions(Fetcher.PartitionRecords):
-        def _is_batch_aborted(self, batch) -> bool:
-            return not batch.is_transactional or super()._is_batch_aborted(batch)
+        def _unpack_records(self, partition, records, *deserializers):
+            return super()._unpack_records(partition, _InTransactions(records), *deserializers)
 
     consumer._fetcher.PartitionRecords = InTransactions
+
+
+class _InTransactions:
+    """The batches of a response without those outside of transactions.
+
+    The last batch is always there: the client reads on behind it.
+    """
+
+    def __init__(self, records: MemoryRecords) -> None:
+        self._records = records
+
+    def next_batch(self) -> ABCRecordBatch | None:
+        batch = self._records.next_batch()
+        while self._records.has_next() and not (batch.magic >= 2 and batch.is_transactional):
+            batch = self._records.next_batch()
+        return batch

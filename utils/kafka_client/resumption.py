@@ -43,28 +43,28 @@ RETRY_INTERVAL = 5.0  # seconds between two searches of a log whose end can't be
 class Resumption:
     """Lets a member of a group go on where the group has stopped, in the same topic or a new one.
 
-    on_step : called at least twice a second while a log is searched, which may take a minute for
-    some millions of records.
+    on_step : called at least twice a second while a log is searched, which takes some seconds for a
+    million records.
     """
 
     def __init__(
         self, consumer: Consumer, topic: str, group_id: str, on_step: Callable[[], object]
     ) -> None:
-        self._consumer, self._topic_name = consumer, topic
+        self._consumer, self._topic = consumer, topic
         self._group_id, self._on_step = group_id, on_step
-        self._topic = TopicIdentity(consumer, topic)
+        self._identity = TopicIdentity(consumer, topic)
         self._waiting: set[TopicPartition] = set()  # their ends can't be read yet
         self._retry_at = 0.0
 
     @property
     def topic_id(self) -> str | None:
         """The id of the topic that is read; None if Kafka has no ids."""
-        return self._topic.id and str(self._topic.id)
+        return self._identity.id_of(self._topic)
 
     def is_due(self, progress: Progress, partitions: Set[TopicPartition]) -> bool:
         """Return True if the topic is a new one, or the progress of a partition is not known."""
         waiting = self._waiting if time.monotonic() < self._retry_at else set()
-        return self._topic.has_changed() or not partitions <= progress.committed.keys() | waiting
+        return self._identity.has_changed() or not partitions <= progress.committed.keys() | waiting
 
     def resume(
         self, progress: Progress, was_cut: Collection[TopicPartition] = ()
@@ -75,12 +75,11 @@ class Resumption:
         whose end can't be read yet stays paused and unknown; is_due() says when to try again.
         KafkaError if Kafka can't tell now.
         """
-        if self._topic.has_changed():
+        if self._identity.follow():
             warn(
-                f"Topic {self._topic_name} was deleted and created again: it is read from its "
+                f"Topic {self._topic} was deleted and created again: it is read from its "
                 "beginning, and its batches are counted anew."
             )
-            self._topic.follow()
             progress.forget_topic()
             was_cut = ()
         self._consumer.topics()  # fresh metadata: was a leader elected since the last commit?

@@ -33,15 +33,16 @@ replaced and does not know it could answer with an older decision, but only wher
 broker. So markers are written only where there is one; on several, what hangs is reported.
 
 To remove this on the day Kafka is fixed, delete this file, transaction_view.py,
-tests/test_transaction_markers.py and tests/harness/forgetful_broker.py, with its test in
-tests/test_security.py and its paragraphs in docs/security.md and docs/operations.md. In
-transactions.py make a TransactionalProducer instead of the ConfirmingProducer, without the group
-and the topics, and delete the calls of limit_wait() and confirm().
+confirming_producer.py, tests/test_transaction_markers.py and tests/harness/forgetful_broker.py,
+with its test in tests/test_security.py and its paragraphs in docs/security.md and
+docs/operations.md. In transactions.py make a TransactionalProducer instead of the
+ConfirmingProducer, without the group and the topics, and delete the calls of limit_wait() and
+confirm().
 """
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from kafka import TopicPartition
 from kafka.admin import TransactionDescription, TransactionState
@@ -56,101 +57,27 @@ from kafka.errors import (
     UnknownBrokerIdError,
     for_code,
 )
-from kafka.producer.future import FutureRecordMetadata
 from kafka.producer.transaction_manager import ProducerIdAndEpoch
 from kafka.protocol.producer.transaction import InitProducerIdRequest, WriteTxnMarkersRequest
 
 from utils.console import warn
-from utils.kafka_client.batch import SizeLimits
-from utils.kafka_client.producer import TRANSACTION_TIMEOUT_MS, TransactionalProducer
+from utils.kafka_client.producer import TRANSACTION_TIMEOUT_MS
 from utils.kafka_client.rights import not_authorized
-from utils.kafka_client.transaction_view import OpenTransaction, TransactionView, operations
-from utils.process import time_limit
+from utils.kafka_client.transaction_view import (
+    COMPLETE,
+    Decision,
+    OpenTransaction,
+    TransactionView,
+    names,
+    operations,
+)
 
-CONFIRM_AFTER = 0.02  # seconds without records; a check at once would only slow the commit down
 PASS_TIMEOUT = 0.05  # seconds for the stable offsets to pass a transaction; usually 1 to 10 ms
 PASS_INTERVAL = 0.001  # seconds between two looks at them
 TIMEOUT = 5.0  # seconds to find out a decision, and to end what was forgotten
-# The same after init_transactions(): only this process still knows the decision, and Kafka may be
-# away for a moment. Together with the ones before below the STALL_TIMEOUT of the stream.
-BEGIN_TIMEOUT = 20.0
 INTERVAL = 0.02  # seconds between two attempts at that
 TRY_AGAIN = (RetriableError, UnknownBrokerIdError, TopicAuthorizationFailedError)
-COMPLETE = {TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT}
 T = TypeVar("T")
-
-
-class ConfirmingProducer(TransactionalProducer):
-    """A TransactionalProducer that makes sure that its last transaction is ended everywhere.
-
-    It writes to these topics and commits the offsets of this group. Call confirm() after each
-    send(), before the next one.
-    """
-
-    def __init__(
-        self, transactional_id: str, limits: SizeLimits, group_id: str, topics: tuple[str, ...]
-    ) -> None:
-        self.markers = TransactionMarkers(transactional_id, group_id, topics)
-        self._unconfirmed: dict[TopicPartition, int] = {}  # the last offsets written to
-        try:
-            super().__init__(transactional_id, limits)
-        except Exception:
-            self.markers.close()
-            raise
-
-    def _begin(self) -> None:
-        decision = self.markers.last_decision()  # init_transactions() makes Kafka drop it
-        self.markers.require_means(decision)
-        super()._begin()
-        self.markers.end_forgotten(decision, BEGIN_TIMEOUT)
-
-    def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
-        super()._check(records, futures)
-        for written in (future.value for future in futures):
-            offset = max(written.offset, self._unconfirmed.get(written.topic_partition, -1))
-            self._unconfirmed[written.topic_partition] = offset
-
-    def limit_wait(self, seconds: float) -> float:
-        """Return how long the caller may wait for records before it calls confirm()."""
-        return min(seconds, CONFIRM_AFTER) if self._unconfirmed else seconds
-
-    def confirm(self) -> None:
-        """Return when the last transaction has ended on every partition; errors as the markers'."""
-        if self._unconfirmed:
-            with time_limit(2 * TIMEOUT + 1, KafkaTimeoutError("the broker does not answer")):
-                if not self.markers.are_passed(self._unconfirmed, self.identity.producer_id):
-                    self.markers.end_forgotten(self.markers.last_decision(self.identity))
-            self._unconfirmed = {}
-
-    def close(self) -> None:
-        """Close it at once; see TransactionalProducer."""
-        super().close()
-        self.markers.close()
-
-
-class Decision(NamedTuple):
-    """What the coordinator says of the last transaction, and where that was open before."""
-
-    last: TransactionDescription
-    was_open: set[OpenTransaction]
-
-    @property
-    def is_commit(self) -> bool:
-        """True if the coordinator has logged that the transaction is committed everywhere."""
-        return self.last.state == TransactionState.COMPLETE_COMMIT
-
-    def covers(self, transaction: OpenTransaction) -> bool:
-        """Return True if it is logged as complete, and this transaction is the one it is about."""
-        raised = self.last.producer_epoch - transaction.producer.producer_epoch
-        known = self.last.state in COMPLETE and transaction.place in {
-            t.place for t in self.was_open
-        }
-        return known and raised in ((0,) if self.is_commit else (0, 1))
-
-    def forgotten(self, hanging: set[OpenTransaction]) -> str:
-        """Return a sentence about partitions without a marker."""
-        verb = "commit" if self.is_commit else "abort"
-        return f"Kafka has forgotten to {verb} the last transaction on {_names(hanging)}"
 
 
 class TransactionMarkers:
@@ -257,7 +184,7 @@ class TransactionMarkers:
         """Return True if markers may be written; False if what hangs is left to the next commit."""
         if not all(map(decision.covers, hanging)):
             raise KafkaError(
-                f"a transaction hangs on {_names(hanging)}, and Kafka no longer knows how it was "
+                f"a transaction hangs on {names(hanging)}, and Kafka no longer knows how it was "
                 "to end; docs/operations.md says what to do"
             )
         text, cluster = decision.forgotten(hanging), self.view.admin.describe_cluster()
@@ -306,9 +233,3 @@ class TransactionMarkers:
         error = for_code(response.markers[0].topics[0].partitions[0].error_code)
         if error is not NoError:
             raise error(f"no marker could be written on {topic}-{index}")
-
-
-def _names(transactions: set[OpenTransaction]) -> str:
-    return ", ".join(
-        sorted(f"{each.partition.topic}-{each.partition.partition}" for each in transactions)
-    )

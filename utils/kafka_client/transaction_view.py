@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from kafka import IsolationLevel, KafkaAdminClient, TopicPartition
-from kafka.admin import OffsetSpec, ProducerState, TransactionDescription
+from kafka.admin import OffsetSpec, ProducerState, TransactionDescription, TransactionState
 from kafka.errors import (
     NoError,
     TopicAuthorizationFailedError,
@@ -16,6 +16,7 @@ from kafka.errors import (
 from utils.kafka_client.connection import make_admin
 
 OFFSETS_TOPIC = "__consumer_offsets"
+COMPLETE = {TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT}
 
 
 class OpenTransaction(NamedTuple):
@@ -30,6 +31,31 @@ class OpenTransaction(NamedTuple):
         """What stays the same as long as it is open: partition, epoch, and first offset."""
         producer = self.producer
         return self.partition, producer.producer_epoch, producer.current_transaction_start_offset
+
+
+class Decision(NamedTuple):
+    """What the coordinator says of the last transaction, and where that was open before."""
+
+    last: TransactionDescription
+    was_open: set[OpenTransaction]
+
+    @property
+    def is_commit(self) -> bool:
+        """True if the coordinator has logged that the transaction is committed everywhere."""
+        return self.last.state == TransactionState.COMPLETE_COMMIT
+
+    def covers(self, transaction: OpenTransaction) -> bool:
+        """Return True if it is logged as complete, and this transaction is the one it is about."""
+        raised = self.last.producer_epoch - transaction.producer.producer_epoch
+        known = self.last.state in COMPLETE and transaction.place in {
+            t.place for t in self.was_open
+        }
+        return known and raised in ((0,) if self.is_commit else (0, 1))
+
+    def forgotten(self, hanging: set[OpenTransaction]) -> str:
+        """Return a sentence about partitions without a marker."""
+        verb = "commit" if self.is_commit else "abort"
+        return f"Kafka has forgotten to {verb} the last transaction on {names(hanging)}"
 
 
 class TransactionView:
@@ -123,6 +149,13 @@ class TransactionView:
             return await self.admin._manager.send(request, node_id=node)
 
         return self.admin._manager.run(send)
+
+
+def names(transactions: set[OpenTransaction]) -> str:
+    """Return the partitions of these transactions as a text."""
+    return ", ".join(
+        sorted(f"{each.partition.topic}-{each.partition.partition}" for each in transactions)
+    )
 
 
 def operations(described: dict) -> Collection[str]:

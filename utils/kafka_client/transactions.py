@@ -33,13 +33,13 @@ from kafka.structs import ConsumerGroupMetadata
 
 from utils.console import warn
 from utils.kafka_client.batch import Batch, SizeLimits
+from utils.kafka_client.confirming_producer import ConfirmingProducer
 from utils.kafka_client.connection import is_reachable, require_reachable
 from utils.kafka_client.group import is_replaced, join_group, leave_group
 from utils.kafka_client.progress import Progress
 from utils.kafka_client.resumption import Resumption
 from utils.kafka_client.rights import Rights
 from utils.kafka_client.security import Refused
-from utils.kafka_client.transaction_markers import ConfirmingProducer
 from utils.process import Watchdog, reset_restarts, restart_process
 
 CLOSE_TIMEOUT = 10  # seconds

@@ -1,0 +1,67 @@
+"""A transactional producer that waits for the markers of each of its transactions.
+
+See utils/kafka_client/transaction_markers.py for why that is needed.
+"""
+
+from kafka import TopicPartition
+from kafka.errors import KafkaTimeoutError
+from kafka.producer.future import FutureRecordMetadata
+
+from utils.kafka_client.batch import SizeLimits
+from utils.kafka_client.producer import TransactionalProducer
+from utils.kafka_client.transaction_markers import TIMEOUT, TransactionMarkers
+from utils.process import time_limit
+
+CONFIRM_AFTER = 0.02  # seconds without records; a check at once would only slow the commit down
+# Seconds to end what was forgotten after init_transactions(): only this process still knows the
+# decision, and Kafka may be away for a moment. Together with the TIMEOUT to find out the decision
+# before it below the STALL_TIMEOUT of the stream.
+BEGIN_TIMEOUT = 20.0
+
+
+class ConfirmingProducer(TransactionalProducer):
+    """A TransactionalProducer that makes sure that its last transaction is ended everywhere.
+
+    It writes to these topics and commits the offsets of this group. Call confirm() after each
+    send(), before the next one.
+    """
+
+    def __init__(
+        self, transactional_id: str, limits: SizeLimits, group_id: str, topics: tuple[str, ...]
+    ) -> None:
+        self.markers = TransactionMarkers(transactional_id, group_id, topics)
+        self._unconfirmed: dict[TopicPartition, int] = {}  # the last offsets written to
+        try:
+            super().__init__(transactional_id, limits)
+        except Exception:
+            self.markers.close()
+            raise
+
+    def _begin(self) -> None:
+        decision = self.markers.last_decision()  # init_transactions() makes Kafka drop it
+        self.markers.require_means(decision)
+        super()._begin()
+        self.markers.end_forgotten(decision, BEGIN_TIMEOUT)
+
+    def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
+        super()._check(records, futures)
+        for written in (future.value for future in futures):
+            offset = max(written.offset, self._unconfirmed.get(written.topic_partition, -1))
+            self._unconfirmed[written.topic_partition] = offset
+
+    def limit_wait(self, seconds: float) -> float:
+        """Return how long the caller may wait for records before it calls confirm()."""
+        return min(seconds, CONFIRM_AFTER) if self._unconfirmed else seconds
+
+    def confirm(self) -> None:
+        """Return when the last transaction has ended on every partition; errors as the markers'."""
+        if self._unconfirmed:
+            with time_limit(2 * TIMEOUT + 1, KafkaTimeoutError("the broker does not answer")):
+                if not self.markers.are_passed(self._unconfirmed, self.identity.producer_id):
+                    self.markers.end_forgotten(self.markers.last_decision(self.identity))
+            self._unconfirmed = {}
+
+    def close(self) -> None:
+        """Close it at once; see TransactionalProducer."""
+        super().close()
+        self.markers.close()
