@@ -26,10 +26,11 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from kafka import TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
 from utils.kafka_client.consumer import Consumer, make_consumer
+from utils.kafka_client.fetcher import LimitedFetcher
 from utils.kafka_client.positions import all_partitions
 from utils.kafka_client.progress import MAX_NUMBER
 from utils.kafka_client.topic_ids import TopicIdentity
@@ -167,7 +168,7 @@ def _skip_plain_records(consumer: Consumer) -> None:
     As in Consumer.skip_transactions_of. The batches of producers without an id are decoded.
     """
 
-    class InTransactions(Fetcher.PartitionRecords):
+    class InTransactions(LimitedFetcher.PartitionRecords):
         def _is_batch_aborted(self, batch) -> bool:
             return not batch.is_transactional or super()._is_batch_aborted(batch)
 
