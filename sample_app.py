@@ -48,13 +48,15 @@ def start_producing(company: Company) -> None:
         if company.drift and number >= company.messages // 2:
             data = dataset.with_opposite_outcome(data)
         company.unanswered[request_id] = dataset.describe(data)
-        if company.delay:
-            company.report_later(request_id, data.pop(dataset.TARGET))
-        else:  # the request contains its outcome: a shortcut of the tutorial, to see learning soon
-            company.add_outcome(request_id, dataset.outcome_of(data[dataset.TARGET]))
+        label = data.pop(dataset.TARGET)
+        if not company.delay:  # requests contain outcomes: the tutorial's shortcut to learn soon
+            data[dataset.TARGET] = label
+            company.add_outcome(request_id, dataset.outcome_of(label))
         request = encode({"request_id": request_id, "data": data})
         # Sending only puts the request into a buffer; this waits until Kafka has stored it.
         send_and_wait(producer, APP_MESSAGES, request)
+        if company.delay:
+            company.report_later(request_id, label)
         company.sent += 1
     producer.close(timeout=10)
     company.all_sent.set()

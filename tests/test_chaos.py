@@ -8,6 +8,7 @@ from tests.chaos import day
 from tests.chaos.run import Options, run
 
 
+@pytest.mark.slow
 def test_a_few_random_faults():
     audit = run(Options(faults=4, seed=3, rate=100, gap=(0.2, 2)))
     assert (audit.lost, audit.duplicates) == (0, 0)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.pipeline import wait_until
 from tests.test_model_store import add_copy
 from tools import models
-from train.database import StoreError
+from train.database import StoreError, StoreReplaced
 from train.observations import Observations
 from train.snapshot import read_snapshot
 from utils import console
@@ -145,6 +146,31 @@ def test_a_damaged_store_of_observations_is_one_sentence(tmp_path, damage, use):
         assert "move it away" in str(caught.value)
 
 
+def another_store(path: Path) -> None:
+    """Put another store, with one observation, in its place."""
+    other = path.with_name("other.db")
+    with closing(Observations(other)) as store:
+        store.add([("other", b"{}", 1.0)], 0, {})
+    other.rename(path)
+
+
+@pytest.mark.parametrize(("replace", "left"), [(deleted, 0), (another_store, 1)])
+def test_a_store_that_is_replaced_while_in_use_is_written_no_more(tmp_path, replace, left):
+    path = tmp_path / "observations.db"
+    with closing(Observations(path)) as store:
+        store.add([(str(n), b"{}", 1.0) for n in range(9)], 0, {})
+        replace(path)
+        for change in (lambda: store.add([], 0, {}), store.clean_up, store.ask_by_hand):
+            with pytest.raises(StoreReplaced, match=f"^{path} was deleted or replaced while it"):
+                change()
+        # While the former file is still open, and after that.
+        for _ in range(2):
+            with closing(Observations(path)) as again:
+                assert again.count() == left
+                assert again._db.query("PRAGMA integrity_check") == [("ok",)]
+            store.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage"),
@@ -180,3 +206,20 @@ def test_a_damaged_store_ends_the_trainer_with_one_sentence(pipeline):
     assert "observations.db: file is not a database" in said[-1]
     assert "move it away" in said[-1]
     assert not any("Traceback" in line for line in said)
+
+
+@pytest.mark.slow
+def test_a_store_that_is_deleted_while_the_trainer_runs_is_made_again(pipeline):
+    predictor, trainer = pipeline.predictor(), pipeline.trainer()
+    pipeline.requests(25)
+    pipeline.wait_for_output(predictor, "Model 1 answers")
+    store = pipeline.folder / "data" / "observations.db"
+    store.unlink()
+    pipeline.wait_for_output(trainer, f"{store} was deleted or replaced while it was in use; rest")
+    wait_until(lambda: trainer.log.read_text().count("waits for retrain requests") == 2)
+    pipeline.requests(25)
+    pipeline.wait_for_control(
+        lambda messages: messages[-1].get("observations") == 50, timeout=120
+    )  # what Kafka still has was read again
+    assert trainer.poll() is None
+    assert "Training failed" not in trainer.log.read_text()

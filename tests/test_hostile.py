@@ -246,6 +246,7 @@ def test_a_repeated_request_is_answered_each_time_and_learned_once(pipeline):
     assert trainer.poll() is None
 
 
+@pytest.mark.slow
 def test_forged_retrain_requests_start_no_training_without_outcomes(pipeline):
     pipeline.predictor()
     trainer = pipeline.trainer()

@@ -73,7 +73,13 @@ def decision(champion, challenger, rows) -> str:
     return judge(champion, challenger, rows.judge, rows.judge_groups).decision
 
 
-@pytest.mark.parametrize("window", [WINDOW, 0], ids=["newest rows", "all rows"])
+@pytest.mark.parametrize(
+    "window",
+    [
+        pytest.param(WINDOW, id="newest rows"),
+        pytest.param(0, id="all rows", marks=pytest.mark.slow),
+    ],
+)
 def test_one_poisoned_batch_is_rejected(folder, champion, window):
     if not window:
         champion, _ = train(folder, "....", window=0)

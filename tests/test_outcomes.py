@@ -7,6 +7,7 @@ import pytest
 from tests.harness.pipeline import wait_until
 from tests.test_faults import copy_of_the_first_model, set_counters, stored, train_one_model
 from tests.test_pipeline import answered_once
+from train.schema import SEGMENT_ROWS
 from utils.datasets import dataset
 
 
@@ -114,6 +115,32 @@ def test_a_flood_of_bad_outcomes_and_a_kill_lose_no_letter_and_stop_nothing(pipe
     assert trainer.log.read_text().count("Put aside") <= 2
 
 
+@pytest.mark.slow
+def test_a_store_of_more_than_observations_keep_says_shrinks(pipeline):
+    pipeline.create_topic("app_messages")
+    for row in range(30_000):
+        pipeline.request(row)
+    pipeline.producer.flush()
+    every, deleted = (
+        f"SELECT value FROM counters WHERE name = '{name}'"  # noqa: S608
+        for name in ("observations", "observations_deleted")
+    )
+    sizes = []
+    for kept, least in [("all", 0), ("5000", 25_000 - SEGMENT_ROWS)]:
+        trainer = pipeline.trainer(OBSERVATIONS_KEEP=kept)
+        wait_until(lambda: stored(pipeline, every) == 30_000, what="30,000 observations")
+        wait_until(lambda least=least: stored(pipeline, deleted) >= least, what="fewer of them")
+        trainer.terminate()
+        assert trainer.wait(timeout=30) == 0
+        sizes.append((pipeline.folder / "data" / "observations.db").stat().st_size)
+    pipeline.trainer(
+        OBSERVATIONS_KEEP="5000"
+    )  # pages are given back at a start, then once a minute
+    store = pipeline.folder / "data" / "observations.db"
+    wait_until(lambda: store.stat().st_size < 0.6 * sizes[0], timeout=90, what="a smaller file")
+
+
+@pytest.mark.slow
 def test_somebody_asks_for_a_training_by_hand(pipeline):
     asked = pipeline.start("trainer.py", "--now")
     assert asked.wait(timeout=60) == 0
@@ -123,6 +150,7 @@ def test_somebody_asks_for_a_training_by_hand(pipeline):
     assert (done["observations"], done["retrain_requests_covered"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_model_is_promoted_by_hand_under_load(pipeline):
     predictor, request_ids = train_one_model(pipeline)
     request_ids += pipeline.requests(300)

@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from utils.files import ROOT
 
@@ -60,3 +63,14 @@ def test_a_success_resets_the_number_of_restarts():
 def test_a_timer_of_the_old_program_does_not_end_the_new_one():
     result = run_program(RESTARTS_WITH_A_TIMER_ARMED)
     assert result.returncode == 7, result
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="only Linux has it")
+def test_a_training_is_the_first_to_end_when_memory_is_short_and_the_last_to_run():
+    program = """
+import os
+from train.retrain import take_lowest_priority
+take_lowest_priority()
+print(open("/proc/self/oom_score_adj").read().strip(), os.sched_getscheduler(0), os.nice(0))
+"""
+    assert run_program(program).stdout.split() == ["1000", str(os.SCHED_IDLE), "19"]

@@ -41,7 +41,9 @@ def test_late_outcomes_are_counted_when_they_are_known(pipeline):
     app = pipeline.start("sample_app.py", *delayed)
     assert app.wait(timeout=60) == 0
     lines = app.log.read_text().splitlines()
-    assert sum("outcome known later" in line for line in lines) == 20
+    # An outcome may be known 0.5 s after its request: before the answer, on a busy machine.
+    assert sum(bool(re.fullmatch(ANSWER, line)) for line in lines) == 20
+    assert any("outcome known later" in line for line in lines)
     reported = {m["request_id"] for m in pipeline.messages("outcomes_topic")}
     requests = [m for m in pipeline.messages("app_messages") if "data" in m]
     known = sum(request["request_id"] in reported for request in requests)

@@ -6,6 +6,7 @@ A test named *_without_our_cover fails on the day the client is fixed; then the 
 from collections.abc import Callable
 from types import MethodType
 
+import pytest
 from kafka import TopicPartition
 from kafka.structs import ConsumerGroupMetadata
 
@@ -161,6 +162,7 @@ def test_d_a_batch_without_membership_is_not_answered(stream, pipeline, monkeypa
     assert [reply["request_id"] for reply in pipeline.replies()] == [request_id]
 
 
+@pytest.mark.slow
 def test_the_wait_for_a_coordinator_that_refuses_connections_ends(stream, pipeline, monkeypatch):
     """The client drops a request to a coordinator that refuses the connection."""
     monkeypatch.setattr(producer, "COMMIT_TIMEOUT", 1)

@@ -167,6 +167,7 @@ def test_without_a_path_nothing_is_kept(kind, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @both
 def test_optunas_own_program_shows_every_study(kind, path, monkeypatch):
     optimizer = search(kind, path, monkeypatch)
@@ -225,9 +226,8 @@ def start(path, kind: type, seed: int, count: int) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT)
 
 
-@pytest.mark.parametrize(
-    "kind", [HyperoptOptimizer, pytest.param(OptunaOptimizer, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@both
 def test_two_processes_create_and_use_the_store_at_once_and_survive_kill_9(kind, path):
     for searcher in [start(path, kind, 1, 4), start(path, kind, 2, 4)]:
         assert searcher.wait() == 0

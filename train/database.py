@@ -1,5 +1,6 @@
 """SQLite, with its errors as one sentence that names the file."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,13 @@ class StoreError(OSError):
     """
 
 
+class StoreReplaced(StoreError):
+    """The file was deleted, moved or replaced after it was opened: nobody else would see changes.
+
+    Open the path again, in a new process or by a new Database.
+    """
+
+
 class Database:
     """A SQLite file, in WAL mode: readers never wait for the writer, nor it for them.
 
@@ -48,6 +56,7 @@ class Database:
         function for it, which turns the file into one of this version within a transaction.
         """
         self._path = path
+        self._files: tuple = ()  # once it is open for writing
         with self._errors():
             mode = "ro" if read_only else "rwc"
             uri = f"{path.resolve().as_uri()}?mode={mode}"
@@ -59,6 +68,7 @@ class Database:
             self.query("PRAGMA synchronous = FULL")
             self.query(f"PRAGMA cache_size = -{CACHE}")
             self._create(schema, version, upgrades)
+            self._files = self._files_now()
 
     def _create(self, schema: str, version: int, upgrades: Mapping) -> None:
         both = "SELECT count(*), (SELECT user_version FROM pragma_user_version) FROM sqlite_master"
@@ -124,7 +134,11 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit what the body does, or roll it back if the body raises."""
+        """Commit what the body does, or roll it back if the body raises.
+
+        StoreReplaced if this file is no longer the one of its name.
+        """
+        self._check_place()
         with self._errors(), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -132,6 +146,18 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    def _files_now(self) -> tuple[tuple[int, int] | None, ...]:
+        """Return which files the path and its write-ahead log are: None for one that is missing."""
+        return tuple(_identity(f"{self._path}{suffix}") for suffix in ("", "-wal"))
+
+    def _check_place(self) -> None:
+        if not self._files or (now := self._files_now())[0] == self._files[0]:
+            return
+        if now[1] == self._files[1]:  # SQLite would apply the log of this file to the other one
+            for suffix in ("-wal", "-shm"):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+        raise StoreReplaced(f"{self._path} was deleted or replaced while it was in use")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -141,3 +167,11 @@ class Database:
             # Only damage of the file's content has this class itself, and no subclass.
             advice = f"; {MOVE_AWAY}" if type(error) is sqlite3.DatabaseError else ""
             raise StoreError(f"{self._path}: {error}{advice}") from error
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

@@ -6,6 +6,7 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
+from train.database import StoreReplaced
 from train.observations import Observations
 from utils.console import warn
 from utils.kafka_client.connection import is_reachable
@@ -54,8 +55,11 @@ class Ingest:
         """Report an error once, and go back to the stored positions.
 
         What was polled and not stored is read again. An error of Kafka that lasts although Kafka
-        answers restarts the process: a topic may have to be created again, for example.
+        answers restarts the process: a topic may have to be created again, for example. So does a
+        store that was replaced: the positions of this process belong to another file.
         """
+        if isinstance(error, StoreReplaced):
+            restart_process(str(error))
         kind, now = type(error).__name__, time.monotonic()
         if kind != self._problem:
             self._problem, self._problem_at = kind, now

@@ -29,12 +29,13 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from kafka import TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 from kafka.record.abc import ABCRecordBatch
 from kafka.record.memory_records import MemoryRecords
 
 from utils.kafka_client.consumer import Consumer, make_consumer
+from utils.kafka_client.fetcher import LimitedFetcher
 from utils.kafka_client.positions import all_partitions
 from utils.kafka_client.progress import MAX_NUMBER
 from utils.kafka_client.topic_ids import TopicIdentity
@@ -170,7 +171,7 @@ class _Search:
 def _skip_plain_records(consumer: Consumer) -> None:
     """Skip batches outside of transactions without decoding them: they hold no checkpoint."""
 
-    class InTransactions(Fetcher.PartitionRecords):
+    class InTransactions(LimitedFetcher.PartitionRecords):
         def _unpack_records(self, partition, records, *deserializers):
             return super()._unpack_records(partition, _InTransactions(records), *deserializers)
 

@@ -3,42 +3,38 @@
 A broker accepts records that kafka-python can't decode, for example with header names that are not
 UTF-8. kafka-python 3.0.12 then raises from poll(), and the next poll() at the same offset never
 returns: one such record would stop every reader of its topic. Fetch sizes limit compressed bytes:
-decompressed they may be a thousand times as many, more than one transaction can answer in time, or
-more than there is memory for (decompression.py).
+decompressed they may be a thousand times as many, which decompression.py and fetcher.py limit.
 """
 
 import time
 import traceback
-from itertools import accumulate
-from operator import attrgetter
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.record.abc import ABCRecordBatch
 
 from utils.kafka_client.connection import connection, is_reachable, outage
-from utils.kafka_client.decompression import BatchTooLarge, limit_decompression
+from utils.kafka_client.decompression import BatchTooLarge, limit_batches
+from utils.kafka_client.fetcher import LimitedFetcher
 from utils.kafka_client.records import Unreadable
 from utils.kafka_client.rights import Rights
 from utils.kafka_client.stable_offset import StableOffsetWatch
 
-_SIZES = attrgetter("serialized_key_size"), attrgetter("serialized_value_size")  # -1: is null
 CHECK_AFTER = 5.0  # seconds without a connection, after which poll() checks whether Kafka answers
-MAX_BYTES = 2**24  # of keys and values that one poll returns; at least one record of any size
 
-limit_decompression()
+limit_batches()
 
 
 class Consumer(KafkaConsumer):
     """A KafkaConsumer whose poll() returns an `Unreadable` as value of what it can't decode.
 
-    That is one record, or the last record of a batch that is too large when decompressed, in place
-    of all of them: whoever commits the offset after it has skipped the batch once and for all. It
-    returns at most MAX_BYTES; the rest comes with the next poll().
+    That is one record, or the last record of a batch that is too large (BatchTooLarge), in place
+    of all of them: whoever commits the offset after it has skipped the batch once and for all.
     """
 
     def __init__(self, *topics: str, **options) -> None:
         super().__init__(*topics, **options)
+        self._fetcher.__class__ = LimitedFetcher  # there is no option for it
         # kafka-python 3.0.12 does not pass this on: each consumer would wait 0.1 s at its start.
         self._cluster.config["retry_backoff_ms"] = self.config["retry_backoff_ms"]
         self._connected_at = time.monotonic()
@@ -56,8 +52,7 @@ class Consumer(KafkaConsumer):
             return self._skip_unreadable(error)
         self._watch_connections()
         self._stable_offsets.look(self._subscription.assignment)
-        size = sum(sum(map(part, found)) for found in polled.values() for part in _SIZES)
-        return polled if size <= MAX_BYTES else self._cut(polled)
+        return polled
 
     def positions(self) -> dict[TopicPartition, int]:
         """Return the offsets that the next poll() reads from, as far as they are known.
@@ -75,7 +70,7 @@ class Consumer(KafkaConsumer):
         names its producer (KIP-98).
         """
 
-        class OfOthers(Fetcher.PartitionRecords):
+        class OfOthers(LimitedFetcher.PartitionRecords):
             def _is_batch_aborted(self, batch) -> bool:
                 own = batch.is_transactional and batch.producer_id == producer_id
                 return own or super()._is_batch_aborted(batch)
@@ -109,24 +104,6 @@ class Consumer(KafkaConsumer):
             self._connected_at = now
             if not is_reachable():
                 outage.begin()
-
-    def _cut(self, polled: dict[TopicPartition, list[ConsumerRecord]]) -> dict:
-        """Keep the records that fit; seek back to the first of each partition that does not."""
-        kept, room = {}, MAX_BYTES
-        for partition, records in polled.items():
-            sizes = accumulate(map(_size, records))
-            fit = sum(1 for size in sizes if size <= room)
-            fit = max(fit, 0 if kept else 1)
-            if fit < len(records):
-                self.seek(partition, records[fit].offset)
-            if fit:
-                kept[partition] = records[:fit]
-            room -= sum(map(_size, records[:fit]))
-        return kept
-
-
-def _size(record: ConsumerRecord) -> int:
-    return max(record.serialized_key_size, 0) + max(record.serialized_value_size, 0)
 
 
 def _where_decoding_failed(error: Exception) -> tuple[TopicPartition, int, int] | None:

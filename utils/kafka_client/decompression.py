@@ -1,8 +1,9 @@
-"""Decompression that stops at a limit, for the batches that kafka-python reads.
+"""Limits of what one batch may hold, for the batches that kafka-python reads.
 
-Kafka's own limits are on compressed sizes: a batch of 18 kB may hold 150 MB. kafka-python 3.0.12
-decompresses all of it at once, and a reader that has no memory for it would end at the same offset
-again and again. The decoders here replace those of kafka-python, for all consumers of the process.
+Kafka's own limits are on compressed sizes: a batch of 18 kB may hold 150 MB, and one of 1 kB seven
+million empty headers. kafka-python 3.0.12 decompresses all of a batch and makes objects of all
+headers of a record at once, and a reader that has no memory for it would end at the same offset
+again and again. What is here replaces its decoders and batches, for all consumers of the process.
 """
 
 import gzip
@@ -15,20 +16,27 @@ import lz4.frame
 import snappy
 import zstandard
 from kafka import codec
-from kafka.record import default_records, legacy_records
+from kafka.record import default_records, legacy_records, memory_records
+from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
+from kafka.record.util import decode_varint
 
 # Bytes that one batch may have, decompressed. By default no client makes a batch of more than 1 MiB
 # (Java: max.request.size, librdkafka: message.max.bytes); one poll() returns up to 16 MiB.
 MAX_UNPACKED = 2**24
+# 1 MiB has room for 25,000 of the shortest outcomes; librdkafka puts 10,000 records into a batch.
+MAX_RECORDS = 100_000
+MAX_HEADERS = 1_000  # of one record
+_SMALLEST_HEADER = 2  # bytes: the lengths of its name and its value
 _CHUNK = 2**18  # bytes
 _XERIAL_HEADER = 16  # bytes
 
 
 class BatchTooLarge(Exception):
-    """A batch has more than MAX_UNPACKED bytes, decompressed."""
+    """A batch exceeds MAX_UNPACKED or MAX_RECORDS, or one of its records MAX_HEADERS."""
 
-    def __init__(self) -> None:
-        super().__init__(f"its batch has more than {MAX_UNPACKED} bytes when decompressed")
+
+def _too_many_bytes() -> BatchTooLarge:
+    return BatchTooLarge(f"its batch has more than {MAX_UNPACKED} bytes when decompressed")
 
 
 def _collect(chunks: Iterable[bytes]) -> bytearray:
@@ -37,7 +45,7 @@ def _collect(chunks: Iterable[bytes]) -> bytearray:
     for chunk in chunks:
         unpacked += chunk
         if len(unpacked) > MAX_UNPACKED:
-            raise BatchTooLarge
+            raise _too_many_bytes()
     return unpacked
 
 
@@ -73,12 +81,49 @@ def _unpack_block(block: bytes) -> bytes:
         if byte < 0x80:
             break
     if size > MAX_UNPACKED:
-        raise BatchTooLarge
+        raise _too_many_bytes()
     return snappy.decompress(block)
 
 
-def limit_decompression() -> None:
-    """Replace the decoders of kafka-python by the ones of this module."""
+class _LimitedBatch(DefaultRecordBatch):
+    """A batch that is not decoded beyond the limits; see BatchTooLarge."""
+
+    __slots__ = ()
+
+    def _maybe_uncompress(self) -> None:
+        if self.records_count > MAX_RECORDS:
+            raise BatchTooLarge(f"its batch has more than {MAX_RECORDS} records")
+        super()._maybe_uncompress()
+
+    def _read_msg(self) -> DefaultRecord:
+        """Decode the next record from a copy that ends where the record says that it ends.
+
+        A broker does not check that in compressed batches (DefaultRecord.readPartiallyFrom). So a
+        record that says it is too short for MAX_HEADERS can't have more.
+        """
+        batch, first = self._buffer, self._pos
+        size, start = decode_varint(batch, first)
+        if size > MAX_HEADERS * _SMALLEST_HEADER and _header_count(batch, start) > MAX_HEADERS:
+            raise BatchTooLarge(f"a record of its batch has more than {MAX_HEADERS} headers")
+        self._buffer, self._pos = batch[first : start + size], 0
+        record = super()._read_msg()
+        self._buffer, self._pos = batch, start + size
+        return record
+
+
+def _header_count(batch: bytearray, start: int) -> int:
+    """Return how many headers the record has whose fields begin at `start`, after its size."""
+    for _ in ("attributes", "timestamp", "offset"):
+        _, start = decode_varint(batch, start)
+    for _ in ("key", "value"):
+        size, start = decode_varint(batch, start)
+        start += max(size, 0)
+    return decode_varint(batch, start)[0]
+
+
+def limit_batches() -> None:
+    """Replace the decoders and the batches of kafka-python by the ones of this module."""
+    memory_records.DefaultRecordBatch = _LimitedBatch
     for module in default_records, legacy_records:
         module.gzip_decode = partial(_decode_stream, gzip.open)
         module.snappy_decode = _decode_snappy

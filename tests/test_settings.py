@@ -1,0 +1,44 @@
+"""Settings that are more than a number or a name: what they accept, and what they say."""
+
+import pytest
+
+from utils.settings import load
+
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", (None, None)),  # as if it were not set
+        ("all", (None, None)),
+        ("1", (1, None)),
+        ("1000000", (1_000_000, None)),
+        ("007", (7, None)),
+        ("1d", (None, DAY)),
+        ("365d", (None, 365 * DAY)),
+    ],
+)
+def test_observations_are_kept_by_rows_or_by_days(monkeypatch, given, kept):
+    monkeypatch.setenv("OBSERVATIONS_KEEP", given)
+    assert load().observations_kept == kept
+
+
+def test_all_observations_are_kept_by_default(monkeypatch):
+    monkeypatch.delenv("OBSERVATIONS_KEEP", raising=False)
+    assert load().observations_kept == (None, None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["0", "0d", "-1", "1.5d", "1e6", "1_000", "d", "365 d", "365D", "2w", "ALL", "1\n", "9" * 19]
+    + ["\u0661\u0662"],
+)
+def test_what_observations_keep_can_not_be_is_one_sentence(monkeypatch, wrong):
+    monkeypatch.setenv("OBSERVATIONS_KEEP", wrong)
+    with pytest.raises(SystemExit) as caught:
+        load()
+    assert caught.value.code == (
+        "OBSERVATIONS_KEEP: expected all, a number of rows like 1000000, or of days like 365d "
+        f"(it is {wrong!r})"
+    )
