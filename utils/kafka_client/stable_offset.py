@@ -7,6 +7,7 @@ that times out, after up to 15 minutes (transaction.max.timeout.ms).
 
 import time
 from contextlib import closing, suppress
+from operator import attrgetter
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ProducerState
@@ -49,14 +50,14 @@ class StableOffsetWatch:
                 self._report_progress(partition)
             elif now - since > BLOCKED_AFTER and position < (state.highwater or 0):
                 self._since[partition] = position, now  # the next question, if this one fails
-                self._report_reason(partition)
+                self._report_reason(partition, position)
 
     def _report_progress(self, partition: TopicPartition) -> None:
         if partition in self._reported:
             self._reported.remove(partition)
             say(f"{_name(partition)} can be read again.")
 
-    def _report_reason(self, partition: TopicPartition) -> None:
+    def _report_reason(self, partition: TopicPartition, position: int) -> None:
         if partition in self._reported:
             return
         with suppress(KafkaError, Refused):
@@ -64,8 +65,10 @@ class StableOffsetWatch:
             with closing(make_admin()) as admin:
                 producers = admin.describe_producers([partition])[partition].active_producers
                 ongoing = [each for each in producers if each.current_transaction_start_offset >= 0]
-                if ongoing:
-                    oldest = min(ongoing, key=lambda each: each.current_transaction_start_offset)
+                starts = attrgetter("current_transaction_start_offset")
+                oldest = min(ongoing, key=starts, default=None)
+                # Otherwise the consumer was busy with its other partitions for so long.
+                if oldest and starts(oldest) <= position:
                     self._reported.add(partition)
                     warn(_sentence(partition, oldest, _owner(admin, oldest.producer_id)))
 
