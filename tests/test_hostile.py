@@ -220,8 +220,10 @@ def test_what_unpacks_to_a_thousand_times_as_much_is_answered_bit_by_bit(pipelin
         linger_ms=10_000,
         compression_type="gzip",
     )
-    for _ in range(100):
+    for number in range(100):
         packer.send(f"{pipeline.prefix}app_messages", blank(2_000_000), partition=0)
+        if number % 8 == 7:  # more would be a batch beyond MAX_UNPACKED
+            packer.flush()
     packer.flush()
     packer.close()
     request_id = pipeline.request()
