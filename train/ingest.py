@@ -38,7 +38,8 @@ class Ingest:
         self._notice = DeadLetterNotice()
         # By partition, and id of its topic: the offset of the last record that has a dead letter.
         self._put_aside: dict[tuple[TopicPartition, str], int] = {}
-        self._problem, self._problem_at = "", 0.0  # the kind of the present error, and its begin
+        # The kind of the present error, when it began, and when the last error was.
+        self._problem, self._problem_at, self._failed_at = "", 0.0, 0.0
 
     def step(self) -> None:
         """Poll once, and store what came and the positions behind it in one transaction.
@@ -48,7 +49,6 @@ class Ingest:
         polled = self._reader.poll()
         if polled.positions:
             self._store_polled(polled)
-        self._problem = ""
         self._notice.add(())
 
     def retry(self, error: Exception) -> None:
@@ -61,7 +61,7 @@ class Ingest:
         if isinstance(error, StoreReplaced):
             restart_process(str(error))
         kind, now = type(error).__name__, time.monotonic()
-        if kind != self._problem:
+        if kind != self._problem or now > self._failed_at + RECOVERY_TIMEOUT:
             self._problem, self._problem_at = kind, now
             what = str(error) if kind in str(error) else f"{kind}: {error}"
             warn(f"{what}. Trying again.")
@@ -69,6 +69,7 @@ class Ingest:
             self._problem_at = now
         elif now > self._problem_at + RECOVERY_TIMEOUT and isinstance(error, KafkaError):
             restart_process(f"{kind} for {RECOVERY_TIMEOUT:.0f} s, although Kafka answers")
+        self._failed_at = now
         self._reader.return_to(self._store.positions())
 
     def close(self) -> None:
