@@ -187,10 +187,14 @@ class TransactionalStream:
         return added
 
     def has_committed(self, partition: TopicPartition, offset: int) -> bool:
-        """Return True if this group has committed everything up to this offset; -1: always."""
+        """Return True if this group has committed everything up to this offset; -1: always.
+
+        What it has committed beyond the end of a log that was cut does not count.
+        """
         with self._rights.translate_errors():
             committed = self._consumer.committed(partition, timeout_ms=10_000) or 0
-        return committed > offset
+            end = self._consumer.end_offsets([partition])[partition]
+        return offset < committed <= end or offset < 0
 
     def _note_failure(self, error: Exception) -> None:
         """Make the next poll recover; Refused if that can't help."""
