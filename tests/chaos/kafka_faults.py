@@ -43,7 +43,7 @@ def _cut(segment: Path, number: int) -> None:
 
 def make_topic_anew(chaos: "Chaos") -> float:
     """Audit app_messages, delete it and create it again; return when it was there again."""
-    chaos.audit.audit_answers(now=time.time())
+    chaos.audit.audit_answers(may_wait=True)
     topic = chaos.pipeline.prefix + "app_messages"
     with closing(KafkaAdminClient(bootstrap_servers=chaos.pipeline.host)) as admin:
         admin.delete_topics([topic])
