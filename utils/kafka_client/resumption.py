@@ -162,13 +162,13 @@ class Resumption:
         if end is not None:
             warn(
                 f"Kafka has lost records of {name}, or the group's offset was reset: it is "
-                f"{committed.offset if committed else offset}, and the log ends at {end} now. Going "
-                f"on at {offset}, after the last checkpoint that is left."
+                f"{committed.offset if committed else offset}, and the log ends at {end} now. "
+                f"Going on at {offset}, after the last checkpoint that is left."
             )
         elif offset and (committed is None or offset != committed.offset):
             say(
-                f"The offset of the group {self._group_id} for {name} is missing, or is not its last "
-                f"one: going on at {offset}, after its last checkpoint there."
+                f"The offset of the group {self._group_id} for {name} is missing, or is not its "
+                f"last one: going on at {offset}, after its last checkpoint there."
             )
 
     def leader_epochs(self) -> dict[TopicPartition, int]:
