@@ -9,6 +9,7 @@ trainer of its own in a temporary folder; the load is a client that shares no co
 exit code is 1 if a request was not answered exactly once, or if a process has ended.
 """
 
+import json
 import math
 import shutil
 import sys
@@ -17,6 +18,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -115,7 +117,12 @@ class Day:
         control = self._pipeline.messages("retrain_topic")
         kinds = ("training_completed", "training_rejected", "training_failed")
         ends = {kind: sum(kind in message for message in control) for kind in kinds}
+        cards = self._pipeline.folder.glob("models/model_*.json")
+        last = max(
+            map(json.loads, (card.read_bytes() for card in cards)), key=itemgetter("model_id")
+        )
         title = f"{self.traffic.sent:,} requests, {', '.join(f'{n} {k}' for k, n in ends.items())}"
+        title += f"; the trainer missed {last.get('missed_records', 0):,} records"
         table = Table(*COLUMNS.split("|"), title=title)
         for hour, figures in enumerate(self.traffic.hours):
             if figures.answered or figures.sizes:
