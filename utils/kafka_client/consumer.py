@@ -20,6 +20,7 @@ from utils.kafka_client.records import Unreadable
 from utils.kafka_client.rights import Rights
 from utils.kafka_client.stable_offset import StableOffsetWatch
 
+METADATA_TIMEOUT_MS = 10_000
 CHECK_AFTER = 5.0  # seconds without a connection, after which poll() checks whether Kafka answers
 
 limit_batches()
@@ -61,6 +62,14 @@ class Consumer(KafkaConsumer):
         """
         known = {p: state.position for p, state in self._subscription.assignment.items()}
         return {p: position.offset for p, position in known.items() if position is not None}
+
+    def refresh_metadata(self) -> None:
+        """Ask Kafka for the metadata of this consumer's topics now; KafkaTimeoutError.
+
+        topics() would not do: it asks for all topics, which makes the leader of a group rebalance.
+        """
+        update = self._cluster.request_update()
+        self._net.run(self._manager.wait_for, update, METADATA_TIMEOUT_MS)
 
     def skip_transactions_of(self, producer_id: int) -> None:
         """Skip the transactions of this producer from now on, without decoding them.

@@ -82,7 +82,7 @@ class Resumption:
             )
             progress.forget_topic()
             was_cut = ()
-        self._consumer.topics()  # fresh metadata: was a leader elected since the last commit?
+        self._consumer.refresh_metadata()  # was a leader elected since the last commit?
         assigned = self._consumer.assignment()
         self._waiting, self._retry_at = set(), time.monotonic() + RETRY_INTERVAL
         self._consumer.pause(*assigned)
