@@ -63,6 +63,15 @@ class Consumer(KafkaConsumer):
         known = {p: state.position for p, state in self._subscription.assignment.items()}
         return {p: position.offset for p, position in known.items() if position is not None}
 
+    def is_joining(self) -> bool:
+        """Return True while this member of a group waits for a new generation.
+
+        Then poll again at once, and for long enough: kafka-python 3.0.12 joins once more if the
+        answer came between two polls (coordinator/base.py, join_group_async), which makes all
+        members join once more, and so on.
+        """
+        return self._coordinator.need_rejoin()
+
     def refresh_metadata(self) -> None:
         """Ask Kafka for the metadata of this consumer's topics now; KafkaTimeoutError.
 

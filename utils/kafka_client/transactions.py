@@ -45,6 +45,7 @@ from utils.process import Watchdog, reset_restarts, restart_process
 CLOSE_TIMEOUT = 10  # seconds
 STALL_TIMEOUT = 45  # seconds for calls of the client that have no limit of their own
 RECOVERY_TIMEOUT = 60  # seconds of failures, while Kafka answers, until the process is restarted
+JOIN_TIMEOUT = 0.5  # seconds that a poll waits at least while the group has no new generation yet
 COMMIT_REPLIES_AFTER = 1.0  # seconds that the offsets of a poll with replies only may wait
 REPLACED_CHECK_INTERVAL = 5.0  # seconds without records between checks who the member is
 # What the client raises; besides its own errors, for example ValueError for a partition that was
@@ -112,11 +113,13 @@ class TransactionalStream:
         return batch
 
     def _read(self, timeout: float) -> Batch:
+        if self._consumer.is_joining():
+            timeout = max(timeout, JOIN_TIMEOUT)
         records = self._consumer.poll(timeout_ms=int(timeout * 1000))
         group = self._consumer.group_metadata()
         positions = self._consumer.positions()
         progress = self._progress
-        if group.generation_id < 0 or not group.member_id:
+        if group.generation_id < 0 or not group.member_id or self._consumer.is_joining():
             progress.forget()  # of what was read without a membership nothing is answered
             return self._batch({}, group)
         progress.enter(group.generation_id)
