@@ -104,7 +104,8 @@ def train(data: Path, models: Path, rows: int, window: int) -> Cost:
 def plot(costs: dict[str, list[Cost]]) -> str:
     """Return both figures, seconds and MB over observations, as SVG with logarithmic axes."""
     parts = ["<svg xmlns='http://www.w3.org/2000/svg' width='760' height='300' "
-             "font-family='sans-serif' font-size='11'>"]  # fmt: skip
+             "font-family='sans-serif' font-size='11'>",
+             "<rect width='100%' height='100%' fill='white'/>"]  # fmt: skip
     for left, label, figure in ((50, "seconds", 1), (430, "MB", 3)):
         values = [cost[figure] for each in costs.values() for cost in each]
         low, high = np.floor(np.log10(min(values))), np.ceil(np.log10(max(values)))
