@@ -143,6 +143,7 @@ def main() -> None:
     parser = command_line(__doc__, "bench.years")
     parser.add_argument("folder", type=Path, help="with data/ and models/")
     parser.add_argument("--most", type=int, default=10**7, help="observations (10,000,000)")
+    parser.add_argument("--plot", type=Path, default=PLOT, help="(docs/years.svg)")
     arguments = parser.parse_args()
     costs: dict[str, list[Cost]] = {"all rows": [], f"TRAIN_WINDOW={WINDOW}": []}
     table = Table("observations", *(f"{n}: {what}" for n in costs for what in ("s", "CPU s", "MB")))
@@ -159,7 +160,7 @@ def main() -> None:
             table.add_row(f"{rows:,}", *cells)
             print(rows, *cells, flush=True)
     Console().print(table)
-    PLOT.write_text(plot(costs))
+    arguments.plot.write_text(plot(costs))
 
 
 if __name__ == "__main__":

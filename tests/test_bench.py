@@ -92,6 +92,13 @@ def test_tuning():
     assert len(rows_of("optimization", output)) == 4
 
 
+def test_years(first_model, tmp_path):
+    plot = tmp_path / "years.svg"
+    output = run("bench.years", str(first_model), "--most", "10000", "--plot", str(plot))
+    assert [row[0] for row in rows_of("observations", output)] == ["10,000"]
+    assert plot.read_text().startswith("<svg")
+
+
 def test_drift():
     output = run("bench.drift", "--requests", "600")
     assert "600 requests, 600 answered" in output
