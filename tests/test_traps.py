@@ -55,7 +55,8 @@ def commit_offsets_of_a_partition_that_is_then_lost(stream, pipeline) -> TopicPa
     stream._progress.generation = generation + 5
     assert not stream.commit(batch)
     stream._progress.generation = generation
-    stream.poll(timeout=0)  # recovers
+    # It recovers, which also lets all partitions be read.
+    wait_until(lambda: stream.poll(timeout=0) and lost in stream._progress.committed)
     stream._consumer.pause(lost)  # as if it belonged to somebody else now
     pipeline.request(partition=1)
     pipeline.producer.flush()

@@ -180,6 +180,7 @@ class Faults:
 
     def _kill_training(self) -> float | None:
         for pid in self._chaos.pipeline.children():
-            os.kill(pid, signal.SIGKILL)
-            return time.time()
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
+                return time.time()
         return None  # none is under way
