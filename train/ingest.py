@@ -78,33 +78,38 @@ class Ingest:
 
     def _store_polled(self, polled: Polled) -> None:
         by_topic: dict[str, list[ConsumerRecord]] = {}
+        outcomes: list[Observed] = []
         for partition, records in polled.records.items():
             by_topic.setdefault(partition.topic, []).extend(records)
             if partition.topic == OUTCOMES_TOPIC:
-                self._put_invalid_aside(records, (partition, polled.positions[partition].topic_id))
+                place = partition, polled.positions[partition].topic_id
+                outcomes += self._outcomes(records, place)
         control = [decode_control(record.value) for record in by_topic.get(RETRAIN_TOPIC, [])]
         announced = [m.model_id for m in control if m and m.training_completed]
         self._store.add(
-            _requests(by_topic.get(APP_MESSAGES, [])) + _outcomes(by_topic.get(OUTCOMES_TOPIC, [])),
+            _requests(by_topic.get(APP_MESSAGES, [])) + outcomes,
             sum(message.retrain for message in control if message),
             polled.positions,
             announced[-1] if announced else None,
             polled.missed,
         )
 
-    def _put_invalid_aside(
+    def _outcomes(
         self, records: list[ConsumerRecord], place: tuple[TopicPartition, str]
-    ) -> None:
+    ) -> list[Observed]:
+        """Return the valid outcomes; put the others aside."""
+        decoded = [decode_outcome(record.value) for record in records]
         done = self._put_aside.get(place, -1)  # this is a retry if there are any
         found = [
             (record, outcome_problem(record.value))
-            for record in records
-            if record.offset > done and decode_outcome(record.value) is None
+            for record, outcome in zip(records, decoded, strict=True)
+            if outcome is None and record.offset > done
         ]
         if found:
             self._sender.send(*(self._letter(*each) for each in found))
             self._put_aside[place] = found[-1][0].offset
             self._notice.add(reason for _, reason in found)
+        return [(request_id, None, outcome) for request_id, outcome in filter(None, decoded)]
 
     def _letter(self, record: ConsumerRecord, reason: str) -> dict:
         return encode_letter(record, DEAD_LETTER_TOPIC, reason, self._sender.fits)
@@ -113,8 +118,3 @@ class Ingest:
 def _requests(records: list[ConsumerRecord]) -> list[Observed]:
     requests, _ = decode_requests(records)  # the predictor deals with the invalid ones
     return [(request.request_id, encode(request.data), request.outcome) for _, request in requests]
-
-
-def _outcomes(records: list[ConsumerRecord]) -> list[Observed]:
-    decoded = filter(None, (decode_outcome(record.value) for record in records))
-    return [(request_id, None, outcome) for request_id, outcome in decoded]

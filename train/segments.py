@@ -11,7 +11,7 @@ from train.schema import write_segment
 
 
 def seal(db: Database, size: int) -> bool:
-    """Move the oldest `size` recent observations into a segment; False if there are not so many."""
+    """Move the oldest `size` recent observations into a segment; False if there are fewer."""
     [(first, last)] = db.query("SELECT min(position), max(position) FROM recent")
     if first is None or last - first + 1 < size:
         return False
@@ -31,7 +31,7 @@ def correct_outcome(db: Database, position: int, outcome: float) -> None:
 
 
 def delete_oldest(db: Database, keep_rows: int | None, seen_before: float | None) -> int:
-    """Delete the oldest segment if it is not to be kept; return how many observations it had.
+    """Delete the oldest segment unless it must be kept; return its number of observations.
 
     At least the newest `keep_rows` observations are kept, and those seen later than `seen_before`;
     None for all. Recent observations are deleted one by one, but only by age.
