@@ -1,41 +1,19 @@
 """What comes from a message, a file or a header is printed as printable text."""
 
 import json
-import os
-import pty
-import subprocess
-import sys
-from contextlib import suppress
 
 import pytest
 
 from tests.harness.pipeline import wait_until
+from tests.harness.terminal import run_on_a_terminal
 from tests.test_model_store import edit_card
 from utils import console, script
-from utils.files import ROOT
 from utils.model_store.registry import Registry
 
 # Sets the title of a terminal, moves its cursor, begins a new line, reverses the text; and what
 # rich takes for a style or for an emoji.
 HOSTILE = "\x1b]0;title\x07\x9b2J\r\nfaked line\u202e\ud800[bold]:bomb:[/]"
 PRINTED = r"\x1b]0;title\x07\x9b2J\r\nfaked line\u202e\ud800[bold]:bomb:[/]"
-
-
-def output_on_a_terminal(command: list[str], environment: dict[str, str]) -> bytes:
-    """Run a script with a terminal as standard output and error; return what it has written."""
-    ours, theirs = pty.openpty()
-    variables = os.environ | environment | {"TERM": "xterm", "COLUMNS": "300"}
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=variables, stdout=theirs, stderr=theirs
-    )
-    os.close(theirs)
-    output = b""
-    with suppress(OSError):  # Linux: the other end is closed
-        while read := os.read(ours, 65_536):
-            output += read
-    os.close(ours)
-    process.wait()
-    return output
 
 
 def test_printable_escapes_all_that_a_terminal_could_act_on():
@@ -92,7 +70,7 @@ def test_a_dead_letter_is_escaped_on_a_terminal_and_unchanged_elsewhere(pipeline
     pipeline.send(value, "dead_letter_topic", headers=headers)
     pipeline.producer.flush()
     command = ["-m", "tools.dead_letters", "show", "0"]
-    shown = output_on_a_terminal(command, pipeline.environment)
+    shown = run_on_a_terminal(command, pipeline.environment)[0]
     assert "\\x1b]0;title\\x07 é\\n\\xff\r\n".encode() in shown
     assert b"reason: \\x1b[2J\r\n\\x1b[3J: x\r\n" in shown
     assert b"\x1b" not in shown
@@ -106,7 +84,7 @@ def test_models_shows_a_hostile_card_as_printable_text(pipeline):
     models = pipeline.folder / "models"
     edit_card(decision=HOSTILE[:-16], why=HOSTILE[:-16])(Registry(models).path(0))
     for command in (["list"], ["show", "0"]):
-        shown = output_on_a_terminal(["-m", "tools.models", *command], pipeline.environment)
+        shown = run_on_a_terminal(["-m", "tools.models", *command], pipeline.environment)[0]
         assert b"faked" in shown
         assert b"title\x07" not in shown
         assert b"\xc2\x9b" not in shown

@@ -1,19 +1,14 @@
 """What sample_app.py prints, and how it ends."""
 
 import json
-import os
-import pty
 import re
 import signal
-import subprocess
-import sys
-from contextlib import suppress
 
 import pytest
 
 from tests.harness.pipeline import wait_until
+from tests.harness.terminal import run_on_a_terminal
 from utils.company import Company
-from utils.files import ROOT
 
 ANSWER = r"\d+, [\w?-]+ -> [01]\.\d\d, (no )?offer; (right|wrong|outcome known later)"
 
@@ -62,17 +57,9 @@ def test_many_requests_are_not_printed_one_by_one(pipeline):
 
 def test_on_a_terminal_the_last_line_shows_the_state(pipeline):
     pipeline.predictor()
-    ours, theirs = pty.openpty()
-    environment = os.environ | pipeline.environment | {"TERM": "xterm", "COLUMNS": "120"}
-    command = [sys.executable, "sample_app.py", "--messages", "5", "--interval", "0.3"]
-    app = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs)
-    os.close(theirs)
-    output = b""
-    with suppress(OSError):  # Linux: the other end is closed
-        while read := os.read(ours, 65_536):
-            output += read
-    os.close(ours)
-    assert app.wait(timeout=30) == 0
+    command = ["sample_app.py", "--messages", "5", "--interval", "0.3"]
+    output, code = run_on_a_terminal(command, pipeline.environment | {"COLUMNS": "120"})
+    assert code == 0
     assert re.search(rb"[1-4] requests sent, \d not answered", output)
     assert b"\x1b[32m25, Machine-op-inspct -> " in output
     assert output.endswith(b"known outcomes).\x1b[0m\r\n")
