@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from train import optimizer_class
+from train.cost import decisions_per_row, microseconds_per_row
 from train.encoded_rows import EncodedRows
 from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
@@ -67,8 +68,12 @@ def fit_model(
         seed=seed,
         parameters=optimizer.best,
         tuning_logloss=optimizer.best_loss,
+        trees=booster.num_trees(),
+        decisions_per_row=decisions_per_row(booster),
     )
-    return Model(tools.encoder_, booster, card)
+    model = Model(tools.encoder_, booster, card)
+    card.us_per_row = microseconds_per_row(model, frame)
+    return model
 
 
 def evaluate(model: Model, frame: "pd.DataFrame", outcomes: np.ndarray) -> dict[str, float]:
