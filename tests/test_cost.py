@@ -24,10 +24,11 @@ def test_decisions_are_counted_as_rows_pass_them(leaves):
     y = (X.sum(axis=1) + rng.normal(size=2_000) > 2).astype(float)
     parameters = {"objective": "binary", "num_leaves": leaves, "verbosity": -1}
     booster = lgb.train(parameters, lgb.Dataset(X, y), 20)
+    depth = depths(booster)
     passed = sum(
-        depth[leaf]
-        for row in booster.predict(X, pred_leaf=True)
-        for depth, leaf in zip(depths(booster), row.astype(int), strict=True)
+        depth[tree][leaf]
+        for row in booster.predict(X, pred_leaf=True).astype(int).tolist()
+        for tree, leaf in enumerate(row)
     )
     assert decisions_per_row(booster) == pytest.approx(passed / len(X))
 
