@@ -24,6 +24,8 @@ class FeatureEncoder:
     crossed_columns : combinations of categorical columns.
     scaler : an object with `transform`, fitted on the numeric columns.
     max_categories : per column and per combination of columns, None for all of them.
+    order : order(codes, n), of codes 0..n-1 and n for unknown, returns what each of them becomes: a
+    permutation of 0..n. None for no change.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class FeatureEncoder:
         crossed_columns: Sequence[Sequence[str]],
         scaler: Any,
         max_categories: int | None = None,
+        order: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ) -> None:
         self.columns, self.numeric_columns = list(columns), list(numeric_columns)
         categorical = {n: v for n, v in columns.items() if n not in self.numeric_columns}
@@ -43,13 +46,22 @@ class FeatureEncoder:
         }
         self._codes = {name: _Codes(values) for name, values in self.categories.items()}
         codes = self._encode(categorical)
-        self._crossings = [_Crossing(parts, self.categories) for parts in crossed_columns]
+        if order:
+            for name, values in self.categories.items():
+                self._reorder(name, order(codes[name], len(values)))
+            codes = self._encode(categorical)
+        self._crossings = [_Crossing(parts, self._codes) for parts in crossed_columns]
         self.crossed_categories = {
             each.parts: each.fit(codes, max_categories) for each in self._crossings
         }
         crossed = ["_".join(crossing.parts) for crossing in self._crossings]
         self.names_out = [*self.columns, *crossed]
         self.categorical_indices = list(range(len(self.numeric_columns), len(self.names_out)))
+
+    def _reorder(self, name: str, places: np.ndarray) -> None:
+        codes = _Codes(self.categories[name], places.tolist())
+        self._codes[name] = codes
+        self.categories[name] = sorted(self.categories[name], key=codes.__getitem__)
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the float64 matrix: scaled numbers, then codes, then codes of combinations."""
@@ -83,40 +95,47 @@ class LinearScaler:
 class _Codes(dict):
     """Category -> code; as a dict with __missing__, it keeps the loop over values in C."""
 
-    def __init__(self, categories: list) -> None:
-        super().__init__(zip(categories, range(len(categories)), strict=True))
-        self.unknown = len(categories)
+    def __init__(self, categories: list, codes: Sequence[int] = ()) -> None:
+        """codes : of the categories, then that for unknown; 0, 1, 2, ... if there are none."""
+        *known, self.unknown = codes or range(len(categories) + 1)
+        super().__init__(zip(categories, known, strict=True))
         self.null = self[None] = self.get("?", self.unknown)
 
     def __missing__(self, value: Any) -> int:
         return self.null if value != value else self.unknown  # only NaN is unequal to itself
 
+    def categories_of(self, codes: np.ndarray) -> list:
+        categories = {code: value for value, code in self.items() if value is not None}
+        return [categories[code] for code in codes.tolist()]
+
     def encode(self, name: str, column: list | CodedColumn) -> np.ndarray:
         if isinstance(column, CodedColumn):
             codes = self.encode(name, column.values)
-            return column.take(codes.astype(np.min_scalar_type(self.unknown)))
+            return column.take(codes.astype(np.min_scalar_type(len(self) - 1)))
         return np.array(_read(self.__getitem__, name, column, "a category"), dtype=np.intp)
 
 
 class _Crossing:
     """Codes of several columns -> code of their combination; not of joined strings."""
 
-    def __init__(self, parts: Sequence[str], categories: dict[str, list]) -> None:
+    def __init__(self, parts: Sequence[str], tables: dict[str, _Codes]) -> None:
         self.parts = tuple(parts)
-        self.values = _read(categories.__getitem__, "crossed_columns", parts, "categorical ones")
-        self.shape = tuple(len(values) + 1 for values in self.values)  # + 1 for unknown
+        self.tables = _read(tables.__getitem__, "crossed_columns", parts, "categorical ones")
+        self.shape = tuple(map(len, self.tables))  # one more than categories: unknown
 
     def keys(self, codes: dict[str, np.ndarray]) -> np.ndarray:
         return np.ravel_multi_index(tuple(codes[part] for part in self.parts), self.shape)
 
     def fit(self, codes: dict[str, np.ndarray], limit: int | None) -> list[tuple]:
-        known = [codes[part] < size - 1 for part, size in zip(self.parts, self.shape, strict=True)]
+        known = [
+            codes[p] != table.unknown for p, table in zip(self.parts, self.tables, strict=True)
+        ]
         keys, counts = np.unique(self.keys(codes)[np.all(known, axis=0)], return_counts=True)
         seen = np.sort(keys[np.argsort(-counts, kind="stable")[:limit]])
         # One more key, larger than all: searchsorted() then never returns a position past the end.
         self.seen = np.append(seen, np.iinfo(np.intp).max)
-        places = zip(self.values, np.unravel_index(seen, self.shape), strict=True)
-        return list(zip(*([values[i] for i in place] for values, place in places), strict=True))
+        places = zip(self.tables, np.unravel_index(seen, self.shape), strict=True)
+        return list(zip(*(table.categories_of(codes) for table, codes in places), strict=True))
 
     def encode(self, codes: dict[str, np.ndarray]) -> np.ndarray:
         keys = self.keys(codes)

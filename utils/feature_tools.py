@@ -1,6 +1,6 @@
 """FeatureTools: turns raw rows into a float64 matrix, for training and for prediction alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +19,8 @@ class FeatureTools(TransformerMixin, BaseEstimator):
     The categories seen in ``fit`` get the codes 0..n-1 in sorted order; an unknown one gets n, as
     LightGBM treats negative codes as missing. This is scikit-learn's ``OrdinalEncoder`` with
     ``handle_unknown="use_encoded_value"`` and n as ``unknown_value``. Where a column has more than
-    ``max_categories``, the most frequent ones are kept, and the others are unknown.
+    ``max_categories``, the most frequent ones are kept, and the others are unknown. ``fit`` can be
+    given another order, in which unknown may have any place.
 
     Parameters
     ----------
@@ -74,8 +75,14 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         self.scaler = scaler
         self.max_categories = max_categories
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Learn scales, categories and combinations from the rows; y is ignored."""
+    def fit(
+        self, X: Any, y: Any = None, order: Callable[[np.ndarray, int], np.ndarray] | None = None
+    ) -> Self:
+        """Learn scales, categories and combinations from the rows; y is ignored.
+
+        order : order(codes, n) returns the new codes of 0..n-1 and of n for unknown, a permutation
+        of 0..n; codes, of shape (rows,), are those of a column in sorted order.
+        """
         names = [*self.numeric_columns, *self.categorical_columns]
         columns = take_columns(X, names, self.numeric_columns)
         if not names or not len(columns[names[0]]):
@@ -92,6 +99,7 @@ class FeatureTools(TransformerMixin, BaseEstimator):
             self.crossed_columns,
             self._plain_scaler(),
             self.max_categories,
+            order,
         )
         self.categories_ = self.encoder_.categories
         self.crossed_categories_ = self.encoder_.crossed_categories
