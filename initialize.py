@@ -14,7 +14,8 @@ from rich.table import Table
 
 from train.arguments import parse_arguments
 from train.fit import evaluate, fit_model, score
-from train.rows import original_rows
+from train.row_hash import hash_frame
+from train.rows import SPLIT, is_for_judge, original_rows
 from train.space import START
 from train.trials import TRIALS
 from utils.console import say, warn
@@ -46,10 +47,10 @@ def keep_champion() -> bool:
 
 def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     """Tune, fit and save a model of the original data, and make it the champion."""
-    rows, for_judge = original_rows(settings.data_dir)
+    original = original_rows(settings.data_dir)
     # One row in ten is never trained on. The trainer compares models on these rows, so they must be
     # new to the first model too.
-    rows = rows[~for_judge]
+    rows = original[~is_for_judge(hash_frame(original.frame))]
     limits = f"at most {max_evals} evaluations in {timeout:g} s"
     say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}.")
     model = fit_model(
@@ -64,7 +65,8 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         progress=True,
     )
     model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
-    model.card.judge_rows_held_out = int(for_judge.sum())
+    model.card.judge_rows_held_out = len(original) - len(rows)
+    model.card.split = SPLIT
     # First the model, then champion.json that names it: a predictor that starts between the two
     # finds either no champion or a whole one.
     save(model, registry)

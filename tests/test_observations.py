@@ -370,6 +370,22 @@ def test_a_store_of_version_2_becomes_one_of_today(version_2, capsys):
     assert "Converting" not in capsys.readouterr().out
 
 
+def test_a_store_of_version_3_becomes_one_of_today(path):
+    packed = Path(__file__).parent / "stores" / "observations_v3.db.xz"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    with closing(Observations(path)) as store:
+        assert store.training_due(10) == 3
+        found = read_snapshot(path)
+        assert ages(found) == [*range(30), 99]
+        assert found.outcomes.tolist() == [0.0, 1.0] * 15 + [1.0]
+        assert found.first_training.tolist() == [1] * 10 + [2] * 10 + [3] * 11
+        store.add([("3", None, 0.0), ("outcome", data(98), None)], 0, {REQUESTS: Position(41)})
+        found = read_snapshot(path)
+        assert ages(found) == [*range(30), 99, 98]  # known ids are known, what waited still waits
+        assert found.outcomes[3] == 0
+        assert "for_judge" not in str(store._db.query("SELECT sql FROM sqlite_master"))
+
+
 def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(version_2, monkeypatch):
     before = version_2.read_bytes()
 
