@@ -137,6 +137,14 @@ def test_model_ids_ascend_and_an_unfinished_training_is_remembered(store):
     assert store.begin_training(requests_covered=3, at_least=9) == 9
 
 
+def test_a_model_beside_the_trainings_has_an_id_of_its_own(store):
+    assert store.begin_training(requests_covered=1, at_least=4) == 4
+    assert store.new_model_id(at_least=4) == 5  # model 4 is not there yet
+    assert store.unfinished_training() == (4, 1)
+    assert store.begin_training(requests_covered=1, at_least=5) == 6
+    assert store.new_model_id(at_least=9) == 9
+
+
 def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     store.add([("a", data(1), 1.0)], 0, {REQUESTS: Position(1)})
     seen, stop = [], threading.Event()

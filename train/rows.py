@@ -45,6 +45,10 @@ class LabeledRows:
         frame = pd.DataFrame(columns, copy=False)
         return LabeledRows(frame, np.concatenate([self.outcomes, other.outcomes]))
 
+    def for_judge(self) -> np.ndarray:
+        """Return which of the rows are for the judge; see is_for_judge()."""
+        return is_for_judge(hash_frame(self.frame))
+
     def digest(self) -> str:
         """Return a SHA-256 of the rows' hashes (see train/row_hash.py) and outcomes, in order."""
         digest = hashlib.sha256(hash_frame(self.frame))
