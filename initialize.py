@@ -2,8 +2,11 @@
 
     python initialize.py                   # 30 evaluations, under a minute
     python initialize.py --max-evals 10    # quicker
+    python initialize.py --again           # another first model replaces the champion
 
-Needs no Kafka. It may be run again: files that are there and undamaged are kept.
+Needs no Kafka. It may be run again: files that are there and undamaged are kept. With --again it
+makes another first model, of the original data alone, and running predictors change to it within a
+second. Models and observations are kept: the next training uses all of them again.
 """
 
 from datetime import UTC, datetime
@@ -14,7 +17,8 @@ from rich.table import Table
 
 from train.arguments import parse_arguments
 from train.fit import evaluate, fit_model, score
-from train.rows import original_rows
+from train.observations import unused_model_id
+from train.rows import SPLIT, original_rows
 from train.space import START
 from train.trials import TRIALS
 from utils.console import say, warn
@@ -40,22 +44,23 @@ def keep_champion() -> bool:
     for warning in warnings:
         warn(warning)
     registry.promote(champion.model_id)  # champion.json may be missing, or name a damaged model
-    say(f"Keeping model {champion.model_id}, the champion. To begin again: make clean")
+    say(f"Keeping model {champion.model_id}, the champion. Another one: initialize.py --again")
     return True
 
 
 def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     """Tune, fit and save a model of the original data, and make it the champion."""
-    rows, for_judge = original_rows(settings.data_dir)
+    replaced = registry.champion_id()
+    original = original_rows(settings.data_dir)
     # One row in ten is never trained on. The trainer compares models on these rows, so they must be
     # new to the first model too.
-    rows = rows[~for_judge]
+    rows = original[~original.for_judge()]
     limits = f"at most {max_evals} evaluations in {timeout:g} s"
     say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}.")
     model = fit_model(
         rows.frame,
         rows.outcomes,
-        model_id=registry.newest_id() + 1,  # 0, unless there are models that do not load
+        model_id=unused_model_id(registry.newest_id()),  # 0, unless there are models
         hyper=hyper,
         max_evals=max_evals,
         timeout=timeout,
@@ -64,12 +69,16 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         progress=True,
     )
     model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
-    model.card.judge_rows_held_out = int(for_judge.sum())
+    model.card.judge_rows_held_out = len(original) - len(rows)
+    model.card.split = SPLIT
     # First the model, then champion.json that names it: a predictor that starts between the two
     # finds either no champion or a whole one.
-    save(model, registry)
-    registry.promote(model.model_id)
+    with registry.locked():  # against a trainer that promotes its model at the same moment
+        save(model, registry)
+        registry.promote(model.model_id)
     say(f"Saved model {model.model_id}, the champion, in {settings.models_dir.name}/.", "green")
+    if replaced is not None:
+        say(f"It replaces model {replaced}, which is kept: see python -m tools.models list")
     return model
 
 
@@ -89,12 +98,13 @@ def show_quality(model: Model) -> None:
 
 def main() -> None:
     """Prepare the folders data/ and models/."""
-    arguments = parse_arguments(__doc__, max_evals=30, timeout=45)
+    again = "make another first model, although there is a champion"
+    arguments = parse_arguments(__doc__, max_evals=30, timeout=45, again=again)
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)  # data/ will hold personal data
     try:
         say(dataset.fetch(settings.data_dir))
-        if not keep_champion():
+        if arguments.again or not keep_champion():
             model = make_first_model(arguments.hyper, arguments.max_evals, arguments.timeout)
             show_quality(model)
     except (DatasetError, OSError) as error:

@@ -28,7 +28,7 @@ from bench.retrain_once import make_tools
 from train.columns import Column, encode_columns, narrow
 from train.database import Database
 from train.observations import STORE, Observations
-from train.schema import SEGMENT_ROWS
+from train.schema import SCHEMA_VERSION, SEGMENT_ROWS
 from utils.datasets import dataset
 from utils.files import ROOT
 from utils.script import command_line
@@ -66,8 +66,7 @@ def segments(folder: Path, rows: int) -> Iterator[tuple]:
             array = values.codes.to_numpy()[drawn]
             columns[name] = Column(array.dtype.str, array.tobytes(), values.categories.tolist())
         outcomes = (rng.random(size) < probabilities[drawn]).astype(np.uint8).tobytes()
-        for_judge = (rng.random(size) < 0.1).tobytes()
-        yield first, size, 0.0, outcomes, for_judge, encode_columns(columns), b""
+        yield first, size, 0.0, outcomes, encode_columns(columns), b""
 
 
 def make_store(folder: Path, rows: int) -> None:
@@ -75,8 +74,8 @@ def make_store(folder: Path, rows: int) -> None:
     path = folder / STORE.name
     path.unlink(missing_ok=True)
     Observations(path).close()
-    with closing(Database(path, read_only=False, version=3)) as db, db.transaction():
-        db.execute_many("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", segments(folder, rows))
+    with closing(Database(path, read_only=False, version=SCHEMA_VERSION)) as db, db.transaction():
+        db.execute_many("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", segments(folder, rows))
         trainings = range(TRAININGS_OF, rows, TRAININGS_OF)
         db.execute_many("INSERT INTO trainings VALUES (?, ?)", list(enumerate(trainings, 1)))
         counters = {"observations": rows, "trainings": len(trainings)}

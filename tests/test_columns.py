@@ -3,12 +3,14 @@
 from contextlib import closing
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from train.columns import column_of, columns_of, decode_columns, encode_columns
 from train.encoded_rows import EncodedRows, batches
 from train.fit import fit_model
 from train.observations import Observations
+from train.row_hash import hash_frame, hash_rows
 from train.rows import original_rows, training_data
 from train.snapshot import read_snapshot
 from train.train_hyperopt import LGBOptimizer
@@ -67,7 +69,7 @@ def test_nothing_is_filled_while_the_columns_stay(folder, observed):
 
 def test_coded_columns_and_batches_give_the_same_numbers_bit_for_bit(folder, monkeypatch):
     columns = dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
-    plain, coded = dataset.read_training(folder)[0], original_rows(folder)[0].frame
+    plain, coded = dataset.read_training(folder)[0], original_rows(folder).frame
     expected = FeatureTools(*columns).fit(plain).transform(plain)
     tools = FeatureTools(*columns).fit(coded)
     monkeypatch.setattr(EncodedRows, "batch_size", 10_000)
@@ -82,6 +84,39 @@ def test_coded_columns_and_batches_give_the_same_numbers_bit_for_bit(folder, mon
     assert first.fit({"num_boost_round": 5}).model_to_string() == (
         second.fit({"num_boost_round": 5}).model_to_string()
     )
+
+
+def test_a_rows_hash_depends_on_its_values_alone(folder, observed):
+    stored = read_snapshot(folder / "observations.db").frame
+    assert hash_frame(stored).tolist() == hash_frame(plain_frame(observed)).tolist()
+    original = original_rows(folder).frame
+    hashes = hash_frame(original)
+    assert len(np.unique(hashes)) == len(original.drop_duplicates())
+    for changed in (
+        original[::-1][::-1],
+        original.astype(dict.fromkeys(dataset.NUMERIC_COLUMNS, np.float64)),
+        original.assign(race=original["race"].cat.reorder_categories(original["race"].unique())),
+        original.assign(race=original["race"].cat.add_categories("none of these")),
+    ):
+        assert hash_frame(changed).tolist() == hashes.tolist()
+    assert hash_rows(list(np.eye(3) * -0.0)).tolist() == hash_rows(list(np.zeros((3, 3)))).tolist()
+    assert hash_frame(original[:1]).tolist() == [6554777298021927377]  # in each version
+
+
+def plain_frame(rows: list[dict]) -> pd.DataFrame:
+    """Return these rows as a frame whose columns have types of their own."""
+    frame = pd.DataFrame(rows)[[*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]]
+    return frame.astype(dict.fromkeys(dataset.CATEGORICAL_COLUMNS, "category"))
+
+
+def test_a_null_equals_a_question_mark_among_categories_and_nan_equals_nan():
+    def hashes(column: list, dtype: str) -> list[int]:
+        return hash_frame(pd.DataFrame({"x": pd.Series(column, dtype=dtype)})).tolist()
+
+    null, mark, other = hashes([None, "?", "a"], "category")
+    assert null == mark != other
+    assert len(set(hashes([None, np.nan, -np.nan], "float64"))) == 1
+    assert hashes([1, 2], "category") == hashes([1.0, 2.0], "category")
 
 
 def test_a_column_that_is_added_is_null_in_older_observations(folder, observed, monkeypatch):

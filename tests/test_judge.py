@@ -1,22 +1,29 @@
 """Champion and challenger: what is held out, who is promoted, and what one bad batch can do."""
 
 import lzma
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from train.fit import fit_model
 from train.judge import interval, judge, weighted_medians
-from train.keys import JUDGE_ONE_IN, is_for_judge
 from train.observations import Observations
-from train.rows import training_data
+from train.row_hash import hash_frame
+from train.rows import JUDGE_ONE_IN, SPLIT, is_for_judge, newest_of_equal, training_data
 from train.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
 from utils.datasets.base import SHIPPED
+from utils.files import ROOT
 from utils.messages import encode
+from utils.model_store.registry import Registry
 
 EVERY, WINDOW = 4_000, 6_000  # observations of a training; rows to train on
 
@@ -45,15 +52,21 @@ def observe(folder, batches: str, every: int = EVERY) -> tuple[list, list, list]
 
 def snapshot(folder, batches: str, window: int, every: int = EVERY) -> Snapshot:
     """Return what a training reads when the last of these batches has made it due."""
-    ids, data, outcomes = observe(folder, batches, every)
+    return snapshot_of(observe(folder, batches, every), len(batches), window)
+
+
+def snapshot_of(observations: tuple[list, list, list], trainings: int, window: int) -> Snapshot:
+    """Return what the last of these trainings reads, each of which adds as many observations."""
+    ids, data, outcomes = observations
     observed = list(zip(ids, map(encode, data), outcomes, strict=True))
+    every = len(observed) // trainings
     with tempfile.TemporaryDirectory() as store_folder:
         path = Path(store_folder) / "observations.db"
         with closing(Observations(path)) as store:
-            for model_id in range(1, len(batches) + 1):
+            for model_id in range(1, trainings + 1):
                 store.add(observed[(model_id - 1) * every : model_id * every], 1, {})
                 store.begin_training(model_id, at_least=model_id)
-                if model_id < len(batches):
+                if model_id < trainings:
                     store.end_training(model_id)
         return read_snapshot(path, window)
 
@@ -104,10 +117,18 @@ def test_more_of_the_same_is_promoted(folder, champion):
     assert verdict.judgement.observed > 1_900
 
 
+def for_judge(data: list[dict]) -> np.ndarray:
+    """Return which of these rows are for the judge, whatever types hold them."""
+    frame = pd.DataFrame(data)[[*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]]
+    return is_for_judge(
+        hash_frame(frame.astype(dict.fromkeys(dataset.CATEGORICAL_COLUMNS, "category")))
+    )
+
+
 def test_who_is_held_out_is_never_trained_on_and_judges(folder):
-    ids, data, _ = observe(folder, "..", every=1_000)
+    _, data, _ = observe(folder, "..", every=1_000)
     rows = training_data(folder, snapshot(folder, "..", window=0, every=1_000), window=0)
-    out = np.array([is_for_judge(request_id) for request_id in ids])
+    out = for_judge(data)
     assert 0.08 < out.mean() < 0.12
     assert len(rows.training) + rows.held_out == 32_561 + 2_000
     assert abs(rows.held_out * JUDGE_ONE_IN / (32_561 + 2_000) - 1) < 0.1
@@ -119,12 +140,76 @@ def test_who_is_held_out_is_never_trained_on_and_judges(folder):
 
 
 def test_the_window_takes_the_newest_rows(folder):
-    ids, data, _ = observe(folder, "..", every=100)
+    _, data, _ = observe(folder, "..", every=100)
     rows = training_data(folder, snapshot(folder, "..", window=50, every=100), window=50)
-    newest = zip(ids[-50:], data[-50:], strict=True)
-    kept = [row for request_id, row in newest if not is_for_judge(request_id)]
+    newest = zip(for_judge(data[-50:]), data[-50:], strict=True)
+    kept = [row for held_out, row in newest if not held_out]
     found = rows.training.frame
     assert found.to_dict("records") == [{name: row[name] for name in found} for row in kept]
+
+
+def values(rows) -> set[tuple]:
+    """Return the distinct rows, without their outcomes."""
+    return set(map(tuple, rows.frame.astype(object).to_numpy()))
+
+
+def test_equal_rows_are_on_one_side_and_judge_once_a_training(folder):
+    ids, data, outcomes = observe(folder, "..", every=1_000)
+    repeated = ids, data[:400] * 5, outcomes[:400] * 5  # under new request ids
+    rows = training_data(folder, snapshot_of(repeated, trainings=2, window=0), window=0)
+    assert not values(rows.judge) & values(rows.training)
+    out = for_judge(data[:400])
+    assert out.sum() > 30
+    observed = rows.judge[rows.judge_groups > 0]
+    assert len(observed) == 2 * out.sum()  # all of them are in both trainings
+    assert len(rows.judge) == 2_000
+
+
+@pytest.mark.parametrize("judged", [False, True], ids=["in training", "held out"])
+def test_a_visitor_who_is_half_of_all_is_on_one_side(folder, judged):
+    ids, data, outcomes = observe(folder, ".", every=2_000)
+    visitor = data[list(for_judge(data)).index(judged)]
+    often = ids, [visitor if n % 2 else row for n, row in enumerate(data)], outcomes
+    window = 1_900  # observations only
+    rows = training_data(folder, snapshot_of(often, trainings=1, window=window), window)
+    assert not values(rows.judge) & values(rows.training)
+    assert (len(rows.training) > window / 2) == (not judged)
+    assert set(rows.judge.outcomes) == set(rows.training.outcomes) == {0, 1}
+    visits = values(rows.judge) & {tuple(visitor[name] for name in rows.judge.frame)}
+    assert len(visits) == judged
+    assert len(rows.judge) == 2_000  # the visitor once, other observations, original rows
+
+
+def test_of_equal_rows_the_newest_in_each_group_judges():
+    hashes, groups = np.array([7, 7, 8, 7, 7], np.uint64), np.array([1, 1, 1, 2, 2])
+    assert newest_of_equal(hashes, groups).tolist() == [False, True, True, False, True]
+    assert newest_of_equal(hashes[:0], groups[:0]).tolist() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["", SPLIT])
+def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
+    """Rows that it was trained on judge: it would win for as long as these judge."""
+    shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
+    registry, attempt = Registry(tmp_path / "models"), tmp_path / "attempt"
+    card = registry.card(0)
+    assert card.split == SPLIT
+    card.split = split
+    registry.write_card(card)
+    attempt.mkdir()
+    with closing(Observations(tmp_path / "data" / "observations.db")) as store:
+        store.begin_training(1, at_least=1)
+    command = [sys.executable, "-m", "train.retrain", "--folder", attempt, "--model-id", "1"]
+    command += ["--hyper", "hyperopt", "--max-evals", "1", "--timeout", "60"]
+    folders = {"DATA_DIR": str(tmp_path / "data"), "MODELS_DIR": str(tmp_path / "models")}
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | folders)
+    assert child.wait() == 0
+    child.stdin.close()
+    made = Registry(attempt).card(1)
+    assert made.split == SPLIT
+    is_replaced = made.why.startswith("model 0, of an earlier version, was trained on rows")
+    assert is_replaced == (split == "")
+    assert made.judge.rows == 2_000
 
 
 def test_only_what_the_last_five_trainings_brought_judges(folder):

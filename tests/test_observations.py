@@ -137,6 +137,14 @@ def test_model_ids_ascend_and_an_unfinished_training_is_remembered(store):
     assert store.begin_training(requests_covered=3, at_least=9) == 9
 
 
+def test_a_model_beside_the_trainings_has_an_id_of_its_own(store):
+    assert store.begin_training(requests_covered=1, at_least=4) == 4
+    assert store.new_model_id(at_least=4) == 5  # model 4 is not there yet
+    assert store.unfinished_training() == (4, 1)
+    assert store.begin_training(requests_covered=1, at_least=5) == 6
+    assert store.new_model_id(at_least=9) == 9
+
+
 def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     store.add([("a", data(1), 1.0)], 0, {REQUESTS: Position(1)})
     seen, stop = [], threading.Event()
@@ -368,6 +376,22 @@ def test_a_store_of_version_2_becomes_one_of_today(version_2, capsys):
         assert store._db.query("PRAGMA auto_vacuum") == [(2,)]
     Observations(version_2).close()
     assert "Converting" not in capsys.readouterr().out
+
+
+def test_a_store_of_version_3_becomes_one_of_today(path):
+    packed = Path(__file__).parent / "stores" / "observations_v3.db.xz"
+    path.write_bytes(lzma.decompress(packed.read_bytes()))
+    with closing(Observations(path)) as store:
+        assert store.training_due(10) == 3
+        found = read_snapshot(path)
+        assert ages(found) == [*range(30), 99]
+        assert found.outcomes.tolist() == [0.0, 1.0] * 15 + [1.0]
+        assert found.first_training.tolist() == [1] * 10 + [2] * 10 + [3] * 11
+        store.add([("3", None, 0.0), ("outcome", data(98), None)], 0, {REQUESTS: Position(41)})
+        found = read_snapshot(path)
+        assert ages(found) == [*range(30), 99, 98]  # known ids are known, what waited still waits
+        assert found.outcomes[3] == 0
+        assert "for_judge" not in str(store._db.query("SELECT sql FROM sqlite_master"))
 
 
 def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(version_2, monkeypatch):

@@ -4,9 +4,11 @@ import json
 import signal
 from collections import Counter
 
+import pytest
 from kafka import KafkaProducer
 
 from tests.harness.pipeline import wait_until
+from utils.model_store.registry import Registry
 
 
 def answered_once(request_ids: list[str], replies: list[dict]) -> bool:
@@ -98,6 +100,25 @@ def test_a_predictor_killed_while_it_joins_leaves_no_group_without_partitions(pi
     pipeline.requests(10)
     pipeline.predictor(RETRAIN_EVERY="1000")
     pipeline.wait_for_replies(10)
+
+
+@pytest.mark.slow
+def test_another_first_model_replaces_the_champion_while_all_scripts_run(pipeline):
+    predictor, trainer = pipeline.predictor(), pipeline.trainer()
+    pipeline.requests(25)
+    pipeline.wait_for_output(predictor, "Model 1 answers")
+    said = pipeline.run("initialize", "--again", "--max-evals", "1").stdout.decode()
+    assert "It replaces model 1, which is kept: see python -m tools.models list" in said
+    pipeline.wait_for_output(predictor, "Model 2 answers")
+    registry = Registry(pipeline.folder / "models")
+    assert registry.champion_id() == 2
+    assert registry.card(2).rows == registry.card(0).rows  # of the original data alone
+    pipeline.wait_for_control(lambda messages: messages[-1].get("model_id") == 2)  # is announced
+    pipeline.requests(25)
+    pipeline.wait_for_output(predictor, "Model 3 answers")
+    assert registry.card(3).observations == 50  # the observations are kept
+    assert registry.card(3).parent == 2
+    assert "Traceback" not in trainer.log.read_text()
 
 
 def test_what_is_invalid_gets_a_dead_letter_and_an_error_reply(pipeline):

@@ -11,11 +11,10 @@ import lightgbm as lgb
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
 
 from train import OPTIMIZERS, optimizer_class
 from train.arguments import parse_arguments
-from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless
+from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, split_rows
 from train.optimizer import BaseOptimizer
 from train.space import SPACE
 from train.train_hyperopt import LGBOptimizer
@@ -120,7 +119,9 @@ def test_every_loss_is_that_of_an_independent_evaluation(tuned):
 def test_the_loss_is_the_log_loss_of_probabilities_on_unseen_rows(tuned):
     best = min(tuned[0].trials, key=lambda trial: trial["loss"])
     params = oracle_params(best["params"])
-    known, unseen = next(StratifiedKFold(5, shuffle=True, random_state=1).split(X, Y))
+    [(known, unseen)] = tuned[0].splits
+    assert sorted([*known, *unseen]) == list(range(len(Y)))
+    assert [len(unseen), Y[unseen].sum()] == pytest.approx([len(Y) / 5, Y.sum() / 5], abs=1)
     full = oracle_dataset(params).construct()
     booster = lgb.train(params, full.subset(known), num_boost_round=best["rounds"])
     loss = log_loss(Y[unseen], booster.predict(X[unseen]))
@@ -169,6 +170,64 @@ def test_subsample_has_an_effect():
     half, whole = ({**PARAMS, "subsample": share} for share in (0.5, 1.0))
     assert optimizer.evaluate(half)["loss"] != optimizer.evaluate(whole)["loss"]
     assert trees(optimizer.fit(half)) != trees(optimizer.fit(whole))
+
+
+# Rows that repeat
+
+
+def divided(groups: list[int], y: list[int], folds: int = 5, seed: int = 1) -> tuple:
+    """Return the two parts that split_rows() makes of rows in these groups, and checks each."""
+    hashes, outcomes = np.array(groups, np.uint64), np.array(y, np.int8)
+    parts = split_rows(hashes, outcomes, folds, seed)
+    assert sorted(np.concatenate(parts)) == list(range(len(y)))
+    assert all(set(outcomes[part]) == {0, 1} for part in parts)
+    return parts
+
+
+def test_equal_rows_are_in_one_part_and_the_seed_decides_which():
+    groups, y = np.repeat(np.arange(500), 4), np.tile([1, 0, 0, 0], 500)
+    y[1000:] = 0  # of equal rows the outcomes may differ
+    fitted, measured = divided(groups, y)
+    assert not set(groups[fitted]) & set(groups[measured])
+    assert len(measured) == 400
+    assert y[measured].sum() == 50
+    for again, same in ((divided(groups, y), True), (divided(groups, y, seed=2), False)):
+        assert np.array_equal(again[1], measured) == same
+
+
+@pytest.mark.parametrize(
+    ("groups", "y", "measured"),
+    [
+        pytest.param([7] * 100, [0, 1] * 50, 20, id="all rows equal: single rows are divided"),
+        pytest.param([7] * 50 + [8] * 50, [0] * 50 + [1] * 50, 20, id="one group an outcome"),
+        pytest.param([1] * 50 + [*range(2, 52)], [0, 1] * 50, 20, id="one group is half of all"),
+        pytest.param([1, 2, 3, 4] * 25, [0, 1, 0, 1] * 25, 50, id="two groups an outcome"),
+        pytest.param([1, 2, 3, 4], [0, 1, 0, 1], 2, id="four rows"),
+    ],
+)
+def test_few_groups_still_make_two_parts_with_both_outcomes(groups, y, measured):
+    for seed in range(20):
+        parts = divided(groups, y, seed=seed)
+        assert len(parts[1]) == measured
+
+
+@both
+def test_rows_that_are_all_equal_make_a_model_of_their_rate(kind):
+    equal = np.repeat(X[:1], 200, axis=0)
+    optimizer = kind(equal, np.tile([0.0, 0, 0, 1], 50), NAMES, CATEGORICAL, num_threads=1)
+    assert optimizer.optimize(2).predict(equal) == pytest.approx(np.full(200, 0.25), abs=0.01)
+
+
+def test_early_stopping_does_not_see_copies_of_the_rows_it_fits():
+    """A row and its copies are told apart from others by a column that says nothing else."""
+    X_, y = make_data(400)
+    X_[:, 0] = np.random.default_rng(1).permutation(400)
+    five = {"num_threads": 1, "X": np.tile(X_, (5, 1)), "y": np.tile(y, 5)}
+    rest = {"feature_names": NAMES, "categorical_indices": CATEGORICAL}
+    once = LGBOptimizer(**five | rest | {"X": X_, "y": y}).evaluate(PARAMS)
+    repeated = LGBOptimizer(**five, **rest).evaluate(PARAMS)
+    assert repeated["rounds"] < 100
+    assert repeated["loss"] > once["loss"] / 2
 
 
 # What optimize leaves behind

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 from train.database import Database
-from train.keys import is_for_judge, key_of
+from train.keys import key_of
 from train.schema import add_positions
 from train.segments import correct_outcome, seal
 
 # Of several requests with the same id the first one counts, of several outcomes the last one.
 _WAIT = """
-INSERT INTO waiting VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
+INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
     data = coalesce(waiting.data, excluded.data),
     outcome = coalesce(excluded.outcome, waiting.outcome)
 """
@@ -28,7 +28,7 @@ class Join:
         """
         new = self._merged(observed)
         for key, position in self._db.find("SELECT key, position FROM positions WHERE key IN", new):
-            *_, outcome = new.pop(key)
+            _, outcome = new.pop(key)
             if outcome is not None:
                 correct_outcome(self._db, position, outcome)
         found = self._add_waiting(new)
@@ -38,7 +38,7 @@ class Join:
         self._db.execute_many("DELETE FROM waiting WHERE rowid = ?", done)
         self._db.execute_many(_WAIT, waiting)
         rows = [(position, *row) for position, row in enumerate(complete, first)]
-        self._db.execute_many("INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._db.execute_many("INSERT INTO recent VALUES (?, ?, ?, ?, ?)", rows)
         add_positions(self._db, rows)
         return len(rows)
 
@@ -48,12 +48,12 @@ class Join:
             pass
 
     def _merged(self, observed: Iterable) -> dict[bytes, list]:
-        """Return key -> [for_judge, data, outcome], in the order of their first appearance."""
+        """Return key -> [data, outcome], in the order of their first appearance."""
         merged: dict[bytes, list] = {}
         for request_id, data, outcome in observed:
-            row = merged.setdefault(key_of(request_id), [is_for_judge(request_id), None, None])
-            row[1] = data if row[1] is None else row[1]
-            row[2] = row[2] if outcome is None else outcome
+            row = merged.setdefault(key_of(request_id), [None, None])
+            row[0] = data if row[0] is None else row[0]
+            row[1] = row[1] if outcome is None else outcome
         return merged
 
     def _add_waiting(self, new: dict[bytes, list]) -> dict[bytes, int]:
@@ -61,7 +61,7 @@ class Join:
         sql, found = "SELECT rowid, key, data, outcome FROM waiting WHERE key IN", {}
         for rowid, key, data, outcome in self._db.find(sql, new):
             row = new[key]
-            row[1] = row[1] if data is None else data
-            row[2] = outcome if row[2] is None else row[2]
+            row[0] = row[0] if data is None else data
+            row[1] = outcome if row[1] is None else row[1]
             found[key] = rowid
         return found

@@ -9,7 +9,7 @@ if OBSERVATIONS_KEEP is set.
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -18,7 +18,7 @@ from train.join import Join
 from train.schema import SCHEMA, SCHEMA_VERSION, SEGMENT_ROWS
 from train.segments import delete_oldest
 from train.store_clock import StoreClock
-from train.upgrade import upgrade_from_2
+from train.upgrade import upgrade_from_2, upgrade_from_3
 from utils.console import say
 from utils.files import locked
 from utils.kafka_client.records import Position
@@ -36,7 +36,7 @@ class Observations:
     """
 
     def __init__(self, path: Path, segment_rows: int = SEGMENT_ROWS) -> None:
-        self._db = Database(path, SCHEMA, SCHEMA_VERSION, {2: upgrade_from_2})
+        self._db = Database(path, SCHEMA, SCHEMA_VERSION, {2: upgrade_from_2, 3: upgrade_from_3})
         self._segment_rows = segment_rows
         self._clock = StoreClock(self.counter("clock"), self.counter("wall_clock"))
         self._cleaned_up = time.monotonic() - CLEAN_UP_EVERY
@@ -187,9 +187,8 @@ class Observations:
         requests_covered : as training_due() returned it; at_least : the smallest id allowed.
         """
         with self._db.transaction():
-            model_id = max(self.counter("last_model_id") + 1, at_least)
+            model_id = self._next_model_id(at_least)
             self._set(
-                last_model_id=model_id,
                 training_model_id=model_id,
                 training_covers=requests_covered,
                 training_asked=self.counter("asked_by_hand"),
@@ -198,6 +197,19 @@ class Observations:
             # this training too, but count as new ones of the next.
             border = (self.counter("trainings") + 1, self.counter("observations"))
             self._db.query("INSERT OR REPLACE INTO trainings VALUES (?, ?)", border)
+        return model_id
+
+    def new_model_id(self, at_least: int) -> int:
+        """Return the id for a model that is no training's; safe while a trainer is running.
+
+        It was never used before, nor will it be by a training; at_least : the smallest allowed.
+        """
+        with self._db.transaction():
+            return self._next_model_id(at_least)
+
+    def _next_model_id(self, at_least: int) -> int:
+        model_id = max(self.counter("last_model_id") + 1, at_least)
+        self._set(last_model_id=model_id)
         return model_id
 
     def unfinished_training(self) -> tuple[int, int] | None:
@@ -232,6 +244,17 @@ class Observations:
         """Record which champion was announced last."""
         with self._db.transaction():
             self._set(announced_model_id=model_id)
+
+
+def unused_model_id(newest: int) -> int:
+    """Return an id that no model has, nor the training that a trainer may be running now.
+
+    newest : the largest id of a model, -1 if there is none; the first model has the id 0.
+    """
+    if newest < 0:
+        return 0
+    with closing(Observations(STORE)) as store:
+        return store.new_model_id(at_least=newest + 1)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
 import lightgbm as lgb
@@ -17,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from train.encoded_rows import batches, subset
-from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, number_of_folds, split_into_folds
+from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, number_of_folds, split_rows
+from train.row_hash import hash_rows
 from train.space import SPACE
 from train.trials import TrialStore
 from train.warm_start import distinct_points, known_points_to_try
@@ -95,7 +95,8 @@ class BaseOptimizer(ABC):
             categorical_feature=[int(i) for i in categorical_indices],
             params=self.fixed,
         ).construct()
-        self.splits = split_into_folds(np.asarray(y, dtype=np.int8), self.folds, seed)
+        hashes = np.concatenate([hash_rows(list(batch.T)) for batch in batches(X)])
+        self.splits = [split_rows(hashes, np.asarray(y, dtype=np.int8), self.folds, seed)]
         self._subsets = [[subset(self.dataset, rows) for rows in split] for split in self.splits]
         self.experiment = {
             "features": list(feature_names),
@@ -104,13 +105,14 @@ class BaseOptimizer(ABC):
             "evaluation": {
                 "folds": self.folds,
                 "evaluated_folds": len(self.splits),
+                "grouped": "equal rows",
                 "patience": PATIENCE,
                 "max_rounds": MAX_ROUNDS,
             },
             "space": {name: asdict(bounds) for name, bounds in SPACE.items()},
         }
         self.experiment_id = _digest([json.dumps(self.experiment, sort_keys=True).encode()])
-        self.data_id = _digest(chain(batches(X), [np.ascontiguousarray(y)]))
+        self.data_id = _digest([hashes, np.ascontiguousarray(y)])
 
     def optimize(
         self,
@@ -214,7 +216,7 @@ class BaseOptimizer(ABC):
         More rows allow more rounds: this scaling gained 0.0003 of logloss on the points that
         train/evaluation.py mentions.
         """
-        return round(rounds * self.folds / (self.folds - 1))
+        return round(rounds * self.rows / len(self.splits[0][0]))
 
     def study_attributes(self) -> dict:
         """Return what the store of trials records about this search."""

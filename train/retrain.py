@@ -62,7 +62,7 @@ def retrain(arguments: Namespace) -> None:
     from train.fit import fit_model
     from train.judge import judge
     from train.observations import STORE
-    from train.rows import training_data
+    from train.rows import SPLIT, training_data
     from train.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
@@ -92,12 +92,15 @@ def retrain(arguments: Namespace) -> None:
     card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = snapshot.observations
     card.filled_with_null = snapshot.filled
-    card.judge_rows_held_out = data.held_out
+    card.judge_rows_held_out, card.split = data.held_out, SPLIT
     card.digest_of_rows = digest_of_rows
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
     card.decision, card.why, card.judge = judge(champion, model, data.judge, data.judge_groups)
+    if champion.card.split != SPLIT:
+        known = f"model {champion.model_id}, of an earlier version, was trained on rows that judge"
+        card.decision, card.why = "promoted", f"{known}; {card.why}"
     if settings.promote == "always":
         card.decision, card.why = "promoted", f"PROMOTE=always; {card.why}"
     save(model, Registry(arguments.folder))

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train.columns import narrow
-from train.keys import is_for_judge
+from train.row_hash import hash_frame, shuffle
 from train.snapshot import Snapshot
 from utils.datasets import dataset
 
 if TYPE_CHECKING:
     import pandas as pd
 
+JUDGE_ONE_IN = 10  # one distinct row in ten is never trained on: it judges models
 JUDGE_ROWS = 2_000  # at least; original rows are added if these observations are fewer
-_DIGESTED = 65_536  # rows
+SPLIT = "values"  # what decides which rows are for the judge; rename it when the rule changes
 
 
 @dataclass
@@ -33,7 +34,7 @@ class LabeledRows:
         return len(self.outcomes)
 
     def __getitem__(self, chosen: np.ndarray | slice) -> "LabeledRows":
-        return LabeledRows(self.frame[chosen], self.outcomes[chosen])
+        return LabeledRows(self.frame.iloc[chosen], self.outcomes[chosen])
 
     def __add__(self, other: "LabeledRows") -> "LabeledRows":
         import pandas as pd
@@ -44,15 +45,13 @@ class LabeledRows:
         frame = pd.DataFrame(columns, copy=False)
         return LabeledRows(frame, np.concatenate([self.outcomes, other.outcomes]))
 
-    def digest(self) -> str:
-        """Return a SHA-256 of all values, in order, whatever types hold them."""
-        import pandas as pd
+    def for_judge(self) -> np.ndarray:
+        """Return which of the rows are for the judge; see is_for_judge()."""
+        return is_for_judge(hash_frame(self.frame))
 
-        digest = hashlib.sha256()
-        numeric = {name: float for name in self.frame if self.frame[name].dtype != "category"}
-        for start in range(0, len(self), _DIGESTED):
-            batch = self.frame[start : start + _DIGESTED].astype(numeric)
-            digest.update(pd.util.hash_pandas_object(batch, index=False).to_numpy())
+    def digest(self) -> str:
+        """Return a SHA-256 of the rows' hashes (see train/row_hash.py) and outcomes, in order."""
+        digest = hashlib.sha256(hash_frame(self.frame))
         digest.update(self.outcomes)
         return digest.hexdigest()
 
@@ -66,16 +65,37 @@ def _append(column: "pd.Series", other: "pd.Series"):
     return np.concatenate([column.to_numpy(), other.to_numpy()])
 
 
-def original_rows(folder: Path) -> tuple[LabeledRows, np.ndarray]:
-    """Return the original data, and which of its rows are for the judge."""
+def original_rows(folder: Path) -> LabeledRows:
+    """Return the original data."""
     frame, outcomes = dataset.read_training(folder)
     for name in dataset.NUMERIC_COLUMNS:
         frame[name] = narrow(frame[name].to_numpy(np.float64))
     for name in dataset.CATEGORICAL_COLUMNS:
         frame[name] = frame[name].astype("category")
     names = [*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]
-    for_judge = [is_for_judge(f"row-{position}") for position in range(len(outcomes))]
-    return LabeledRows(frame[names], outcomes), np.array(for_judge)
+    return LabeledRows(frame[names], outcomes)
+
+
+def is_for_judge(hashes: np.ndarray) -> np.ndarray:
+    """Return which rows are for the judge, by their hashes; see hash_frame().
+
+    The values decide, not the outcome. So equal rows are on the same side, in every training: what
+    judges a model, or what its early stopping watches, is never what it was trained on. A data set
+    that gains a column divides its rows anew; models of the former columns do not load then.
+    """
+    return hashes % np.uint64(JUDGE_ONE_IN) == 0
+
+
+def newest_of_equal(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return which rows have no equal row after them in their group; all shapes are (n,).
+
+    The judge's statistics take its rows for independent, which a row and its copy are not.
+    """
+    keys = hashes ^ shuffle(groups.astype(np.uint64), seed=0)
+    _, from_end = np.unique(keys[::-1], return_index=True)
+    newest = np.zeros(len(hashes), dtype=bool)
+    newest[len(hashes) - 1 - from_end] = True
+    return newest
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,7 @@ class TrainingData:
 
     training: LabeledRows
     held_out: int  # rows of the window that are not in `training`, as they are for the judge
-    judge: LabeledRows
+    judge: LabeledRows  # of equal rows of one group only the newest
     judge_groups: np.ndarray  # of each judge's row: the first training that used it, 0 for none
 
 
@@ -95,19 +115,23 @@ def training_data(folder: Path, snapshot: Snapshot, window: int) -> TrainingData
     without those for the judge. The judge uses its observations of the last W trainings.
     snapshot : read with the same window.
     """
-    original, original_for_judge = original_rows(folder)
-    observed, for_judge = LabeledRows(snapshot.frame, snapshot.outcomes), snapshot.for_judge
+    original, observed = original_rows(folder), LabeledRows(snapshot.frame, snapshot.outcomes)
+    hashes, observed_hashes = hash_frame(original.frame), hash_frame(observed.frame)
+    original_for_judge, for_judge = is_for_judge(hashes), is_for_judge(observed_hashes)
     before_window = max(len(original) + snapshot.observations - window, 0) if window else 0
     original_in_window = np.arange(len(original)) >= before_window
-    recent = for_judge & snapshot.is_judged
-    fill = original[original_for_judge][: max(JUDGE_ROWS - int(recent.sum()), 0)]
+    recent = np.flatnonzero(for_judge & snapshot.is_judged)
+    recent = recent[newest_of_equal(observed_hashes[recent], snapshot.first_training[recent])]
+    fill = np.flatnonzero(original_for_judge)
+    fill = fill[newest_of_equal(hashes[fill], np.zeros(len(fill)))]
+    fill = fill[: max(JUDGE_ROWS - len(recent), 0)]
     chosen = ~original_for_judge & original_in_window, ~for_judge & snapshot.in_window
     in_window = int(original_in_window.sum() + snapshot.in_window.sum())
     training = original[chosen[0]] + observed[chosen[1]]
     return TrainingData(
         training=training,
         held_out=in_window - len(training),
-        judge=fill + observed[recent],
+        judge=original[fill] + observed[recent],
         judge_groups=np.concatenate(
             [np.zeros(len(fill), dtype=int), snapshot.first_training[recent]]
         ),

@@ -16,26 +16,24 @@ Invariants, after every transaction:
 from train.columns import columns_of, encode_columns
 from train.database import Database
 
-SCHEMA_VERSION = 3  # raise it with every change of the schema
+SCHEMA_VERSION = 4  # raise it with every change of the schema
 SEGMENT_ROWS = 8_192
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS waiting (
     key BLOB PRIMARY KEY,   -- digest of the request id, see train/keys.py
-    for_judge INTEGER,      -- see train/keys.py
     data BLOB,              -- JSON of the request's data; NULL until the request is read
     outcome REAL,           -- 0.0 or 1.0; NULL until the outcome is read
     seen REAL               -- when the first of the two was read; see StoreClock
 );
 CREATE TABLE IF NOT EXISTS recent (
-    position INTEGER PRIMARY KEY, key BLOB, for_judge INTEGER, data BLOB, outcome REAL, seen REAL
+    position INTEGER PRIMARY KEY, key BLOB, data BLOB, outcome REAL, seen REAL
 );
 CREATE TABLE IF NOT EXISTS segments (
     first INTEGER PRIMARY KEY,  -- position of its first observation
     size INTEGER,               -- how many observations
     seen REAL,                  -- when the newest one was complete
     outcomes BLOB,              -- one byte each
-    for_judge BLOB,             -- one byte each
     columns BLOB,               -- see train/columns.py
     keys BLOB                   -- KEY_BYTES each
 );
@@ -63,12 +61,11 @@ INSERT OR IGNORE INTO counters VALUES
 
 
 def write_segment(db: Database, rows: list[tuple]) -> None:
-    """Store rows (position, key, for_judge, data, outcome, seen), oldest first, as a segment."""
-    positions, keys, for_judge, data, outcomes, seen = zip(*rows, strict=True)
-    columns = encode_columns(columns_of(data))
-    flags = bytes(map(int, outcomes)), bytes(for_judge)
-    row = (positions[0], len(rows), max(seen), *flags, columns, b"".join(keys))
-    db.query("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    """Store rows (position, key, data, outcome, seen), oldest first, as a segment."""
+    positions, keys, data, outcomes, seen = zip(*rows, strict=True)
+    columns, known = encode_columns(columns_of(data)), bytes(map(int, outcomes))
+    row = (positions[0], len(rows), max(seen), known, columns, b"".join(keys))
+    db.query("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def add_positions(db: Database, rows: list[tuple]) -> None:

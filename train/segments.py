@@ -65,8 +65,8 @@ def _delete_segment(db: Database, first: int) -> None:
 
 def read_blocks(
     db: Database, ranges: list[tuple[int, int]]
-) -> Iterator[tuple[np.ndarray, Columns, np.ndarray, np.ndarray]]:
-    """Yield (positions, columns, outcomes, for_judge) of blocks that reach into the ranges.
+) -> Iterator[tuple[np.ndarray, Columns, np.ndarray]]:
+    """Yield (positions, columns, outcomes) of blocks that reach into the ranges.
 
     Blocks come in the order of their positions; ranges : [first, end) positions.
     """
@@ -76,12 +76,11 @@ def read_blocks(
 
     for first, size in db.query("SELECT first, size FROM segments ORDER BY first"):
         if is_wanted(first, size):
-            what = "SELECT outcomes, for_judge, columns FROM segments WHERE first = ?"
-            [(outcomes, for_judge, columns)] = db.query(what, (first,))
-            flags = np.frombuffer(outcomes, np.uint8), np.frombuffer(for_judge, bool)
-            yield np.arange(first, first + size), decode_columns(columns), *flags
-    rows = db.query("SELECT position, data, outcome, for_judge FROM recent ORDER BY position")
+            what = "SELECT outcomes, columns FROM segments WHERE first = ?"
+            [(outcomes, columns)] = db.query(what, (first,))
+            known = np.frombuffer(outcomes, np.uint8)
+            yield np.arange(first, first + size), decode_columns(columns), known
+    rows = db.query("SELECT position, data, outcome FROM recent ORDER BY position")
     if rows and is_wanted(rows[0][0], len(rows)):
-        positions, data, outcomes, for_judge = zip(*rows, strict=True)
-        flags = np.array(outcomes, np.uint8), np.array(for_judge, bool)
-        yield np.array(positions), columns_of(data), *flags
+        positions, data, outcomes = zip(*rows, strict=True)
+        yield np.array(positions), columns_of(data), np.array(outcomes, np.uint8)

@@ -29,10 +29,9 @@ class Snapshot:
 
     frame: "pd.DataFrame"
     outcomes: np.ndarray  # 0.0 or 1.0
-    for_judge: np.ndarray  # bool
     first_training: np.ndarray  # number, from 1, of the first training that used the observation
     in_window: np.ndarray  # bool: among the newest `window` rows
-    is_judged: np.ndarray  # bool: the judge may use it, if it is for the judge
+    is_judged: np.ndarray  # bool: the judge may use it, if it is on its side
     training: int  # the number of the training that reads this snapshot
     observations: int  # how many there are in the store
     offsets: dict[str, int]  # "topic-partition" -> the offset to read next
@@ -42,7 +41,7 @@ class Snapshot:
 
     def forget_rows(self) -> None:
         """Free the memory of all rows; what describes the snapshot remains."""
-        for name in ("frame", "outcomes", "for_judge", "first_training", "in_window", "is_judged"):
+        for name in ("frame", "outcomes", "first_training", "in_window", "is_judged"):
             delattr(self, name)
 
 
@@ -106,17 +105,15 @@ def _is_in(positions: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
 def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> dict:
     """Return the fields of Snapshot that hold the rows in these ranges, and their positions."""
     builder = FrameBuilder(dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS)
-    positions, outcomes, for_judge = [np.empty(0, int)], [np.empty(0)], [np.empty(0, bool)]
-    for block, columns, *flags in read_blocks(db, ranges):
+    positions, outcomes = [np.empty(0, int)], [np.empty(0)]
+    for block, columns, known in read_blocks(db, ranges):
         chosen = _is_in(block, ranges)
         builder.add(columns, chosen)
         positions.append(block[chosen])
-        outcomes.append(flags[0][chosen])
-        for_judge.append(flags[1][chosen])
+        outcomes.append(known[chosen])
     return {
         "frame": builder.frame(),
         "filled": builder.filled,
         "positions": np.concatenate(positions),
         "outcomes": np.concatenate(outcomes),
-        "for_judge": np.concatenate(for_judge),
     }

@@ -4,11 +4,17 @@ import time
 from collections.abc import Iterator
 
 from train.database import Database
-from train.keys import is_for_judge, key_of
+from train.keys import key_of
 from train.schema import SCHEMA, SEGMENT_ROWS, add_positions, write_segment
 from utils.console import say
 
 SAY_EVERY = 500_000  # observations
+
+
+def upgrade_from_3(db: Database) -> None:
+    """Drop the columns that told which rows are for the judge: now the rows' values do."""
+    for table in ("waiting", "recent", "segments"):
+        db.query(f"ALTER TABLE {table} DROP COLUMN for_judge")
 
 
 def upgrade_from_2(db: Database) -> None:
@@ -25,7 +31,7 @@ def upgrade_from_2(db: Database) -> None:
     now = time.time()
     db.query("UPDATE counters SET value = ? WHERE name = 'wall_clock'", (int(now),))
     waiting = "SELECT * FROM old WHERE data IS NULL OR outcome IS NULL ORDER BY seen"
-    db.execute_many("INSERT INTO waiting VALUES (?, ?, ?, ?, ?)", _rows(db.iterate(waiting), now))
+    db.execute_many("INSERT INTO waiting VALUES (?, ?, ?, ?)", _rows(db.iterate(waiting), now))
     _upgrade_trainings(db)
     complete = _upgrade_complete(db, now)
     db.query("UPDATE counters SET value = ? WHERE name = 'observations'", (complete,))
@@ -33,10 +39,9 @@ def upgrade_from_2(db: Database) -> None:
 
 
 def _rows(old: Iterator[tuple], now: float) -> Iterator[tuple]:
-    """Yield (key, for_judge, data, outcome, seen), on a clock that is 0 now; see StoreClock."""
+    """Yield (key, data, outcome, seen), on a clock that is 0 now; see StoreClock."""
     for request_id, data, outcome, seen, _ in old:
-        key, for_judge = key_of(request_id), is_for_judge(request_id)
-        yield key, for_judge, data, outcome, min(seen - now, 0)
+        yield key_of(request_id), data, outcome, min(seen - now, 0)
 
 
 def _upgrade_trainings(db: Database) -> None:
@@ -64,6 +69,6 @@ def _upgrade_complete(db: Database, now: float) -> int:
             rows = []
         if complete % SAY_EVERY == 0:
             say(f"{complete:,} observations are converted.")
-    db.execute_many("INSERT INTO recent VALUES (?, ?, ?, ?, ?, ?)", rows)
+    db.execute_many("INSERT INTO recent VALUES (?, ?, ?, ?, ?)", rows)
     add_positions(db, rows)
     return complete

@@ -49,6 +49,7 @@ class Card(msgspec.Struct, kw_only=True):
     created: str = ""  # ISO 8601, UTC
     observations: int = 0  # complete ones when the training began
     judge_rows_held_out: int = 0  # never trained on, they judge
+    split: str = ""  # the rule that decided which rows these are, see train/rows.py
     filled_with_null: dict[str, int] = {}  # column: rows that lack it, see train/columns.py
     digest_of_rows: str = ""  # SHA-256 of the training set
     offsets: dict[str, int] = {}  # "topic-partition": the offset that was to be read next
