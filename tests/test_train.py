@@ -9,19 +9,22 @@ import sys
 
 import lightgbm as lgb
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
 from train import OPTIMIZERS, optimizer_class
 from train.arguments import parse_arguments
-from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, split_rows
+from train.cost import decisions_per_row
+from train.evaluation import PATIENCE, PENALTY, is_hopeless
 from train.optimizer import BaseOptimizer
+from train.row_hash import hash_frame
 from train.space import SPACE
+from train.split import number_of_folds, split_rows
 from train.train_hyperopt import LGBOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
 
 NAMES = ["age", "hours", "job", "country"]
-CATEGORICAL = [2, 3]
 JOBS = 6  # the codes of "job" are 0..5; 6 stands for a job never seen
 PARAMS = {
     "learning_rate": 0.1,
@@ -53,7 +56,15 @@ both = pytest.mark.parametrize("kind", [LGBOptimizer, OptunaOptimizer])
 
 def make_optimizer(kind: type = LGBOptimizer, y: np.ndarray = Y, **settings) -> BaseOptimizer:
     """Return an optimizer of the generated data, on one thread unless told otherwise."""
-    return kind(X[: len(y)], y, NAMES, CATEGORICAL, **{"num_threads": 1, **settings})
+    known_rows = X[: len(y)]
+    parts = split(known_rows, y, settings.get("seed", 1))
+    return kind(known_rows, y, parts, NAMES, **{"num_threads": 1, **settings})
+
+
+def split(X: np.ndarray, y: np.ndarray, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to fit on and those to measure on, as fit_model() divides a frame."""
+    folds = number_of_folds(y)
+    return split_rows(hash_frame(pd.DataFrame(X)), y.astype(np.int8), folds, seed)
 
 
 def without_time(trials: list[dict]) -> list[dict]:
@@ -74,6 +85,7 @@ def oracle_params(params: dict, seed: int = 1) -> dict:
         "learning_rate": params["learning_rate"],
         "num_leaves": params["num_leaves"],
         "min_sum_hessian_in_leaf": params["min_child_weight"],
+        "min_data_in_leaf": 5,
         "feature_fraction": params["colsample_bytree"],
         "bagging_fraction": params["subsample"],
         "bagging_freq": 1,
@@ -89,7 +101,7 @@ def oracle_params(params: dict, seed: int = 1) -> dict:
 
 def oracle_dataset(params: dict) -> lgb.Dataset:
     """Return a Dataset that shares nothing with the optimizer's."""
-    return lgb.Dataset(X, Y, feature_name=NAMES, categorical_feature=CATEGORICAL, params=params)
+    return lgb.Dataset(X, Y, feature_name=NAMES, params=params)
 
 
 @pytest.fixture(scope="module")
@@ -101,31 +113,34 @@ def tuned() -> tuple[LGBOptimizer, lgb.Booster]:
 # What is tuned is what is fitted
 
 
-def test_every_loss_is_that_of_an_independent_evaluation(tuned):
-    optimizer = tuned[0]
-    for trial in optimizer.trials:
-        params = oracle_params(trial["params"])
-        losses = lgb.cv(
-            {**params, "early_stopping_round": PATIENCE},
-            oracle_dataset(params),
-            num_boost_round=MAX_ROUNDS,
-            folds=optimizer.splits,
-        )["valid binary_logloss-mean"]
-        measured = np.min(losses[: trial["rounds"]]), len(losses)
-        assert measured == (trial["loss"], trial["rounds"]) or trial["pruned"]
-    assert not all(trial["pruned"] for trial in optimizer.trials)
-
-
-def test_the_loss_is_the_log_loss_of_probabilities_on_unseen_rows(tuned):
-    best = min(tuned[0].trials, key=lambda trial: trial["loss"])
-    params = oracle_params(best["params"])
-    [(known, unseen)] = tuned[0].splits
-    assert sorted([*known, *unseen]) == list(range(len(Y)))
-    assert [len(unseen), Y[unseen].sum()] == pytest.approx([len(Y) / 5, Y.sum() / 5], abs=1)
+def curve(params: dict, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the loss on each held-out row, and the decisions of all trees, after each round."""
+    params = oracle_params(params)
+    fitted, measured = split(X, Y)
     full = oracle_dataset(params).construct()
-    booster = lgb.train(params, full.subset(known), num_boost_round=best["rounds"])
-    loss = log_loss(Y[unseen], booster.predict(X[unseen]))
-    assert loss == pytest.approx(tuned[0].best_loss, rel=1e-9)
+    booster = lgb.Booster(params, full.subset(np.sort(fitted)))
+    while booster.num_trees() < rounds:
+        booster.update()  # adds no tree if the columns drawn for it allow no split
+    made = range(1, rounds + 1)
+    probabilities = np.array([booster.predict(X[measured], num_iteration=n) for n in made])
+    losses = -np.log(np.where(Y[measured] == 1, probabilities, 1 - probabilities))
+    after = np.array([decisions_per_row(booster, first_tree=n) for n in range(rounds + 1)])
+    return losses, after[0] - after[1:]
+
+
+def test_every_loss_is_that_of_an_independent_evaluation(tuned):
+    for trial in tuned[0].trials:
+        rows, _ = curve(trial["params"], trial["rounds"])
+        assert trial["loss"] == pytest.approx(rows[-1].mean(), rel=1e-6)
+
+
+def test_the_rounds_have_the_lowest_penalized_loss():
+    trial, _ = make_optimizer().holdout.evaluate(PARAMS)
+    rows, costs = curve(PARAMS, trial["rounds"] + PATIENCE)
+    penalized = rows.mean(axis=1) + PENALTY * costs
+    assert trial["rounds"] == penalized.argmin() + 1 < len(penalized)
+    assert trial["penalized_loss"] == pytest.approx(penalized.min(), rel=1e-6)
+    assert trial["decisions"] == pytest.approx(costs[penalized.argmin()])
 
 
 def test_the_booster_is_that_of_an_independent_fit_with_best(tuned):
@@ -154,7 +169,12 @@ def test_the_columns_keep_their_names_and_kinds():
     assert booster.feature_name() == NAMES
     tree_info = [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
     kinds = set(re.findall(r"'split_feature': (\d+).*?'decision_type': '(..)'", str(tree_info)))
-    assert kinds == {("0", "<="), ("1", "<="), ("2", "=="), ("3", "==")}
+    assert kinds == {(str(column), "<=") for column in range(4)}  # codes are numbers to it
+
+
+def loss(optimizer: BaseOptimizer, params: dict = PARAMS) -> float:
+    """Return the loss of a trial."""
+    return optimizer.holdout.evaluate(params)[0]["loss"]
 
 
 def test_classes_are_weighed_only_when_asked(tuned):
@@ -162,13 +182,13 @@ def test_classes_are_weighed_only_when_asked(tuned):
     sixty = {**PARAMS, "num_boost_round": 60}
     assert plain.fit(sixty).predict(X).mean() == pytest.approx(Y.mean(), abs=0.01)
     assert weighed.fit(sixty).predict(X).mean() > Y.mean() + 0.05
-    assert weighed.evaluate(PARAMS)["loss"] > plain.evaluate(PARAMS)["loss"] + 0.01
+    assert loss(weighed) > loss(plain) + 0.01
 
 
 def test_subsample_has_an_effect():
     optimizer = make_optimizer()
     half, whole = ({**PARAMS, "subsample": share} for share in (0.5, 1.0))
-    assert optimizer.evaluate(half)["loss"] != optimizer.evaluate(whole)["loss"]
+    assert loss(optimizer, half) != loss(optimizer, whole)
     assert trees(optimizer.fit(half)) != trees(optimizer.fit(whole))
 
 
@@ -214,7 +234,8 @@ def test_few_groups_still_make_two_parts_with_both_outcomes(groups, y, measured)
 @both
 def test_rows_that_are_all_equal_make_a_model_of_their_rate(kind):
     equal = np.repeat(X[:1], 200, axis=0)
-    optimizer = kind(equal, np.tile([0.0, 0, 0, 1], 50), NAMES, CATEGORICAL, num_threads=1)
+    y = np.tile([0.0, 0, 0, 1], 50)
+    optimizer = kind(equal, y, split(equal, y), NAMES, num_threads=1)
     assert optimizer.optimize(2).predict(equal) == pytest.approx(np.full(200, 0.25), abs=0.01)
 
 
@@ -222,10 +243,11 @@ def test_early_stopping_does_not_see_copies_of_the_rows_it_fits():
     """A row and its copies are told apart from others by a column that says nothing else."""
     X_, y = make_data(400)
     X_[:, 0] = np.random.default_rng(1).permutation(400)
-    five = {"num_threads": 1, "X": np.tile(X_, (5, 1)), "y": np.tile(y, 5)}
-    rest = {"feature_names": NAMES, "categorical_indices": CATEGORICAL}
-    once = LGBOptimizer(**five | rest | {"X": X_, "y": y}).evaluate(PARAMS)
-    repeated = LGBOptimizer(**five, **rest).evaluate(PARAMS)
+    five = np.tile(X_, (5, 1)), np.tile(y, 5)
+    once, repeated = (
+        LGBOptimizer(*rows, split(*rows), NAMES, num_threads=1).holdout.evaluate(PARAMS)[0]
+        for rows in ((X_, y), five)
+    )
     assert repeated["rounds"] < 100
     assert repeated["loss"] > once["loss"] / 2
 
@@ -233,13 +255,33 @@ def test_early_stopping_does_not_see_copies_of_the_rows_it_fits():
 # What optimize leaves behind
 
 
-def test_best_is_the_trial_with_the_lowest_loss_and_its_rounds_scaled_to_all_rows(tuned):
+def test_best_is_a_trial_with_its_rounds(tuned):
     optimizer, booster = tuned
-    best = min(optimizer.trials, key=lambda trial: trial["loss"])
-    rounds = round(best["rounds"] * 5 / 4)  # found on four fifths of the rows
+    best = optimizer.best_trial()
     assert optimizer.best_loss == best["loss"]
-    assert optimizer.best == {**best["params"], "num_boost_round": rounds}
-    assert booster.current_iteration() == booster.num_trees() == rounds
+    assert optimizer.best == {**best["params"], "num_boost_round": best["rounds"]}
+    # A round adds no tree if the columns drawn for it allow no split.
+    assert best["rounds"] * 0.9 < booster.num_trees() <= best["rounds"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "known", "best"), [(0.11, True, 1), (0.09, True, 0), (0.09, False, 1)]
+)
+def test_the_known_point_stays_unless_another_one_is_better_beyond_noise(
+    gain, known, best, monkeypatch
+):
+    optimizer, losses = make_optimizer(), np.tile([0.0, 1.0], 50)  # the standard error is 0.05
+    given = iter([0.5, 0.5 - gain])
+
+    def evaluate(params: dict, **limits) -> tuple[dict, np.ndarray]:
+        loss = next(given)
+        trial = {"params": params, "loss": loss, "penalized_loss": loss, "decisions": 1.0}
+        return trial | {"rounds": 1, "seconds": 0.0, "pruned": False}, losses * (0.5 - loss) / gain
+
+    monkeypatch.setattr(optimizer.holdout, "evaluate", evaluate)
+    optimizer.optimize(2, known_points=[PARAMS] if known else [])
+    assert optimizer.trials[1]["noise"] == pytest.approx(0.05)
+    assert optimizer.trials.index(optimizer.best_trial()) == best
 
 
 def test_trials_and_best_are_plain_json(tuned):
@@ -252,7 +294,7 @@ def test_trials_and_best_are_plain_json(tuned):
     names = {*SPACE, "num_boost_round"}
     assert kinds == {name: int if name in integers else float for name in names}
     assert [sorted(trial) for trial in optimizer.trials] == [
-        ["loss", "losses", "params", "pruned", "rounds", "seconds"]
+        ["decisions", "loss", "noise", "params", "penalized_loss", "pruned", "rounds", "seconds"]
     ] * 5
 
 
@@ -270,12 +312,12 @@ def test_a_second_optimize_starts_from_the_beginning():
 def measure_distance(optimizer, monkeypatch) -> None:
     """Let the loss be the distance from a learning rate of 0.1 and a subsample of 0.6."""
 
-    def evaluate(params: dict, **limits) -> dict:
+    def evaluate(params: dict, **limits) -> tuple[dict, np.ndarray]:
         loss = abs(params["learning_rate"] - 0.1) + abs(params["subsample"] - 0.6)
-        kept = {"losses": [loss], "rounds": 1, "seconds": 0.0, "pruned": False}
-        return {"params": params, "loss": loss, **kept}
+        kept = {"rounds": 1, "decisions": 1.0, "seconds": 0.0, "pruned": False}
+        return {"params": params, "loss": loss, "penalized_loss": loss, **kept}, np.array([loss])
 
-    monkeypatch.setattr(optimizer, "evaluate", evaluate)
+    monkeypatch.setattr(optimizer.holdout, "evaluate", evaluate)
 
 
 @both
@@ -321,12 +363,13 @@ def test_when_time_is_up_the_first_evaluation_is_finished_and_no_other_begins(ki
 def test_a_hopeless_trial_is_pruned_and_a_good_one_is_not(tuned):
     optimizer, slow = make_optimizer(), {**PARAMS, "learning_rate": 0.02, "num_leaves": 8}
     to_beat = tuned[0].best_loss - 0.1  # out of reach
-    pruned, whole = optimizer.evaluate(slow, to_beat=to_beat), optimizer.evaluate(slow)
+    evaluate = optimizer.holdout.evaluate
+    pruned, whole = evaluate(slow, to_beat=to_beat)[0], evaluate(slow)[0]
     assert pruned["pruned"]
     assert not whole["pruned"]
     assert pruned["rounds"] < whole["rounds"]
     assert pruned["loss"] > to_beat
-    again = optimizer.evaluate(slow, to_beat=whole["loss"] + 1e-9)
+    again, _ = evaluate(slow, to_beat=whole["penalized_loss"] + 1e-9)
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
 
 
@@ -340,7 +383,7 @@ def test_what_is_hopeless_is_told_from_the_pace_of_the_last_rounds():
 
 
 def test_an_evaluation_ends_at_the_deadline():
-    trial = make_optimizer().evaluate(PARAMS, deadline=0)
+    trial, _ = make_optimizer().holdout.evaluate(PARAMS, deadline=0)
     assert trial["pruned"]
     assert trial["rounds"] == 1
 
@@ -351,7 +394,7 @@ def test_the_seed_decides_trials_and_model(tuned):
     assert without_time(again.trials) == without_time(tuned[0].trials)
     other.optimize(1)
     assert other.trials[0]["params"] != again.trials[0]["params"]
-    assert other.evaluate(PARAMS)["loss"] != again.evaluate(PARAMS)["loss"]  # other folds too
+    assert loss(other) != loss(again)  # other held-out rows too
 
 
 def test_num_threads_is_honoured_and_does_not_change_the_model(monkeypatch):
@@ -427,9 +470,10 @@ def test_other_outcomes_than_0_and_1_are_refused(wrong):
 
 
 def test_two_rows_of_a_class_make_two_folds():
-    optimizer = make_optimizer(y=np.array([1.0, 1.0] + [0.0] * 98))
+    y = np.array([1.0, 1.0] + [0.0] * 98)
+    assert y[split(X[:100], y)[1]].sum() == 1
+    optimizer = make_optimizer(y=y)
     booster = optimizer.optimize(1)
-    assert optimizer.folds == 2
     assert np.isfinite(optimizer.best_loss)
     assert booster.predict(X[:100]).mean() == pytest.approx(0.02, abs=0.01)
 

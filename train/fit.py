@@ -8,8 +8,11 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from train import optimizer_class
+from train.category_order import OrderByOutcome
 from train.cost import decisions_per_row, microseconds_per_row
 from train.encoded_rows import EncodedRows
+from train.row_hash import hash_frame
+from train.split import number_of_folds, split_rows
 from utils.datasets import dataset
 from utils.feature_tools import FeatureTools
 from utils.metrics import calibration_error, log_losses
@@ -41,17 +44,21 @@ def fit_model(
     are those of optimizer_class(hyper) and its optimize(). ValueError if an outcome is neither, or
     there are fewer than two rows of each.
     """
+    folds = number_of_folds(outcomes)
+    split = split_rows(hash_frame(frame), outcomes.astype(np.int8), folds, seed)
+    held_out = np.zeros(len(outcomes), dtype=bool)
+    held_out[split[1]] = True
     tools = FeatureTools(
         dataset.NUMERIC_COLUMNS,
         dataset.CATEGORICAL_COLUMNS,
         dataset.CROSSED_COLUMNS,
         max_categories=settings.max_categories,
-    ).fit(frame)
+    ).fit(frame, order=OrderByOutcome(outcomes, held_out))
     optimizer = optimizer_class(hyper)(
         EncodedRows(tools, frame),
         outcomes,
+        split,
         list(tools.get_feature_names_out()),
-        tools.categorical_indices_,
         num_threads=num_threads,
         seed=seed,
         trials_path=trials_path,

@@ -9,20 +9,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
 from tqdm import tqdm
 
-from train.encoded_rows import batches, subset
-from train.evaluation import MAX_ROUNDS, PATIENCE, is_hopeless, number_of_folds, split_rows
-from train.row_hash import hash_rows
+from train.encoded_rows import batches
+from train.evaluation import MAX_ROUNDS, PATIENCE, PENALTY, Holdout
 from train.space import SPACE
 from train.trials import TrialStore
 from train.warm_start import distinct_points, known_points_to_try
 
 METRIC = "binary_logloss"
+BEYOND_NOISE = 2  # standard errors, as for the judge
 
 
 class BaseOptimizer(ABC):
@@ -30,16 +31,18 @@ class BaseOptimizer(ABC):
 
     The same data, arguments, earlier trials and library versions give the same trials and the same
     model, unless time runs out. Another num_threads can change the last digits of a loss, as sums
-    are then made in another order. ValueError if y contains anything but 0 and 1, or fewer than two
-    of either.
+    are then made in another order.
+
+    A prediction's cost counts: what is minimized is the penalized loss, see train/evaluation.py.
+    The first known point is kept unless another one is better beyond noise: the best of many trials
+    on the same rows owes a part of its advantage to chance.
 
     Parameters
     ----------
-    X : float64 array (rows, features), or an lgb.Sequence of its rows; categories as codes 0, 1, 2,
-        ...; NaN is a missing number.
+    X : float64 array (rows, features), or an lgb.Sequence of its rows; NaN is a missing number.
     y : array (rows,) of 0 and 1.
+    split : the rows to fit on while tuning, and the rows to measure on; see split_rows().
     feature_names : one name per column of X.
-    categorical_indices : which columns of X hold categories.
     num_threads : for LightGBM; 0 lets it choose. More threads than free cores are much slower.
     seed : of the search, the folds and LightGBM's own sampling; not negative.
     is_unbalance : weight the classes as if they had equally many rows. Off by default: it moves the
@@ -51,8 +54,9 @@ class BaseOptimizer(ABC):
     ----------
     best : the hyperparameters of the final fit: plain Python numbers, LightGBM's names.
     best_loss : the binary log loss measured with them on the held-out rows.
-    trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `losses` (one per
-        evaluated fold), `rounds` (the best number, by early stopping), `seconds`, `pruned`.
+    trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `penalized_loss`,
+        `noise` (the standard error of the difference to the first trial's loss), `rounds` (by early
+        stopping), `decisions` (per row, see train/cost.py), `seconds`, `pruned`.
     past_trials : trials of earlier searches that need no new evaluation: same data, same seed.
     """
 
@@ -62,21 +66,21 @@ class BaseOptimizer(ABC):
         self,
         X: np.ndarray | lgb.Sequence,
         y: np.ndarray,
+        split: tuple[np.ndarray, np.ndarray],
         feature_names: Sequence[str],
-        categorical_indices: Sequence[int],
         *,
         num_threads: int = 0,
         seed: int = 1,
         is_unbalance: bool = False,
         trials_path: Path | None = None,
     ) -> None:
-        self.folds = number_of_folds(y)
         self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
         self.objective = {  # the same in tuning and in the final fit
             "objective": "binary",  # without one, lgb.cv would tune a regression
-            "metric": METRIC,
+            "metric": "None",  # evaluate() measures it
             "is_unbalance": is_unbalance,
             "subsample_freq": 1,  # 0, the default, would make LightGBM ignore `subsample`
+            "min_child_samples": 5,  # min_child_weight limits leaves, too, and is tuned
         }
         self.fixed = self.objective | {
             "seed": seed,
@@ -87,32 +91,25 @@ class BaseOptimizer(ABC):
             "num_threads": num_threads,
             "verbosity": -1,
         }
-        # One Dataset for all trials: no tuned parameter changes how it is binned.
+        # One Dataset for all trials: no tuned parameter changes how it is binned. Codes are plain
+        # numbers to it: sets of categories cost a third more in each prediction, and overfit.
         self.dataset = lgb.Dataset(
-            X,
-            y,
-            feature_name=list(feature_names),
-            categorical_feature=[int(i) for i in categorical_indices],
-            params=self.fixed,
+            X, y, feature_name=list(feature_names), params=self.fixed
         ).construct()
-        hashes = np.concatenate([hash_rows(list(batch.T)) for batch in batches(X)])
-        self.splits = [split_rows(hashes, np.asarray(y, dtype=np.int8), self.folds, seed)]
-        self._subsets = [[subset(self.dataset, rows) for rows in split] for split in self.splits]
+        self.holdout = Holdout(self.dataset, split, self.fixed)
         self.experiment = {
             "features": list(feature_names),
-            "categorical": [int(i) for i in categorical_indices],
             "objective": self.objective,
             "evaluation": {
-                "folds": self.folds,
-                "evaluated_folds": len(self.splits),
-                "grouped": "equal rows",
+                "holdout": "groups of equal rows",
                 "patience": PATIENCE,
                 "max_rounds": MAX_ROUNDS,
+                "penalty": PENALTY,
             },
             "space": {name: asdict(bounds) for name, bounds in SPACE.items()},
         }
         self.experiment_id = _digest([json.dumps(self.experiment, sort_keys=True).encode()])
-        self.data_id = _digest([hashes, np.ascontiguousarray(y)])
+        self.data_id = _digest(chain(batches(X), [np.ascontiguousarray(y)]))
 
     def optimize(
         self,
@@ -141,12 +138,13 @@ class BaseOptimizer(ABC):
         points = distinct_points(known_points, limit)
         if len(points) < limit:
             points = distinct_points([*points, *self.store.past_points()], limit)
+        self._knows_points = bool(points)
         shown = progress and sys.stderr.isatty()
         with tqdm(total=max_evals, desc="tuning", unit="trial", disable=not shown) as self._bar:
             self.search(max_evals, points)
         best = self.best_trial()
         self.best_loss = best["loss"]
-        self.best = {**best["params"], "num_boost_round": self.rounds_on_all_rows(best["rounds"])}
+        self.best = {**best["params"], "num_boost_round": best["rounds"]}
         if progress and not shown:
             print(f"tuning: trials {len(self.trials)}, best {self.best_loss:.4f}", file=sys.stderr)
         return self.fit(self.best)
@@ -161,62 +159,34 @@ class BaseOptimizer(ABC):
     def run_trial(self, params: dict) -> dict:
         """Evaluate `params`, pruned by the best trial so far; append the trial and return it."""
         first = not self.trials and not self.past_trials
-        to_beat = math.inf if first else self.best_trial()["loss"]
+        to_beat = math.inf if first else self._lowest_trial()["penalized_loss"]
         deadline = math.inf if first else self.deadline
-        trial = self.evaluate(params, to_beat=to_beat, deadline=deadline)
+        trial, losses = self.holdout.evaluate(params, to_beat=to_beat, deadline=deadline)
+        if not self.trials:
+            self._first_losses = losses
+        trial["noise"] = float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
         self.trials.append(trial)
         self._bar.set_postfix_str(f"best {self.best_trial()['loss']:.4f}", refresh=False)
         self._bar.update()
         return trial
 
     def best_trial(self) -> dict:
-        """Return the trial with the lowest loss, past_trials included."""
-        return min(self.past_trials + self.trials, key=lambda trial: trial["loss"])
+        """Return the trial with the lowest penalized loss, or the first one; see the class."""
+        lowest, first = self._lowest_trial(), self.trials[0]
+        gain = first["penalized_loss"] - lowest["penalized_loss"]
+        is_chance = self._knows_points and gain <= BEYOND_NOISE * lowest["noise"]
+        return first if is_chance and lowest in self.trials else lowest
+
+    def _lowest_trial(self) -> dict:
+        return min(self.past_trials + self.trials, key=lambda trial: trial["penalized_loss"])
 
     def seconds_left(self) -> float:
         """Return for how long new trials may begin: infinite without a timeout, or below 0."""
         return self.deadline - time.monotonic()
 
-    def evaluate(
-        self, params: dict, *, to_beat: float = math.inf, deadline: float = math.inf
-    ) -> dict:
-        """Measure `params` on the held-out rows and return the trial, as in `trials`.
-
-        Rounds are added until the loss has not fallen for PATIENCE rounds (as in `lgb.cv` with
-        early stopping), or the trial is pruned: it can't reach the loss `to_beat` any more, or
-        `time.monotonic()` has reached `deadline`.
-        """
-        start = time.perf_counter()
-        boosters = [self._booster(params, *fold) for fold in self._subsets]
-        history: list[list[float]] = []  # one list per round: the loss on each evaluated fold
-        curve: list[float] = []  # their means
-        best, pruned = 0, False
-        while len(curve) < MAX_ROUNDS and len(curve) - best <= PATIENCE and not pruned:
-            history.append([_add_round(booster) for booster in boosters])
-            curve.append(float(np.mean(history[-1])))
-            if curve[-1] < curve[best]:
-                best = len(curve) - 1
-            pruned = is_hopeless(curve, to_beat) or time.monotonic() >= deadline
-        return {
-            "params": params,
-            "loss": curve[best],
-            "losses": history[best],
-            "rounds": best + 1,
-            "seconds": time.perf_counter() - start,
-            "pruned": pruned,
-        }
-
     def fit(self, params: dict) -> lgb.Booster:
         """Fit a booster with `params`, `num_boost_round` among them, on all rows."""
         return lgb.train({**self.fixed, **params}, self.dataset)
-
-    def rounds_on_all_rows(self, rounds: int) -> int:
-        """Return the number of rounds for all rows, given the best number for the fitted folds.
-
-        More rows allow more rounds: this scaling gained 0.0003 of logloss on the points that
-        train/evaluation.py mentions.
-        """
-        return round(rounds * self.rows / len(self.splits[0][0]))
 
     def study_attributes(self) -> dict:
         """Return what the store of trials records about this search."""
@@ -234,16 +204,6 @@ class BaseOptimizer(ABC):
     def libraries(self) -> dict[str, str]:
         """Return the versions of the libraries that a trial depends on."""
         return {name: version(name) for name in ("lightgbm", "numpy", self.hyper)}
-
-    def _booster(self, params: dict, known: lgb.Dataset, unseen: lgb.Dataset) -> lgb.Booster:
-        booster = lgb.Booster({**self.fixed, **params}, known)
-        booster.add_valid(unseen, "unseen")
-        return booster
-
-
-def _add_round(booster: lgb.Booster) -> float:
-    booster.update()
-    return booster.eval_valid()[0][2]
 
 
 def _digest(contents: Iterable[bytes | np.ndarray]) -> str:

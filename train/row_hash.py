@@ -14,23 +14,12 @@ _BATCH = 65_536  # rows whose values are uint64 at the same time
 _STEP = 0x9E3779B97F4A7C15  # between two states of SplitMix64
 
 
-def hash_rows(columns: list) -> np.ndarray:
-    """Return one uint64 for each row of these columns: float64 arrays, or others of numbers.
-
-    0.0 equals -0.0, and NaN equals NaN.
-    """
-    hashes = np.zeros(len(columns[0]), np.uint64)
-    for column in columns:
-        _add(hashes, column, _bits)
-    return hashes
-
-
 def hash_frame(frame: "pd.DataFrame") -> np.ndarray:
     """Return one uint64 for each row of a frame with columns of numbers and categorical ones.
 
     It depends on the values and the order of the columns only: not on types of numbers, nor on
     which categories there are and in which order. A null among categories equals "?", as for
-    FeatureTools.
+    FeatureTools. 0.0 equals -0.0, and NaN equals NaN.
     """
     hashes = np.zeros(len(frame), np.uint64)
     for name in frame:

@@ -55,7 +55,7 @@ class LGBOptimizer(BaseOptimizer):
             {name: int(v) if SPACE[name].integer else float(v) for name, v in point.items()}
         )
         self.store.add(as_frozen(trial, self.libraries()))
-        return {"status": STATUS_OK, "loss": trial["loss"]}
+        return {"status": STATUS_OK, "loss": trial["penalized_loss"]}
 
 
 def _distribution(name: str, bounds: Range):

@@ -38,8 +38,8 @@ class LGBOptimizer(BaseOptimizer):
         suggested = study.ask(distributions())
         trial = self.run_trial(suggested.params)
         if trial["pruned"]:  # its value is the last one reported
-            suggested.report(trial["loss"], trial["rounds"])
+            suggested.report(trial["penalized_loss"], trial["rounds"])
             study.tell(suggested, state=TrialState.PRUNED)
         else:
-            study.tell(suggested, trial["loss"])
+            study.tell(suggested, trial["penalized_loss"])
         self.store.add(as_frozen(trial, self.libraries()))

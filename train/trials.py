@@ -40,7 +40,7 @@ TRIALS = settings.data_dir / "trials.db"
 BUSY_TIMEOUT = 60  # seconds that SQLite waits while another process writes
 RECENT = 20  # studies on other data, the newest ones, whose best points are tried again
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-MEASURED = ("losses", "rounds", "seconds", "pruned")  # of a trial, kept as its user attributes
+MEASURED = ("rounds", "decisions", "seconds", "pruned")  # of a trial, kept as its user attributes
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -82,6 +82,11 @@ class Settings(BaseSettings):
     max_categories: int = Field(
         1000, gt=0, description="categories to learn per column; rarer ones count as unknown"
     )
+    model_cost: Literal["low", "any"] = Field(
+        "low",
+        description="low: of models that are as good, the cheaper one wins; any: the better one, "
+        "whatever a prediction costs",
+    )
     trials_keep: int = Field(10_000, gt=0, description="newest trials of tuning to keep")
     promote: Literal["unless-worse", "always"] = Field(
         "unless-worse", description="when a new model replaces the champion: unless-worse or always"
