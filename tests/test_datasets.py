@@ -211,17 +211,6 @@ def test_categories_have_no_blanks_and_the_question_mark_is_one_of_them(uci):
     }
 
 
-def test_the_crossings_are_the_tutorials(uci):
-    # 70 rows of adult.test, the first of them row 519, hold a pair that adult.data does not.
-    (train, _), (test, _) = dataset.read_training(uci), dataset.read_test(uci)
-    unseen = np.zeros(len(test), bool)
-    for one, other in dataset.CROSSED_COLUMNS:
-        known = set(zip(train[one], train[other], strict=True))
-        unseen |= [pair not in known for pair in zip(test[one], test[other], strict=True)]
-    assert unseen.sum() == 70
-    assert unseen.argmax() == 519
-
-
 def test_requests_are_the_rows_of_the_test_file(uci):
     requests = dataset.read_test_requests(uci)
     assert len(requests) == 16_281

@@ -16,11 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder, RobustScaler, StandardScaler
 
 from utils.datasets import dataset
-from utils.datasets.adult import CATEGORICAL_COLUMNS, CROSSED_COLUMNS, NUMERIC_COLUMNS
+from utils.datasets.adult import CATEGORICAL_COLUMNS, NUMERIC_COLUMNS
 from utils.feature_tools import FeatureTools
 from utils.files import ROOT
 from utils.settings import settings
 
+CROSSED_COLUMNS = (("education", "occupation"), ("native_country", "occupation"))  # the tutorial's
 FIRST_CODE = len(NUMERIC_COLUMNS)
 ROWS = [
     {"age": 20, "sex": "Male", "job": "?"},
@@ -204,6 +205,29 @@ def test_random_rows_and_their_frame_give_the_same_bits(train, rows):
 
 
 # Bounds on what is learned
+
+
+def in_reverse(codes: np.ndarray, size: int) -> np.ndarray:
+    """Put the categories in reverse order, and unknown before all."""
+    return np.append(np.arange(size, 0, -1), 0)
+
+
+def test_another_order_changes_codes_and_no_combination(adult):
+    train, test = adult
+    plain, reversed_ = adult_tools().fit(train), adult_tools().fit(train, order=in_reverse)
+    for name, categories in plain.categories_.items():
+        assert reversed_.categories_[name] == categories[::-1]
+    for parts, pairs in plain.crossed_categories_.items():
+        assert set(reversed_.crossed_categories_[parts]) == set(pairs)
+    assert_same_bits(reversed_.transform(rows_of(test)), reversed_.transform(test))
+    expected, found = plain.transform(test), reversed_.transform(test)
+    for column, name in enumerate(CATEGORICAL_COLUMNS, FIRST_CODE):
+        assert (found[:, column] == len(plain.categories_[name]) - expected[:, column]).all()
+    for column, pairs in enumerate(
+        plain.crossed_categories_.values(), FIRST_CODE + len(CATEGORICAL_COLUMNS)
+    ):
+        unknown = [matrix[:, column] == len(pairs) for matrix in (expected, found)]
+        assert np.array_equal(*unknown)
 
 
 def test_of_too_many_categories_the_most_frequent_are_kept():
