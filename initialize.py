@@ -1,7 +1,7 @@
 """Prepares everything: unpacks the data, then tunes, fits and saves the first model.
 
-    python initialize.py                   # 30 evaluations, under a minute
-    python initialize.py --max-evals 10    # quicker
+    python initialize.py                   # 10 evaluations, a few seconds
+    python initialize.py --max-evals 50    # a longer search for better hyperparameters
     python initialize.py --again           # another first model replaces the champion
 
 Needs no Kafka. It may be run again: files that are there and undamaged are kept. With --again it
@@ -76,7 +76,9 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     with registry.locked():  # against a trainer that promotes its model at the same moment
         save(model, registry)
         registry.promote(model.model_id)
-    say(f"Saved model {model.model_id}, the champion, in {settings.models_dir.name}/.", "green")
+    cost = f"{model.card.trees} trees, {model.card.us_per_row:.1f} us a prediction"
+    where = f"in {settings.models_dir.name}/"
+    say(f"Saved model {model.model_id}, the champion, {where}: {cost}.", "green")
     if replaced is not None:
         say(f"It replaces model {replaced}, which is kept: see python -m tools.models list")
     return model
@@ -99,7 +101,7 @@ def show_quality(model: Model) -> None:
 def main() -> None:
     """Prepare the folders data/ and models/."""
     again = "make another first model, although there is a champion"
-    arguments = parse_arguments(__doc__, max_evals=30, timeout=45, again=again)
+    arguments = parse_arguments(__doc__, max_evals=10, timeout=45, again=again)
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)  # data/ will hold personal data
     try:

@@ -43,7 +43,7 @@ from utils.script import command_line
 from utils.settings import settings
 
 NEW = 25  # observations since the champion was trained
-FIRST = {"max_evals": 30, "timeout": 45}  # the defaults of initialize.py
+FIRST = {"max_evals": 10, "timeout": 45}  # the defaults of initialize.py
 PUBLISHED, REPAIRED = "tutorial, as published", "tutorial, objective repaired"
 SCRATCH, WARM, PAST_TRIALS = "ours, from scratch", "ours, warm", "ours, warm by past trials alone"
 CHILD = "the trainer's training process"
