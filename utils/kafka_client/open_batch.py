@@ -31,6 +31,11 @@ class SentRecord:
             return self.future
         return FutureRecordMetadata(self.future, self.index, None, None, -1, -1, -1)
 
+    def was_aborted(self) -> bool:
+        """Return True if it has failed with the error of another record (ProducerBatch.abort)."""
+        result = self.result()._produce_future.value
+        return result is not None and result[0] == -1
+
     def rebind(self, future: FutureProduceResult, index: int) -> None:
         """Move to another batch; the client calls this when it splits one that is too large."""
         former, self.future, self.index = self.future, future, index

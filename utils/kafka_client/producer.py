@@ -130,11 +130,11 @@ class TransactionalProducer:
         ends = [each.result() for each in {each.future: each for each in sent}.values()]
         if all(end.succeeded() for end in ends):
             return [end.value for end in ends]
-        results = [(each.record, each.result()) for each in sent]
-        for record, result in results:
-            if isinstance(result.exception, MessageSizeTooLargeError):
-                self.limits.learn(record)
-        failed = next(result for _, result in results if not result.succeeded())
+        for each in sent:
+            too_large = isinstance(each.result().exception, MessageSizeTooLargeError)
+            if too_large and not each.was_aborted():
+                self.limits.learn(each.record)
+        failed = next(end for end in ends if not end.succeeded())
         raise failed.exception or KafkaTimeoutError("a record was not acknowledged")
 
     def close(self) -> None:
