@@ -48,10 +48,10 @@ def varied(topic: str) -> list[dict]:
         {"value": b"letter", "key": b"key", "headers": [("reason", b"\xff"), ("é", b"")]},
         {"value": None, "key": b"", "headers": [("empty", b"true")]},
         {"value": b"reply", "headers": [CHECKPOINT]},
-        {"value": b"x" * 5_000, "key": None, "headers": []},
+        {"value": b"x" * 20_000, "key": None, "headers": []},
     ]
-    records = [kinds[n // 3 % len(kinds)] | {"partition": n // 1_000 % 2} for n in range(8_000)]
-    records.insert(500, {"value": b"x" * (BATCH_SIZE + 1), "partition": 0})
+    records = [kinds[n // 3 % len(kinds)] | {"partition": n // 500 % 2} for n in range(2_000)]
+    records.insert(250, {"value": b"x" * (BATCH_SIZE + 1), "partition": 0})
     # As of a clock that is set back now and then.
     return [r | {"topic": topic, "timestamp_ms": n - n % 7 * 2} for n, r in enumerate(records, 100)]
 
@@ -85,12 +85,12 @@ def test_send_is_called_once_for_a_batch(pipeline, producer, monkeypatch):
     monkeypatch.setattr(producer.client, "send", lambda **r: calls.append(r) or send(**r))
     records = [
         {"topic": f"{pipeline.prefix}replies", "value": b"%d" % n, "partition": 0}
-        for n in range(4_000)
+        for n in range(2_000)
     ]
     for _ in range(2):
         commit(producer, records)
     assert len(calls) == 2
-    assert values_of(pipeline, "replies") == [b"%d" % n for n in range(4_000)] * 2
+    assert values_of(pipeline, "replies") == [b"%d" % n for n in range(2_000)] * 2
 
 
 def test_a_batch_that_timed_out_is_not_committed(pipeline, producer):
