@@ -5,9 +5,10 @@ See utils/kafka_client/transaction_markers.py for why that is needed.
 
 from kafka import TopicPartition
 from kafka.errors import KafkaTimeoutError
-from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.future import RecordMetadata
 
 from utils.kafka_client.batch import SizeLimits
+from utils.kafka_client.open_batch import SentRecord
 from utils.kafka_client.producer import TransactionalProducer
 from utils.kafka_client.transaction_markers import TIMEOUT, TransactionMarkers
 from utils.process import time_limit
@@ -43,11 +44,12 @@ class ConfirmingProducer(TransactionalProducer):
         super()._begin()
         self.markers.end_forgotten(decision, BEGIN_TIMEOUT)
 
-    def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
-        super()._check(records, futures)
-        for written in (future.value for future in futures):
-            offset = max(written.offset, self._unconfirmed.get(written.topic_partition, -1))
-            self._unconfirmed[written.topic_partition] = offset
+    def _check(self, sent: list[SentRecord]) -> list[RecordMetadata]:
+        ends = super()._check(sent)
+        for end in ends:
+            offset = max(end.offset, self._unconfirmed.get(end.topic_partition, -1))
+            self._unconfirmed[end.topic_partition] = offset
+        return ends
 
     def limit_wait(self, seconds: float) -> float:
         """Return how long the caller may wait for records before it calls confirm()."""

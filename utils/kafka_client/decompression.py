@@ -20,6 +20,8 @@ from kafka.record import default_records, legacy_records, memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.util import decode_varint
 
+from utils.kafka_client.plain_records import decode_plain_record
+
 # Bytes that one batch may have, decompressed. By default no client makes a batch of more than 1 MiB
 # (Java: max.request.size, librdkafka: message.max.bytes); one poll() returns up to 16 MiB.
 MAX_UNPACKED = 2**24
@@ -96,12 +98,15 @@ class _LimitedBatch(DefaultRecordBatch):
         super()._maybe_uncompress()
 
     def _read_msg(self) -> DefaultRecord:
-        """Decode the next record from a copy that ends where the record says that it ends.
+        """Decode the next record; if it has headers, from a copy that ends where it says it ends.
 
         A broker does not check that in compressed batches (DefaultRecord.readPartiallyFrom). So a
         record that says it is too short for MAX_HEADERS can't have more.
         """
         batch, first = self._buffer, self._pos
+        if plain := decode_plain_record(batch, first, self._header_data):
+            record, self._pos = plain
+            return record
         size, start = decode_varint(batch, first)
         if size > MAX_HEADERS * _SMALLEST_HEADER and _header_count(batch, start) > MAX_HEADERS:
             raise BatchTooLarge(f"a record of its batch has more than {MAX_HEADERS} headers")

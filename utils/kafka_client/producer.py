@@ -5,12 +5,13 @@ from contextlib import suppress
 
 from kafka import KafkaProducer, TopicPartition
 from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, UnknownError
-from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.future import RecordMetadata
 from kafka.producer.transaction_manager import ProducerIdAndEpoch
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.connection import connection
+from utils.kafka_client.open_batch import SentRecord, append_to_open_batch
 from utils.kafka_client.rights import Rights
 from utils.process import time_limit
 
@@ -98,36 +99,43 @@ class TransactionalProducer:
         KafkaError if any of it failed, or may have failed.
         """
         self.client.begin_transaction()
-        futures = self.put(records)
+        sent = self.put(records)
         flush(self.client, FLUSH_TIMEOUT)
-        self._check(records, futures)
+        self._check(sent)
         with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
             self.client.send_offsets_to_transaction(offsets, group)
             self.client.commit_transaction()
 
-    def put(self, records: list[dict]) -> list[FutureRecordMetadata]:
-        """Hand records to the client, which sends them in the background; return their futures."""
-        futures, send = [], self.client.send
-        try:
-            for record in records:
-                futures.append(send(**record))
-        except MessageSizeTooLargeError:  # larger than max_request_size
-            self.limits.learn(record)
-            raise
-        return futures
-
-    def _check(self, records: list[dict], futures: list[FutureRecordMetadata]) -> None:
-        """Raise the first error of a record; learn from all that were too large."""
-        failed = [
-            (record, future.exception or KafkaTimeoutError("a record was not acknowledged"))
-            for record, future in zip(records, futures, strict=True)
-            if not future.succeeded()
-        ]
-        for record, error in failed:
-            if isinstance(error, MessageSizeTooLargeError):
+    def put(self, records: list[dict]) -> list[SentRecord]:
+        """Hand records to the client, which sends them in the background."""
+        sent: list[SentRecord] = []
+        while len(sent) < len(records):
+            record = records[len(sent)]
+            try:
+                future = self.client.send(**record)
+            except MessageSizeTooLargeError:  # larger than max_request_size
                 self.limits.learn(record)
-        for _, error in failed:
-            raise error
+                raise
+            sent.append(SentRecord(record, future))
+            partition = TopicPartition(record["topic"], record.get("partition"))
+            sent += append_to_open_batch(self.client, partition, records, start=len(sent))
+        return sent
+
+    def _check(self, sent: list[SentRecord]) -> list[RecordMetadata]:
+        """Raise the first error of a record; learn from all that were too large.
+
+        Returns where the last record of each batch is.
+        """
+        # A batch succeeds or fails as a whole (sender.py, _complete_batch).
+        ends = [each.result() for each in {each.future: each for each in sent}.values()]
+        if all(end.succeeded() for end in ends):
+            return [end.value for end in ends]
+        for each in sent:
+            too_large = isinstance(each.result().exception, MessageSizeTooLargeError)
+            if too_large and not each.was_aborted():
+                self.limits.learn(each.record)
+        failed = next(end for end in ends if not end.succeeded())
+        raise failed.exception or KafkaTimeoutError("a record was not acknowledged")
 
     def close(self) -> None:
         """Close it at once; what was not sent or committed is lost."""
