@@ -514,7 +514,10 @@ def test_a_wrong_argument_is_refused_in_one_sentence(arguments, message, monkeyp
     ("modules", "absent"),
     [
         ("train.retrain", {"hyperopt", "optuna", "lightgbm", "numpy", "kafka"}),
-        ("train.fit, train.judge, train.observations, train.trials", {"kafka"}),  # the child's
+        (
+            "train.fit, train.judge, train.observations, train.trials, train.train_hyperopt",
+            {"kafka", "optuna", "hyperopt", "sqlalchemy"},  # the child's
+        ),
         ("trainer", {"lightgbm", "sklearn", "pandas", "optuna", "hyperopt"}),
         ("predictor", {"sklearn", "pandas", "pyarrow"}),
         ("tools.models, utils.model_store.model", {"sklearn", "pandas", "pyarrow"}),

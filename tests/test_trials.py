@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 import train.optimizer
+import train.trials
 from tests.harness.pipeline import wait_until
 from tests.test_train import NAMES, PARAMS, Y, both, make_optimizer, measure_distance
 from tools import experiments
@@ -21,7 +22,8 @@ from train.database import StoreError
 from train.space import SPACE, START, Range, as_point
 from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
-from train.trials import best_points, open_storage, past_points, read_trials
+from train.train_optuna import distributions, open_storage, read_trials
+from train.trials import TrialStore, best_points
 from train.warm_start import (
     WIDER,
     WIDER_EVERY,
@@ -156,6 +158,10 @@ def test_a_trial_is_kept_with_all_that_it_takes_to_repeat_it(kind, path):
         assert trial["metric"] == "binary_logloss"
         assert len(trial["losses"]) == 1
         assert set(trial["libraries"]) == {"lightgbm", "numpy", kind.hyper}
+    study = optuna.load_study(study_name=None, storage=open_storage(path))  # as Optuna reads it
+    assert study.directions == [optuna.study.StudyDirection.MINIMIZE]
+    assert all(trial.distributions == distributions() for trial in study.trials)
+    assert [trial.number for trial in study.trials] == [0, 1]
     again = make_optimizer(kind).evaluate(kept[0]["params"])
     assert again["loss"] == kept[0]["loss"]
 
@@ -310,16 +316,16 @@ def test_a_search_reads_few_studies_of_many(path, monkeypatch):
         y = np.where(np.arange(len(Y)) == first_row, 1 - Y, Y)
         search(HyperoptOptimizer, path, monkeypatch, y=y, evals=1)
     monkeypatch.setattr("train.trials.RECENT", 3)
-    storage, read = open_storage(path), []
-    get_all_trials = storage.get_all_trials
+    attributes, read = make_optimizer(HyperoptOptimizer).study_attributes(), []
+    query = train.trials.query
     monkeypatch.setattr(
-        storage,
-        "get_all_trials",
-        lambda study, **options: read.append(study) or get_all_trials(study, **options),
+        train.trials,
+        "query",
+        lambda path, sql, *parameters: read.append(parameters) or query(path, sql, *parameters),
     )
-    attributes = make_optimizer(HyperoptOptimizer).study_attributes()
-    assert len(past_points(storage, path, attributes)) > 0
-    assert read == [3, 4, 5]
+    assert len(TrialStore(path, attributes).past_points()) > 0
+    assert [study for (study,) in read[-3:]] == [3, 4, 5]
+    assert len(read) == 5  # the version of the tables, and the studies' names
 
 
 def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):
