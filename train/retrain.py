@@ -100,10 +100,11 @@ def retrain(arguments: Namespace) -> None:
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
-    card.decision, card.why, card.judge = judge(champion, model, data.judge, data.judge_groups)
-    if champion.card.split != SPLIT:
-        known = f"model {champion.model_id}, of an earlier version, was trained on rows that judge"
-        card.decision, card.why = "promoted", f"{known}; {card.why}"
+    if champion.card.split == SPLIT:
+        card.decision, card.why, card.judge = judge(champion, model, data.judge, data.judge_groups)
+    else:  # it would seem better than any model that was not trained on these rows
+        known = f"model {champion.model_id}, of an earlier version, was trained on"
+        card.decision, card.why = "promoted", f"not judged: {known} rows that judge now"
     if settings.promote == "always":
         card.decision, card.why = "promoted", f"PROMOTE=always; {card.why}"
     save(model, Registry(arguments.folder))
