@@ -60,7 +60,6 @@ def fit_model(
         outcomes,
         split,
         encoder.names_out,
-        encoder.categorical_indices,
         num_threads=num_threads,
         seed=seed,
         trials_path=trials_path,

@@ -88,4 +88,4 @@ def distributions() -> dict[str, BaseDistribution]:
 def as_dict(trial: FrozenTrial) -> dict:
     """Return a finished trial as in BaseOptimizer.trials, with the libraries and the time (UTC)."""
     time = trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds")
-    return {"time": time, "params": trial.params, "loss": trial.value, **trial.user_attrs}
+    return {"time": time, "params": trial.params, "penalized_loss": trial.value, **trial.user_attrs}

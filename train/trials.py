@@ -5,8 +5,8 @@ Both optimizers keep their trials here, so Optuna's own programs show all of the
     optuna studies --storage sqlite:///data/trials.db
     pip install optuna-dashboard && optuna-dashboard sqlite:///data/trials.db
 
-Optuna makes the tables, and this module reads and writes their rows in SQL: a trial is stored in one
-transaction. Optuna's own storage costs 0.6 s of CPU a training, and it reads all studies.
+Optuna makes the tables; this module reads and writes their rows in SQL, a trial in one transaction.
+Optuna's own storage costs 0.6 s of CPU a training, and it reads all studies.
 
 The newest TRIALS_KEEP trials are kept; studies that have none of them are deleted, so the store and
 the time of each read are bounded.
@@ -38,7 +38,8 @@ TRIALS = settings.data_dir / "trials.db"
 TABLES = "v3.2.0.a"  # the version of Optuna's tables that this module reads and writes
 BUSY_TIMEOUT = 60  # seconds that SQLite waits while another process writes
 RECENT = 20  # studies on other data, the newest ones, whose best points are tried again
-KEPT = ("rounds", "decisions", "seconds", "pruned", "libraries")  # as user attributes of a trial
+# Of a trial, as its user attributes; its value is the penalized loss, which tuning minimizes.
+KEPT = ("loss", "noise", "rounds", "decisions", "seconds", "pruned", "libraries")
 
 _COMPLETE = """
 SELECT value, param_name, param_value FROM trials
@@ -168,7 +169,7 @@ def add(path: Path, study: str, attributes: dict, trial: dict) -> None:
         study_id, number = _study(database, study, attributes)
         row = {"study_id": study_id, "number": number, "state": state} | times
         of = {"trial_id": _insert(database, "trials", **row)}
-        value = {"objective": 0, "value": trial["loss"], "value_type": "FINITE"}
+        value = {"objective": 0, "value": trial["penalized_loss"], "value_type": "FINITE"}
         _insert(database, "trial_values", **of, **value)
         for name, value in trial["params"].items():
             param = {"param_name": name, "param_value": value}
