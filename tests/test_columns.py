@@ -74,7 +74,7 @@ def test_coded_columns_and_batches_give_the_same_numbers_bit_for_bit(folder, mon
     expected = FeatureTools(*columns).fit(plain).transform(plain)
     tools = FeatureTools(*columns).fit(coded)
     monkeypatch.setattr(EncodedRows, "batch_size", 10_000)
-    rows = EncodedRows(tools, coded)
+    rows = EncodedRows(tools.encoder_, coded)
     assert tools.transform(coded).tobytes() == expected.tobytes()
     assert np.concatenate(list(batches(rows))).tobytes() == expected.tobytes()
     assert rows[20_000].tobytes() == expected[20_000].tobytes()

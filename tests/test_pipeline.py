@@ -104,7 +104,7 @@ def test_a_predictor_killed_while_it_joins_leaves_no_group_without_partitions(pi
 
 @pytest.mark.slow
 def test_another_first_model_replaces_the_champion_while_all_scripts_run(pipeline):
-    predictor, trainer = pipeline.predictor(), pipeline.trainer()
+    predictor, trainer = pipeline.predictor(), pipeline.trainer(PROMOTE="always")
     pipeline.requests(25)
     pipeline.wait_for_output(predictor, "Model 1 answers")
     said = pipeline.run("initialize", "--again", "--max-evals", "1").stdout.decode()

@@ -11,7 +11,7 @@ import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, roc_auc_score
 
 from train import OPTIMIZERS, optimizer_class
 from train.arguments import parse_arguments
@@ -23,6 +23,7 @@ from train.space import SPACE
 from train.split import number_of_folds, split_rows
 from train.train_hyperopt import LGBOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
+from utils.metrics import area_under_curve
 
 NAMES = ["age", "hours", "job", "country"]
 JOBS = 6  # the codes of "job" are 0..5; 6 stands for a job never seen
@@ -157,6 +158,16 @@ def test_the_booster_predicts_calibrated_probabilities(tuned):
     assert probabilities.max() < 1
     assert probabilities.mean() == pytest.approx(Y.mean(), abs=0.01)
     assert log_loss(Y, probabilities) < log_loss(Y, np.full(len(Y), Y.mean())) - 0.05
+
+
+def test_the_area_under_the_curve_is_that_of_scikit_learn():
+    rng = np.random.default_rng(1)
+    for rows in (2, 5, 1_000):
+        outcomes = np.concatenate([[0, 1], rng.integers(0, 2, rows - 2)])
+        probabilities = np.round(rng.random(rows), 2)  # some are equal
+        expected = roc_auc_score(outcomes, probabilities)
+        assert area_under_curve(outcomes, probabilities) == pytest.approx(expected, abs=1e-12)
+    assert area_under_curve(np.zeros(5), rng.random(5)) == 0.5
 
 
 def test_missing_numbers_and_unknown_categories_are_predicted(tuned):
@@ -514,7 +525,11 @@ def test_a_wrong_argument_is_refused_in_one_sentence(arguments, message, monkeyp
     ("modules", "absent"),
     [
         ("train.retrain", {"hyperopt", "optuna", "lightgbm", "numpy", "kafka"}),
-        ("train.fit, train.judge, train.observations, train.trials", {"kafka"}),  # the child's
+        (
+            "utils.model_store.model, train.fit, train.judge, train.observations, train.rows,"
+            "train.snapshot, train.trials, train.train_hyperopt, train.warm_start, pandas",
+            {"kafka", "optuna", "hyperopt", "sqlalchemy", "sklearn"},  # the child's
+        ),
         ("trainer", {"lightgbm", "sklearn", "pandas", "optuna", "hyperopt"}),
         ("predictor", {"sklearn", "pandas", "pyarrow"}),
         ("tools.models, utils.model_store.model", {"sklearn", "pandas", "pyarrow"}),

@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 import train.optimizer
+import train.trials
 from tests.harness.pipeline import wait_until
 from tests.test_train import NAMES, PARAMS, Y, both, make_optimizer, measure_distance
 from tools import experiments
@@ -21,7 +22,8 @@ from train.database import StoreError
 from train.space import SPACE, START, Range, as_point
 from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
-from train.trials import best_points, open_storage, past_points, read_trials
+from train.train_optuna import distributions, open_storage, read_trials
+from train.trials import TrialStore, best_points
 from train.warm_start import (
     WIDER,
     WIDER_EVERY,
@@ -111,22 +113,21 @@ def test_changed_data_evaluates_the_old_best_point_again(kind, path, monkeypatch
 @pytest.mark.parametrize(
     "kind", [HyperoptOptimizer, pytest.param(OptunaOptimizer, marks=pytest.mark.slow)]
 )
-def test_another_feature_list_metric_or_space_is_another_experiment(kind, path, monkeypatch):
+def test_another_feature_list_penalty_or_space_is_another_experiment(kind, path, monkeypatch):
     first = search(kind, path, monkeypatch, evals=3)
     ids = {first.experiment_id}
-    for target, value in (("NAMES", [*NAMES[:3], "region"]), ("CATEGORICAL", [3])):
-        with monkeypatch.context() as patch:
-            patch.setattr(f"tests.test_train.{target}", value)
-            ids.add((other := search(kind, path, patch, evals=3)).experiment_id)
-        assert points(other) == points(first)  # as the same seed draws them from scratch
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.test_train.NAMES", [*NAMES[:3], "region"])
+        ids.add((other := search(kind, path, patch, evals=3)).experiment_id)
+    assert points(other) == points(first)  # as the same seed draws them from scratch
     ids.add(make_optimizer(kind, is_unbalance=True).experiment_id)
     with monkeypatch.context() as patch:
-        patch.setattr(train.optimizer, "METRIC", "auc")
+        patch.setattr(train.optimizer, "PENALTY", 1.0)
         ids.add(make_optimizer(kind).experiment_id)
     monkeypatch.setitem(SPACE, "subsample", Range(0.4, 1.0))
     ids.add((wider := search(kind, path, monkeypatch, evals=3)).experiment_id)
     assert points(wider) == points(search(kind, None, monkeypatch, evals=3))
-    assert len(ids) == 6
+    assert len(ids) == 5
 
 
 def test_best_points_are_those_of_the_same_data_then_the_newest_best_of_other_data():
@@ -154,9 +155,12 @@ def test_a_trial_is_kept_with_all_that_it_takes_to_repeat_it(kind, path):
         assert trial["data"] == optimizer.data_id
         assert trial["features"] == NAMES
         assert trial["metric"] == "binary_logloss"
-        assert len(trial["losses"]) == 1
         assert set(trial["libraries"]) == {"lightgbm", "numpy", kind.hyper}
-    again = make_optimizer(kind).evaluate(kept[0]["params"])
+    study = optuna.load_study(study_name=None, storage=open_storage(path))  # as Optuna reads it
+    assert study.directions == [optuna.study.StudyDirection.MINIMIZE]
+    assert all(trial.distributions == distributions() for trial in study.trials)
+    assert [trial.number for trial in study.trials] == [0, 1]
+    again = make_optimizer(kind).holdout.evaluate(kept[0]["params"])[0]
     assert again["loss"] == kept[0]["loss"]
 
 
@@ -193,11 +197,13 @@ def test_each_optimizer_begins_with_what_the_other_has_learned(path, monkeypatch
 def test_a_pruned_trial_is_kept_as_pruned_and_is_no_point_to_begin_with(path, monkeypatch):
     optimizer = make_optimizer(HyperoptOptimizer, trials_path=path)
 
-    def evaluate(params: dict, **limits) -> dict:
-        measured = {"losses": [0.5], "rounds": 60, "seconds": 2.0, "pruned": bool(optimizer.trials)}
-        return {"params": params, "loss": 0.5 - 0.1 * bool(optimizer.trials), **measured}
+    def evaluate(params: dict, **limits) -> tuple[dict, np.ndarray]:
+        loss = 0.5 - 0.1 * bool(optimizer.trials)
+        measured = {"loss": loss, "penalized_loss": loss, "rounds": 60, "decisions": 1.0}
+        ended = {"seconds": 2.0, "pruned": bool(optimizer.trials)}
+        return {"params": params, **measured, **ended}, np.array([loss])
 
-    monkeypatch.setattr(optimizer, "evaluate", evaluate)
+    monkeypatch.setattr(optimizer.holdout, "evaluate", evaluate)
     monkeypatch.setattr(optimizer, "fit", lambda best: None)
     optimizer.optimize(2)
     [kept] = open_storage(path).get_all_studies()
@@ -310,16 +316,16 @@ def test_a_search_reads_few_studies_of_many(path, monkeypatch):
         y = np.where(np.arange(len(Y)) == first_row, 1 - Y, Y)
         search(HyperoptOptimizer, path, monkeypatch, y=y, evals=1)
     monkeypatch.setattr("train.trials.RECENT", 3)
-    storage, read = open_storage(path), []
-    get_all_trials = storage.get_all_trials
+    attributes, read = make_optimizer(HyperoptOptimizer).study_attributes(), []
+    query = train.trials.query
     monkeypatch.setattr(
-        storage,
-        "get_all_trials",
-        lambda study, **options: read.append(study) or get_all_trials(study, **options),
+        train.trials,
+        "query",
+        lambda path, sql, *parameters: read.append(parameters) or query(path, sql, *parameters),
     )
-    attributes = make_optimizer(HyperoptOptimizer).study_attributes()
-    assert len(past_points(storage, path, attributes)) > 0
-    assert read == [3, 4, 5]
+    assert len(TrialStore(path, attributes).past_points()) > 0
+    assert [study for (study,) in read[-3:]] == [3, 4, 5]
+    assert len(read) == 5  # the version of the tables, and the studies' names
 
 
 def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):

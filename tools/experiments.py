@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 
 from train.database import StoreError
-from train.trials import TRIALS, first_line, open_storage, read_trials
+from train.train_optuna import open_storage, read_trials
+from train.trials import TRIALS, first_line
 from utils.console import print_table
 from utils.script import command_line, run
 

@@ -6,32 +6,32 @@ from typing import TYPE_CHECKING
 import lightgbm as lgb
 import numpy as np
 
-from utils.feature_tools import FeatureTools
+from utils.feature_encoder import FeatureEncoder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class EncodedRows(lgb.Sequence):
-    """What FeatureTools makes of a frame: the same numbers, with codes in their narrowest type.
+    """What a FeatureEncoder makes of a frame: the same numbers, with codes in their narrowest type.
 
     Indexed by a row it is a float64 array (features,), by a slice (rows, features).
     """
 
     batch_size = 65_536  # rows that are float64 at the same time
 
-    def __init__(self, tools: FeatureTools, frame: "pd.DataFrame") -> None:
-        self._columns = self._empty_columns(tools, len(frame))
+    def __init__(self, encoder: FeatureEncoder, frame: "pd.DataFrame") -> None:
+        self._columns = self._empty_columns(encoder, len(frame))
         for at in range(0, len(frame), self.batch_size):
-            batch = tools.transform(frame[at : at + self.batch_size])
+            batch = encoder.transform(frame[at : at + self.batch_size])
             for column, values in zip(self._columns, batch.T, strict=True):
                 column[at : at + self.batch_size] = values
 
     @staticmethod
-    def _empty_columns(tools: FeatureTools, rows: int) -> list[np.ndarray]:
-        categories = [*tools.categories_.values(), *tools.crossed_categories_.values()]
+    def _empty_columns(encoder: FeatureEncoder, rows: int) -> list[np.ndarray]:
+        categories = [*encoder.categories.values(), *encoder.crossed_categories.values()]
         code_types = [np.min_scalar_type(len(values)) for values in categories]
-        types = [np.float64] * len(tools.numeric_columns) + code_types
+        types = [np.float64] * len(encoder.numeric_columns) + code_types
         return [np.empty(rows, dtype) for dtype in types]
 
     def __len__(self) -> int:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from train import optimizer_class
 from train.category_order import OrderByOutcome
@@ -14,8 +13,8 @@ from train.encoded_rows import EncodedRows
 from train.row_hash import hash_frame
 from train.split import number_of_folds, split_rows
 from utils.datasets import dataset
-from utils.feature_tools import FeatureTools
-from utils.metrics import calibration_error, log_losses
+from utils.feature_encoder import fit_encoder
+from utils.metrics import area_under_curve, calibration_error, log_losses
 from utils.model_store.card import Card
 from utils.model_store.model import Model
 from utils.settings import settings
@@ -48,17 +47,19 @@ def fit_model(
     split = split_rows(hash_frame(frame), outcomes.astype(np.int8), folds, seed)
     held_out = np.zeros(len(outcomes), dtype=bool)
     held_out[split[1]] = True
-    tools = FeatureTools(
+    encoder = fit_encoder(
+        frame,
         dataset.NUMERIC_COLUMNS,
         dataset.CATEGORICAL_COLUMNS,
         dataset.CROSSED_COLUMNS,
         max_categories=settings.max_categories,
-    ).fit(frame, order=OrderByOutcome(outcomes, held_out))
+        order=OrderByOutcome(outcomes, held_out),
+    )
     optimizer = optimizer_class(hyper)(
-        EncodedRows(tools, frame),
+        EncodedRows(encoder, frame),
         outcomes,
         split,
-        list(tools.get_feature_names_out()),
+        encoder.names_out,
         num_threads=num_threads,
         seed=seed,
         trials_path=trials_path,
@@ -78,7 +79,7 @@ def fit_model(
         trees=booster.num_trees(),
         decisions_per_row=decisions_per_row(booster),
     )
-    model = Model(tools.encoder_, booster, card)
+    model = Model(encoder, booster, card)
     card.us_per_row = microseconds_per_row(model, frame)
     return model
 
@@ -92,7 +93,7 @@ def score(outcomes: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Return logloss, auc, accuracy, calibration_error; arrays of shape (n,), outcomes 0 or 1."""
     return {
         "logloss": float(log_losses(outcomes, probabilities).mean()),
-        "auc": float(roc_auc_score(outcomes, probabilities)),
+        "auc": area_under_curve(outcomes, probabilities),
         "accuracy": float(np.mean((probabilities > 0.5) == outcomes)),
         "calibration_error": calibration_error(outcomes, probabilities),
     }

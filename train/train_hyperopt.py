@@ -8,13 +8,12 @@ from functools import partial
 from math import log
 
 import numpy as np
-from hyperopt import STATUS_FAIL, STATUS_OK, fmin, hp, tpe
 
 from train.optimizer import BaseOptimizer
 from train.space import SPACE, Range
-from train.trials import as_frozen
 
-# Hyperopt logs two INFO lines a trial, which would flood the log of a program that shows INFO.
+# Hyperopt is imported where it is needed: most retrainings evaluate one known point.
+# It logs two INFO lines a trial, which would flood the log of a program that shows INFO.
 logging.getLogger("hyperopt").setLevel(logging.WARNING)
 
 
@@ -33,6 +32,8 @@ class LGBOptimizer(BaseOptimizer):
             for point in points:
                 self._loss(point)
             return
+        from hyperopt import fmin, tpe
+
         fmin(
             self._loss,
             self.hyperparameter_space(),
@@ -50,16 +51,18 @@ class LGBOptimizer(BaseOptimizer):
         """Evaluate a point as Hyperopt draws it, keep the trial, return the loss."""
         # Hyperopt evaluates all points_to_evaluate before it asks early_stop_fn.
         if self.trials and self.seconds_left() <= 0:
-            return {"status": STATUS_FAIL}
+            return {"status": "fail"}  # hyperopt.STATUS_FAIL
         trial = self.run_trial(
             {name: int(v) if SPACE[name].integer else float(v) for name, v in point.items()}
         )
-        self.store.add(as_frozen(trial, self.libraries()))
-        return {"status": STATUS_OK, "loss": trial["penalized_loss"]}
+        self.store.add(trial, self.libraries())
+        return {"status": "ok", "loss": trial["penalized_loss"]}
 
 
 def _distribution(name: str, bounds: Range):
     """Return Hyperopt's distribution of a hyperparameter; integers are rounded numbers."""
+    from hyperopt import hp
+
     low, high = (log(bounds.low), log(bounds.high)) if bounds.log else (bounds.low, bounds.high)
     if bounds.integer:
         return (hp.qloguniform if bounds.log else hp.quniform)(name, low, high, 1)

@@ -4,11 +4,23 @@ A search on the same data as an earlier one continues its study: Optuna learns f
 are there. Points of other data or of Hyperopt are evaluated again.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC
+from pathlib import Path
+
 import optuna
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from train.optimizer import BaseOptimizer
-from train.trials import as_dict, as_frozen, distributions
+from train.space import SPACE
+from train.trials import BUSY_TIMEOUT, distribution, prepare
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class LGBOptimizer(BaseOptimizer):
@@ -26,7 +38,7 @@ class LGBOptimizer(BaseOptimizer):
                 seed=self.seed + self.store.last_trial(),
             )
         )
-        study.add_trials(self.store.own_trials())
+        study.add_trials(self.store.attempt(self._own_trials, []))
         complete = study.get_trials(states=[TrialState.COMPLETE])
         self.past_trials = [as_dict(trial) for trial in complete]
         for point in points:
@@ -42,4 +54,38 @@ class LGBOptimizer(BaseOptimizer):
             study.tell(suggested, state=TrialState.PRUNED)
         else:
             study.tell(suggested, trial["penalized_loss"])
-        self.store.add(as_frozen(trial, self.libraries()))
+        self.store.add(trial, self.libraries())
+
+    def _own_trials(self) -> list[FrozenTrial]:
+        """Return the trials of earlier searches of this optimizer on this data with this seed."""
+        with suppress(KeyError):  # there is no such study
+            storage = open_storage(self.store.path)
+            study = optuna.load_study(study_name=self.store.study, storage=storage)
+            return study.get_trials(states=FINISHED)
+        return []
+
+
+def open_storage(path: Path) -> RDBStorage:
+    """Return the store of trials as Optuna's; StoreError if it can't be used."""
+    prepare(path)
+    options = {"connect_args": {"timeout": BUSY_TIMEOUT}}
+    return RDBStorage(f"sqlite:///{path}", engine_kwargs=options)
+
+
+def read_trials(storage: BaseStorage) -> Iterator[dict]:
+    """Yield all finished trials, each with the attributes of its study; oldest studies first."""
+    for study in storage.get_all_studies():
+        # A process that was killed while it created a study left it without attributes or trials.
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=FINISHED):
+            yield study.user_attrs | as_dict(trial)
+
+
+def distributions() -> dict[str, BaseDistribution]:
+    """Return the search space in Optuna's terms."""
+    return {name: json_to_distribution(distribution(name)) for name in SPACE}
+
+
+def as_dict(trial: FrozenTrial) -> dict:
+    """Return a finished trial as in BaseOptimizer.trials, with the libraries and the time (UTC)."""
+    time = trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds")
+    return {"time": time, "params": trial.params, "penalized_loss": trial.value, **trial.user_attrs}

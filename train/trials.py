@@ -5,8 +5,11 @@ Both optimizers keep their trials here, so Optuna's own programs show all of the
     optuna studies --storage sqlite:///data/trials.db
     pip install optuna-dashboard && optuna-dashboard sqlite:///data/trials.db
 
+Optuna makes the tables; this module reads and writes their rows in SQL, a trial in one transaction.
+Optuna's own storage costs 0.6 s of CPU a training, and it reads all studies.
+
 The newest TRIALS_KEEP trials are kept; studies that have none of them are deleted, so the store and
-the time of each read are bounded. What is read often is read in SQL: Optuna reads all studies.
+the time of each read are bounded.
 
 A study holds the trials of one optimizer on one experiment, one set of data and one seed. Tuning
 starts with the best points of earlier compatible trials, of either optimizer:
@@ -17,42 +20,124 @@ starts with the best points of earlier compatible trials, of either optimizer:
   changed they can't, so the best points of earlier data are evaluated again.
 """
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
-from datetime import UTC, timedelta
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
-
-from train.database import StoreError
-from train.space import SPACE, Range
+from train.database import StoreError, batched
+from train.space import SPACE
 from utils.console import warn
 from utils.files import locked
 from utils.settings import settings
 
 TRIALS = settings.data_dir / "trials.db"
+TABLES = "v3.2.0.a"  # the version of Optuna's tables that this module reads and writes
 BUSY_TIMEOUT = 60  # seconds that SQLite waits while another process writes
 RECENT = 20  # studies on other data, the newest ones, whose best points are tried again
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-MEASURED = ("rounds", "decisions", "seconds", "pruned")  # of a trial, kept as its user attributes
+# Of a trial, as its user attributes; its value is the penalized loss, which tuning minimizes.
+KEPT = ("loss", "noise", "rounds", "decisions", "seconds", "pruned", "libraries")
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+_COMPLETE = """
+SELECT value, param_name, param_value FROM trials
+JOIN trial_values USING (trial_id) JOIN trial_params USING (trial_id)
+WHERE study_id = ? AND state = 'COMPLETE' ORDER BY trial_id, param_id
+"""
 
 
-def open_storage(path: Path) -> RDBStorage:
-    """Return the database in this file, created if it does not exist; StoreError if it can't be."""
-    options = {"connect_args": {"timeout": BUSY_TIMEOUT}}
+class TrialStore:
+    """The store as one search uses it.
+
+    A training must not fail because the store can't be used, at whatever moment that shows. It is
+    reported once; then the store is empty and keeps nothing. `path` : None for such a store.
+    `attributes` : of the study, see BaseOptimizer.study_attributes().
+    """
+
+    def __init__(self, path: Path | None, attributes: dict) -> None:
+        self.path, self._attributes = path, attributes
+        self.study = "{hyper}-{experiment}-{data}-{seed}".format(**attributes)
+        self._experiment = f"%-{attributes['experiment']}-%"
+        self._failed = path is None
+        self.attempt(self._open, None)
+
+    def _open(self) -> None:
+        prepare(self.path)
+        delete_old_studies(self.path, settings.trials_keep)
+
+    def past_points(self) -> list[dict]:
+        """Return the points of this experiment that are worth evaluating, the best first.
+
+        Reads the studies on the same data, and the RECENT newest ones of all others.
+        """
+        data = self._attributes["data"]
+        trials = self.attempt(lambda: list(read_points(self.path, self._experiment, data)), [])
+        return best_points(trials, data)
+
+    def last_trial(self) -> int:
+        """Return the id of this experiment's last trial, 0 if it has none; later ones are larger.
+
+        Unlike the number of trials it also grows when old trials are deleted.
+        """
+        newest = "SELECT coalesce(max(trial_id), 0) FROM trials JOIN studies USING (study_id)"
+        where = f"{newest} WHERE study_name LIKE ?"
+        return self.attempt(lambda: query(self.path, where, self._experiment)[0][0], 0)
+
+    def add(self, trial: dict, libraries: dict[str, str]) -> None:
+        """Keep a trial, as in BaseOptimizer.trials, and the versions that it depends on."""
+        row = trial | {"libraries": libraries}
+        self.attempt(lambda: add(self.path, self.study, self._attributes, row), None)
+
+    def attempt(self, call: Callable, otherwise: Any) -> Any:
+        """Return call(), or `otherwise` if the store can't be used, now or before."""
+        if self._failed:
+            return otherwise
+        try:
+            return call()
+        except Exception as error:  # of SQLite, Optuna, or the disk
+            self._failed = True
+            warn(f"Tuning continues without the store of trials: {first_line(error)}")
+            if is_damage(error):
+                self._begin_anew()
+            return otherwise
+
+    def _begin_anew(self) -> None:
+        """Move the file aside, so that the next search begins a new one."""
+        damaged = self.path.with_name(f"{self.path.name}.damaged")
+        with suppress(OSError), locked(self.path.with_suffix(".lock")):
+            for part in ("-wal", "-shm"):  # SQLite would take them for those of the new file
+                self.path.with_name(self.path.name + part).unlink(missing_ok=True)
+            self.path.replace(damaged)
+            warn(f"It is kept as {damaged.name}; the next search begins a new one.")
+
+
+class OtherTables(Exception):
+    """The tables are those of another version of Optuna."""
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Return True if the file itself can't be used: damaged, or of another version of Optuna."""
+    while error and type(error) not in (sqlite3.DatabaseError, OtherTables):  # others: subclasses
+        error = error.__cause__
+    return error is not None
+
+
+def prepare(path: Path) -> None:
+    """Let Optuna make the tables if there are none; StoreError if the file can't be used."""
     try:
         with locked(path.with_suffix(".lock")):  # creating the tables in two processes fails
-            with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as database:
+            with _connected(path) as database:
                 database.execute("PRAGMA journal_mode = WAL")  # one sync a commit instead of three
-            return RDBStorage(f"sqlite:///{path}", engine_kwargs=options)
+                is_new = not database.execute("SELECT 1 FROM sqlite_master").fetchone()
+            if is_new:
+                from optuna.storages import RDBStorage  # it takes long to import
+
+                RDBStorage(f"sqlite:///{path}")
+        [(found,)] = query(path, "SELECT version_num FROM alembic_version")
+        if found != TABLES:
+            raise OtherTables(f"its tables are of version {found}, not {TABLES}")
     except Exception as error:  # of SQLite, SQLAlchemy, Alembic, Optuna, or the disk
         raise StoreError(f"{path} can't be used: {first_line(error)}") from error
 
@@ -62,139 +147,82 @@ def first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def open_study(storage: BaseStorage, attributes: dict) -> Study:
-    """Return the study of an optimizer, experiment, data and seed, created if it does not exist."""
-    name = "{hyper}-{experiment}-{data}-{seed}".format(**attributes)
-    study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True)
-    known = study.user_attrs
-    for attribute, value in attributes.items():
-        if attribute not in known:
-            study.set_user_attr(attribute, value)
-    return study
+@contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, BUSY_TIMEOUT, isolation_level="IMMEDIATE")) as database:
+        yield database
 
 
-class TrialStore:
-    """The store as one search uses it.
-
-    A training must not fail because the store can't be used, at whatever moment that shows. It is
-    reported once; then the store is empty and keeps nothing. `path` : None for such a store.
-    """
-
-    def __init__(self, path: Path | None, attributes: dict) -> None:
-        self._path, self._attributes = path, attributes
-        self._failed = path is None
-        self._try(self._open, None)
-
-    def _open(self) -> None:
-        self._storage = open_storage(self._path)
-        delete_old_studies(self._path, settings.trials_keep)
-        self._study = open_study(self._storage, self._attributes)
-
-    def own_trials(self) -> list[FrozenTrial]:
-        """Return the trials of earlier searches of this optimizer on this data with this seed."""
-        return self._try(lambda: self._study.get_trials(states=FINISHED), [])
-
-    def past_points(self) -> list[dict]:
-        """Return the points of this experiment that are worth evaluating, the best first."""
-        return self._try(lambda: past_points(self._storage, self._path, self._attributes), [])
-
-    def last_trial(self) -> int:
-        """Return the id of this experiment's last trial, 0 if there is none."""
-        return self._try(lambda: last_trial(self._path, self._attributes["experiment"]), 0)
-
-    def add(self, trial: FrozenTrial) -> None:
-        """Keep a trial."""
-        self._try(lambda: self._study.add_trial(trial), None)
-
-    def _try(self, call: Callable, otherwise: Any) -> Any:
-        if self._failed:
-            return otherwise
-        try:
-            return call()
-        except Exception as error:  # of SQLite, SQLAlchemy, Optuna, or the disk
-            self._failed = True
-            warn(f"Tuning continues without the store of trials: {first_line(error)}")
-            if is_damage(error):
-                self._begin_anew()
-            return otherwise
-
-    def _begin_anew(self) -> None:
-        """Move the file aside, so that the next search begins a new one."""
-        damaged = self._path.with_name(f"{self._path.name}.damaged")
-        with suppress(OSError), locked(self._path.with_suffix(".lock")):
-            for part in ("-wal", "-shm"):  # SQLite would take them for those of the new file
-                self._path.with_name(self._path.name + part).unlink(missing_ok=True)
-            self._path.replace(damaged)
-            warn(f"It is kept as {damaged.name}; the next search begins a new one.")
+def query(path: Path, sql: str, *parameters: Any) -> list[tuple]:
+    """Execute a statement and return its rows."""
+    with _connected(path) as database:
+        return database.execute(sql, parameters).fetchall()
 
 
-def is_damage(error: BaseException | None) -> bool:
-    """Return True if the file itself can't be used: damaged, or of another version of Optuna."""
-    # sqlite3 raises subclasses for all else; Optuna a RuntimeError for another version's tables.
-    while error and type(error) not in (sqlite3.DatabaseError, RuntimeError):
-        error = error.__cause__
-    return error is not None
+def add(path: Path, study: str, attributes: dict, trial: dict) -> None:
+    """Store a trial, and its study if it is the first one, in one transaction."""
+    end = datetime.now()
+    begin = end - timedelta(seconds=trial["seconds"])
+    times = {"datetime_start": str(begin), "datetime_complete": str(end)}
+    state = "PRUNED" if trial["pruned"] else "COMPLETE"
+    with _connected(path) as database, database:  # the second one commits, or rolls back
+        study_id, number = _study(database, study, attributes)
+        row = {"study_id": study_id, "number": number, "state": state} | times
+        of = {"trial_id": _insert(database, "trials", **row)}
+        value = {"objective": 0, "value": trial["penalized_loss"], "value_type": "FINITE"}
+        _insert(database, "trial_values", **of, **value)
+        for name, value in trial["params"].items():
+            param = {"param_name": name, "param_value": value}
+            _insert(database, "trial_params", **of, **param, distribution_json=distribution(name))
+        for name in KEPT:
+            kept = {"key": name, "value_json": json.dumps(trial[name])}
+            _insert(database, "trial_user_attributes", **of, **kept)
 
 
-def as_frozen(trial: dict, libraries: dict[str, str]) -> FrozenTrial:
-    """Return a trial, as in BaseOptimizer.trials, as Optuna keeps it."""
-    finished = optuna.trial.create_trial(
-        state=TrialState.PRUNED if trial["pruned"] else TrialState.COMPLETE,
-        value=trial["loss"],
-        params=trial["params"],
-        distributions=distributions(),
-        user_attrs={name: trial[name] for name in MEASURED} | {"libraries": libraries},
-        intermediate_values={trial["rounds"]: trial["loss"]} if trial["pruned"] else None,
-    )
-    finished.datetime_start -= timedelta(seconds=trial["seconds"])
-    return finished
+def _study(database: sqlite3.Connection, name: str, attributes: dict) -> tuple[int, int]:
+    """Return the id of a study, created if it does not exist, and the number of its trials."""
+    found = "SELECT study_id, (SELECT count(*) FROM trials WHERE trials.study_id = known.study_id)"
+    query = f"{found} FROM studies AS known WHERE study_name = ?"
+    if known := database.execute(query, (name,)).fetchone():
+        return known
+    study_id = _insert(database, "studies", study_name=name)
+    _insert(database, "study_directions", study_id=study_id, objective=0, direction="MINIMIZE")
+    for key, value in attributes.items():
+        kept = {"key": key, "value_json": json.dumps(value)}
+        _insert(database, "study_user_attributes", study_id=study_id, **kept)
+    return study_id, 0
 
 
-def distributions() -> dict[str, BaseDistribution]:
-    """Return the search space in Optuna's terms."""
-    return {name: _distribution(bounds) for name, bounds in SPACE.items()}
+def _insert(database: sqlite3.Connection, table: str, **columns: Any) -> int:
+    """Insert a row and return its id."""
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    sql = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608
+    return database.execute(sql, tuple(columns.values())).lastrowid
 
 
-def _distribution(bounds: Range) -> BaseDistribution:
-    if bounds.integer:
-        return IntDistribution(int(bounds.low), int(bounds.high), log=bounds.log)
-    return FloatDistribution(bounds.low, bounds.high, log=bounds.log)
+def distribution(name: str) -> str:
+    """Return a range of the search space as Optuna writes it."""
+    bounds = SPACE[name]
+    kind, number = ("IntDistribution", int) if bounds.integer else ("FloatDistribution", float)
+    limits = {"low": number(bounds.low), "high": number(bounds.high), "log": bounds.log}
+    step = 1 if bounds.integer else None
+    return json.dumps({"name": kind, "attributes": {**limits, "step": step}})
 
 
-def read_trials(storage: BaseStorage) -> Iterator[dict]:
-    """Yield all finished trials, each with the attributes of its study; oldest studies first."""
-    for study in storage.get_all_studies():
-        # A process that was killed while it created a study left it without attributes or trials.
-        for trial in storage.get_all_trials(study._study_id, deepcopy=False, states=FINISHED):
-            yield study.user_attrs | as_dict(trial)
+def read_points(path: Path, experiment: str, data: str) -> Iterator[dict]:
+    """Yield data, loss and params of an experiment's trials that were not pruned.
 
-
-def last_trial(path: Path, experiment: str) -> int:
-    """Return the id of an experiment's last trial, 0 if it has none; later trials have larger ids.
-
-    Unlike the number of trials it also grows when old trials are deleted.
-    """
-    newest = "SELECT max(trial_id) FROM trials JOIN studies USING (study_id)"
-    [(trial_id,)] = _query(path, f"{newest} WHERE study_name LIKE ?", f"%-{experiment}-%")
-    return trial_id or 0
-
-
-def past_points(storage: BaseStorage, path: Path, attributes: dict) -> list[dict]:
-    """Return the points of an experiment's trials that are worth evaluating, the best first.
-
-    Reads the studies on the same data, and the RECENT newest ones of all others.
+    experiment : what the names of its studies are like; data : as in TrialStore.past_points().
     """
     found = "SELECT study_id, study_name FROM studies WHERE study_name LIKE ? ORDER BY study_id"
-    rows = _query(path, found, f"%-{attributes['experiment']}-%")
-    studies = [(study_id, name.split("-")[2]) for study_id, name in rows]
-    same = [study for study in studies if study[1] == attributes["data"]]
-    others = [study for study in studies if study[1] != attributes["data"]]
-    trials = (
-        {"data": data} | as_dict(trial)
-        for study_id, data in (*others[-RECENT:], *same)
-        for trial in storage.get_all_trials(study_id, deepcopy=False, states=FINISHED)
-    )
-    return best_points(trials, attributes["data"])
+    studies = [(study_id, name.split("-")[2]) for study_id, name in query(path, found, experiment)]
+    others = [study for study in studies if study[1] != data][-RECENT:]
+    same = [study for study in studies if study[1] == data]
+    for study_id, of in others + same:
+        rows = query(path, _COMPLETE, study_id)
+        for trial in batched(rows, len(SPACE)):
+            point = {name: int(v) if SPACE[name].integer else v for _, name, v in trial}
+            yield {"data": of, "loss": trial[0][0], "params": point}
 
 
 def delete_old_studies(path: Path, keep: int) -> None:
@@ -203,7 +231,7 @@ def delete_old_studies(path: Path, keep: int) -> None:
     In SQL, as Optuna would read each trial of a study that it deletes.
     """
     beyond = "SELECT trial_id FROM trials ORDER BY trial_id DESC LIMIT 1 OFFSET ?"
-    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as database:
+    with _connected(path) as database:
         if (newest_old := database.execute(beyond, (keep,)).fetchone()) is None:
             return
         with database:  # one transaction
@@ -228,11 +256,6 @@ def _tables_with(database: sqlite3.Connection, column: str) -> list[str]:
     return [name for (name,) in found]
 
 
-def _query(path: Path, sql: str, *parameters: str) -> list[tuple]:
-    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as database:
-        return database.execute(sql, parameters).fetchall()
-
-
 def best_points(trials: Iterable[dict], data: str) -> list[dict]:
     """Return the points of one experiment's trials that are worth evaluating, the best first.
 
@@ -246,9 +269,3 @@ def best_points(trials: Iterable[dict], data: str) -> list[dict]:
     same = sorted(by_data.pop(data), key=lambda trial: trial["loss"])
     others = [min(group, key=lambda trial: trial["loss"]) for group in by_data.values()]
     return [trial["params"] for trial in (*same, *reversed(others))]
-
-
-def as_dict(trial: FrozenTrial) -> dict:
-    """Return a finished trial as in BaseOptimizer.trials, with the libraries and the time (UTC)."""
-    time = trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds")
-    return {"time": time, "params": trial.params, "loss": trial.value, **trial.user_attrs}

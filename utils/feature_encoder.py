@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.coded_column import CodedColumn, coded
 
+_BATCH = 65_536  # rows that are converted to float64 at once
 _REFUSED = (LookupError, TypeError, ValueError, OverflowError)
 
 
@@ -58,6 +59,11 @@ class FeatureEncoder:
         self.names_out = [*self.columns, *crossed]
         self.categorical_indices = list(range(len(self.numeric_columns), len(self.names_out)))
 
+    @property
+    def scaler(self) -> Any:
+        """The fitted scaler of the numeric columns."""
+        return self._scaler
+
     def _reorder(self, name: str, places: np.ndarray) -> None:
         codes = _Codes(self.categories[name], places.tolist())
         self._codes[name] = codes
@@ -81,11 +87,53 @@ class FeatureEncoder:
         return {name: table.encode(name, columns[name]) for name, table in self._codes.items()}
 
 
+def fit_encoder(
+    X: Any,
+    numeric_columns: Sequence[str],
+    categorical_columns: Sequence[str],
+    crossed_columns: Sequence[Sequence[str]] = (),
+    scaler: Any = None,
+    max_categories: int | None = None,
+    order: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> FeatureEncoder:
+    """Return what `FeatureTools`, with these parameters, learns from the rows.
+
+    scaler : it is fitted here; None for a LinearScaler. order : see FeatureEncoder.
+    """
+    names = [*numeric_columns, *categorical_columns]
+    columns = take_columns(X, names, numeric_columns)
+    if not names or not len(columns[names[0]]):
+        raise ValueError("FeatureTools needs at least one column and one row")
+    if max_categories is not None and max_categories < 1:
+        raise ValueError(f"max_categories must be at least 1, got {max_categories}")
+    if scaler is None:
+        scaler = LinearScaler.fit(columns, numeric_columns)
+    elif len(numeric_columns) > 0:
+        scaler.fit(as_numbers(columns, numeric_columns))
+    return FeatureEncoder(columns, numeric_columns, crossed_columns, scaler, max_categories, order)
+
+
 class LinearScaler:
-    """A fitted MinMaxScaler without its input checks, which take 90 us a call."""
+    """scikit-learn's MinMaxScaler, bit for bit, without its import, which takes 0.7 s of CPU.
+
+    Nor does it check its input, which takes 90 us a call.
+    """
 
     def __init__(self, scale: np.ndarray, minimum: np.ndarray) -> None:
         self.scale, self.minimum = scale, minimum
+
+    @classmethod
+    def fit(cls, columns: dict, names: Sequence[str]) -> "LinearScaler":
+        """Return a scaler of these columns to the range from 0 to 1; NaN is ignored."""
+        low, high = np.full((2, len(names)), np.nan)
+        for start in range(0, len(columns[names[0]]) if names else 0, _BATCH):
+            batch = {name: columns[name][start : start + _BATCH] for name in names}
+            numbers = as_numbers(batch, names)
+            low = np.fmin(low, np.fmin.reduce(numbers))
+            high = np.fmax(high, np.fmax.reduce(numbers))
+        spread = high - low
+        scale = 1 / np.where(spread < 10 * np.finfo(float).eps, 1, spread)  # of equal numbers: 1
+        return cls(scale, 0 - low * scale)
 
     def transform(self, numbers: np.ndarray) -> np.ndarray:
         """Return numbers * scale + minimum; numbers has the shape (rows, columns)."""

@@ -5,12 +5,9 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import check_is_fitted
 
-from utils.feature_encoder import FeatureEncoder, LinearScaler, as_numbers, take_columns
-
-_BATCH = 65_536  # rows that are converted to float64 at once
+from utils.feature_encoder import fit_encoder
 
 
 class FeatureTools(TransformerMixin, BaseEstimator):
@@ -29,7 +26,7 @@ class FeatureTools(TransformerMixin, BaseEstimator):
     crossed_columns : sequence of tuples of str, default=()
         Each tuple of categorical columns becomes one more column: the code of their combination.
     scaler : scikit-learn scaler, default=None
-        A clone of it is fitted; None means ``MinMaxScaler()``.
+        A clone of it is fitted; None means the numbers of ``MinMaxScaler()``.
     max_categories : int, default=None
         The most categories to keep per column, and per combination of columns; None means all. Of
         equally frequent ones, those that sort first are kept.
@@ -83,43 +80,22 @@ class FeatureTools(TransformerMixin, BaseEstimator):
         order : order(codes, n) returns the new codes of 0..n-1 and of n for unknown, a permutation
         of 0..n; codes, of shape (rows,), are those of a column in sorted order.
         """
-        names = [*self.numeric_columns, *self.categorical_columns]
-        columns = take_columns(X, names, self.numeric_columns)
-        if not names or not len(columns[names[0]]):
-            raise ValueError("FeatureTools needs at least one column and one row")
-        if self.max_categories is not None and self.max_categories < 1:
-            raise ValueError(f"max_categories must be at least 1, got {self.max_categories}")
-        self.feature_names_in_, self.n_features_in_ = np.array(names, dtype=object), len(names)
-        self.scaler_ = MinMaxScaler() if self.scaler is None else clone(self.scaler)
-        if len(self.numeric_columns) > 0:
-            self._fit_scaler(columns)
-        self.encoder_ = FeatureEncoder(
-            columns,
+        self.encoder_ = fit_encoder(
+            X,
             self.numeric_columns,
+            self.categorical_columns,
             self.crossed_columns,
-            self._plain_scaler(),
+            None if self.scaler is None else clone(self.scaler),
             self.max_categories,
             order,
         )
+        self.feature_names_in_ = np.array(self.encoder_.columns, dtype=object)
+        self.n_features_in_ = len(self.encoder_.columns)
+        self.scaler_ = self.encoder_.scaler
         self.categories_ = self.encoder_.categories
         self.crossed_categories_ = self.encoder_.crossed_categories
         self.categorical_indices_ = self.encoder_.categorical_indices
         return self
-
-    def _fit_scaler(self, columns: dict) -> None:
-        numeric, rows = self.numeric_columns, len(columns[self.numeric_columns[0]])
-        if type(self.scaler_) is not MinMaxScaler:
-            self.scaler_.fit(as_numbers(columns, numeric))
-            return
-        for start in range(0, rows, _BATCH):  # minima and maxima do not depend on the batches
-            batch = {name: columns[name][start : start + _BATCH] for name in numeric}
-            self.scaler_.partial_fit(as_numbers(batch, numeric))
-
-    def _plain_scaler(self) -> Any:
-        plain = type(self.scaler_) is MinMaxScaler and not self.scaler_.clip
-        if not plain or len(self.numeric_columns) == 0:
-            return self.scaler_
-        return LinearScaler(self.scaler_.scale_, self.scaler_.min_)
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the float64 matrix: scaled numbers, then codes, then codes of combinations."""
