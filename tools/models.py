@@ -17,27 +17,32 @@ from utils.script import command_line, run
 
 
 def show_list(registry: Registry) -> None:
-    """Print one line for each model: log losses in tuning and before the judge, the decision."""
-    columns = "model", "created (UTC)", "rows", "tuning", "judge", "decision"
+    """Print one line for each model: what it costs, its log losses, what the judge decided."""
+    cost, losses = ("trees", "us a row", "kB"), ("logloss: tuning", "judge")
+    columns = "model", "created (UTC)", "rows", *cost, *losses, "decision"
     champion = registry.champion_id()
     rows = [
         (f"{model_id}{' *' if model_id == champion else ''}", *_figures(registry, model_id))
         for model_id in registry.ids()
     ]
-    print_table(columns, rows, title="logloss")
+    print_table(columns, rows)
 
 
 def _figures(registry: Registry, model_id: int) -> tuple[str, ...]:
     try:
         card = registry.card(model_id)
     except ModelError as error:
-        return "", "", "", "", str(error)
+        return *[""] * 7, str(error)
+    finding = card.judge.finding if card.judge else ""
     return (
         card.created[:19],
         f"{card.rows:,}",
+        f"{card.trees:,}" if card.trees else "",
+        f"{card.us_per_row:.1f}" if card.trees else "",
+        f"{card.file_bytes / 1000:,.0f}" if card.file_bytes else "",
         f"{card.tuning_logloss:.4f}",
         f"{card.judge.challenger.logloss:.4f}" if card.judge else "",
-        card.decision,
+        ": ".join(filter(None, (card.decision, finding))),
     )
 
 
@@ -62,9 +67,11 @@ def promote(registry: Registry, model_id: int) -> None:
     prepare_topics(write=(RETRAIN_TOPIC,))
     with closing(Sender()) as sender, registry.locked():
         try:
-            load(registry, model_id)
+            card = load(registry, model_id).card
         except ModelError as error:
             raise SystemExit(f"Not promoted: {error}") from None
+        card.anchor = None  # no earlier champion may undo the choice
+        registry.write_card(card)
         registry.promote(model_id)
         try:
             announce(sender, model_id, training_completed=True)

@@ -66,7 +66,7 @@ def retrain(arguments: Namespace) -> None:
     from train.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
-    from utils.model_store.model import load_champion, save
+    from utils.model_store.model import load_anchor, load_champion, save
     from utils.model_store.registry import Registry
 
     registry = Registry()
@@ -97,12 +97,15 @@ def retrain(arguments: Namespace) -> None:
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
-    card.decision, card.why, card.judge = judge(champion, model, data.judge, data.judge_groups)
+    verdict = judge(
+        champion, model, data.judge, data.judge_groups, load_anchor(registry, champion.card)
+    )
+    card.decision, card.why, card.judge, card.anchor = verdict
     if champion.card.split != SPLIT:
         known = f"model {champion.model_id}, of an earlier version, was trained on rows that judge"
-        card.decision, card.why = "promoted", f"{known}; {card.why}"
+        card.decision, card.why, card.anchor = "promoted", f"{known}; {card.why}", None
     if settings.promote == "always":
-        card.decision, card.why = "promoted", f"PROMOTE=always; {card.why}"
+        card.decision, card.why, card.anchor = "promoted", f"PROMOTE=always; {card.why}", None
     save(model, Registry(arguments.folder))
 
 
