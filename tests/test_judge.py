@@ -286,7 +286,7 @@ def test_a_judge_of_few_rows_keeps_the_champion_and_says_how_many_it_needs(champ
     uncertain = [each.why for each in verdicts if each.judgement.finding == "can't tell"]
     needed = [re.fullmatch(UNCERTAIN, why)[1].replace(",", "") for why in uncertain]
     assert len(needed) > 5
-    assert 34 < np.median([int(rows) for rows in needed]) < 3_000
+    assert all(int(number) > 34 for number in needed)
 
 
 def test_a_better_model_wins_before_a_judge_of_few_rows(champion, weak, rows):
