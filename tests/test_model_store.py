@@ -148,6 +148,19 @@ def test_the_anchor_is_one_of_the_models_that_are_kept(folder):
     assert Registry(folder).prune(keep=1) == [0]
 
 
+def test_a_card_of_an_older_version_is_read(folder):
+    registry = Registry(folder)
+    card = json.loads(registry.card_path(0).read_text())
+    for name in ("trees", "decisions_per_row", "us_per_row", "file_bytes", "anchor"):
+        del card[name]
+    figures = {"logloss": 0.27, "auc": 0.9, "accuracy": 0.87, "calibration_error": 0.01}
+    judge = {"rows": 9, "observed": 0, "champion": figures, "challenger": figures}
+    card["judge"] = judge | {"difference": [0, 0]}
+    registry.card_path(0).write_text(json.dumps(card))
+    read = load(registry, 0).card
+    assert (read.trees, read.anchor, read.judge.finding) == (0, None, "")
+
+
 def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "champion.json"
     write_atomically(path, b"old")

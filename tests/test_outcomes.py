@@ -205,6 +205,8 @@ def test_a_poisoned_batch(pipeline, promote):
         assert champion == last["model_id"]
         pipeline.wait_for_output(predictor, f"Model {champion} answers")
         assert card(pipeline, champion)["why"].startswith("PROMOTE=always; worse by ")
+        assert last["why"] == card(pipeline, champion)["why"]
+        assert card(pipeline, champion)["anchor"] is None
     else:
         assert last["training_rejected"].startswith("worse by ")
         assert last["judge"]["challenger"]["logloss"] > last["judge"]["champion"]["logloss"]
