@@ -247,6 +247,7 @@ def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
     assert made.split == SPLIT
     is_replaced = made.why.startswith("model 0, of an earlier version, was trained on rows")
     assert is_replaced == (split == "")
+    assert (made.anchor is None) == is_replaced  # such a champion does not become the anchor
     assert made.judge.rows == 2_000
 
 
