@@ -18,7 +18,8 @@ from rich.table import Table
 
 from train.fit import evaluate, fit_model
 from train.judge import judge
-from train.rows import JUDGE_ROWS, LabeledRows
+from train.row_hash import hash_frame
+from train.rows import JUDGE_ROWS, LabeledRows, is_for_judge
 from train.snapshot import JUDGED_TRAININGS
 from train.space import START
 from train.warm_start import champion_points
@@ -43,10 +44,11 @@ class Stream:
         order = rng.permutation(len(outcomes))
         names = [*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]
         frame = pd.concat([frame[names] for frame, _ in parts]).iloc[order].reset_index(drop=True)
+        frame = frame.astype(dict.fromkeys(dataset.CATEGORICAL_COLUMNS, "category"))
         self.rows = LabeledRows(frame, outcomes[order])
         # Of each row, the first training that uses it; 0 for original rows.
         self.groups = np.maximum((np.arange(len(order)) - ORIGINAL) // EVERY + 1, 0)
-        self.for_judge = rng.random(len(order)) < 0.1
+        self.for_judge = is_for_judge(hash_frame(frame))
         self.unseen = self.rows[self.groups > trainings]
         poisoned = (self.groups <= trainings) & (rng.random(len(order)) < wrong * self.groups)
         self.rows.outcomes[poisoned] = 1 - self.rows.outcomes[poisoned]
