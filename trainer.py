@@ -82,7 +82,7 @@ def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -
         fields = {"observations": card.observations, "judge": card.judge}
         if card.decision == "promoted":
             registry.promote(model_id)
-            announce(sender, model_id, covered, training_completed=True, **fields)
+            announce(sender, model_id, covered, training_completed=True, why=card.why, **fields)
             store.note_announced(model_id)
             say(f"Model {model_id} is the champion: {card.why}.", "bold green")
         else:

@@ -99,6 +99,11 @@ def test_years(first_model, tmp_path):
     assert plot.read_text().startswith("<svg")
 
 
+def test_poison():
+    output = run("bench.poison", "--trainings", "2")
+    assert [row[0] for row in rows_of("training", output)] == ["1", "2"]
+
+
 def test_drift():
     output = run("bench.drift", "--requests", "600")
     assert "600 requests, 600 answered" in output

@@ -2,28 +2,41 @@
 
 import lzma
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from contextlib import closing
+from copy import copy
 from pathlib import Path
 
+import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import pytest
 
+from train.comparison import Comparison, estimates, weighted_medians
 from train.fit import fit_model
-from train.judge import interval, judge, weighted_medians
+from train.judge import explain, judge
 from train.observations import Observations
 from train.row_hash import hash_frame
-from train.rows import JUDGE_ONE_IN, SPLIT, is_for_judge, newest_of_equal, training_data
+from train.rows import (
+    JUDGE_ONE_IN,
+    SPLIT,
+    LabeledRows,
+    is_for_judge,
+    newest_of_equal,
+    training_data,
+)
 from train.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
 from utils.datasets.base import SHIPPED
 from utils.files import ROOT
 from utils.messages import encode
+from utils.model_store.model import Model
 from utils.model_store.registry import Registry
+from utils.settings import settings
 
 EVERY, WINDOW = 4_000, 6_000  # observations of a training; rows to train on
 
@@ -71,19 +84,43 @@ def snapshot_of(observations: tuple[list, list, list], trainings: int, window: i
         return read_snapshot(path, window)
 
 
+def fit(rows: LabeledRows, model_id: int) -> Model:
+    rest = {"model_id": model_id, "hyper": "hyperopt", "max_evals": 1, "num_threads": 1}
+    return fit_model(rows.frame, rows.outcomes, **rest)
+
+
 def train(folder, batches: str, model_id: int = 1, window: int = WINDOW):
     rows = training_data(folder, snapshot(folder, batches, window), window)
-    rest = {"model_id": model_id, "hyper": "hyperopt", "max_evals": 1, "num_threads": 1}
-    return fit_model(rows.training.frame, rows.training.outcomes, **rest), rows
+    return fit(rows.training, model_id), rows
 
 
 @pytest.fixture(scope="module")
-def champion(folder):
-    return train(folder, "....")[0]
+def champion_and_rows(folder):
+    return train(folder, "....")
 
 
-def decision(champion, challenger, rows) -> str:
-    return judge(champion, challenger, rows.judge, rows.judge_groups).decision
+@pytest.fixture(scope="module")
+def champion(champion_and_rows):
+    return champion_and_rows[0]
+
+
+@pytest.fixture(scope="module")
+def rows(champion_and_rows):
+    return champion_and_rows[1]
+
+
+@pytest.fixture(scope="module")
+def weak(rows):
+    """A model that has seen few rows: worse than the champion by a logloss of about 0.1."""
+    return fit(rows.training[:300], 2)
+
+
+def judge_all(champion, challenger, rows, anchor=None):
+    return judge(champion, challenger, rows.judge, rows.judge_groups, anchor)
+
+
+def decision(champion, challenger, rows, anchor=None) -> str:
+    return judge_all(champion, challenger, rows, anchor).decision
 
 
 @pytest.mark.parametrize(
@@ -101,9 +138,10 @@ def test_one_poisoned_batch_is_rejected(folder, champion, window):
 
 
 def test_a_change_that_lasts_is_accepted_within_five_trainings(folder, champion):
+    anchor, _ = train(folder, "...", model_id=0)
     for last in range(1, 6):
         challenger, rows = train(folder, "...." + "x" * last)
-        if decision(champion, challenger, rows) == "promoted":
+        if decision(champion, challenger, rows, anchor) == "promoted":
             break
     assert last == 3  # when most of what the judge sees is of the new world
 
@@ -212,7 +250,7 @@ def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
     else:
         assert made.decision == "promoted"
         known = "not judged: model 0, of an earlier version, was trained on rows that judge now"
-        assert (made.why, made.judge) == (known, None)
+        assert (made.why, made.judge, made.anchor) == (known, None, None)
 
 
 def test_only_what_the_last_five_trainings_brought_judges(folder):
@@ -223,8 +261,146 @@ def test_only_what_the_last_five_trainings_brought_judges(folder):
 
 def test_equal_models_and_a_median_by_weight():
     groups = np.repeat([1, 2, 3], [10, 10, 10])
-    assert interval(np.zeros(30), groups, seed=1) == (0, 0)
-    assert interval(np.repeat([1.0, 1.0, -50.0], 10), groups, seed=1) == (1, 1)
+    differences = np.array([np.zeros(30), np.repeat([1.0, 1.0, -50.0], 10)])
+    assert estimates(differences, groups, seed=1).tolist() == [[0, 0, 0], [1, 1, 1]]
     values = np.array([[3.0, 1.0], [1.0, 1.0], [2.0, 9.0]])
     assert weighted_medians(values, np.array([1, 1, 1])).tolist() == [2, 1]
     assert weighted_medians(values, np.array([5, 1, 1])).tolist() == [3, 1]
+
+
+def sample(rows, size: int, seed: int) -> LabeledRows:
+    """Random rows of the judge."""
+    return rows.judge[np.random.default_rng(seed).permutation(len(rows.judge)) < size]
+
+
+UNCERTAIN = (
+    r"can't tell if it is worse than model 1 \(95 %: [\d.]+ better to [\d.]+ worse in log loss\) "
+    r"on 34 held-out rows; a loss of [\d.]+ can't be ruled out with fewer than about ([\d,]+)"
+)
+
+
+def test_a_judge_of_few_rows_keeps_the_champion_and_says_how_many_it_needs(champion, weak, rows):
+    whole = judge_all(champion, weak, rows)
+    assert whole.judgement.finding == "worse"
+    assert whole.judgement.estimate > 0.05
+    few = np.zeros(34, dtype=int)
+    verdicts = [judge(champion, weak, sample(rows, 34, seed), few) for seed in range(20)]
+    assert all(verdict.decision == "rejected" for verdict in verdicts)
+    uncertain = [each.why for each in verdicts if each.judgement.finding == "can't tell"]
+    needed = [re.fullmatch(UNCERTAIN, why)[1].replace(",", "") for why in uncertain]
+    assert len(needed) > 5
+    assert all(int(number) > 34 for number in needed)
+
+
+def test_a_better_model_wins_before_a_judge_of_few_rows(champion, weak, rows):
+    found = judge(weak, champion, sample(rows, 200, 1), np.zeros(200, dtype=int))
+    assert (found.decision, found.judgement.finding) == ("promoted", "better")
+
+
+def test_rows_of_one_outcome_judge_nobody(champion, weak, rows):
+    refused = rows.judge[(rows.judge.outcomes == 0) & (np.arange(len(rows.judge)) < 100)]
+    verdict = judge(champion, weak, refused, np.zeros(len(refused), dtype=int))
+    assert verdict.decision == "rejected"
+    assert verdict.why == (
+        "can't tell if it is worse than model 1: all held-out rows have the same outcome"
+    )
+
+
+@pytest.fixture(scope="module")
+def dearer(champion, rows):
+    """The champion with as many trees again, which change almost nothing."""
+    encoded = champion.features.transform(rows.training.frame[:2_000])
+    booster = lgb.train(
+        {"objective": "binary", "learning_rate": 1e-6, "verbosity": -1, "num_threads": 1},
+        lgb.Dataset(encoded, rows.training.outcomes[:2_000]),
+        champion.booster.num_trees(),
+        init_model=champion.booster,
+    )
+    card = copy(champion.card)
+    card.model_id, card.decisions_per_row = 2, 0.0  # as in the card of an older version
+    return Model(champion.features, booster, card)
+
+
+def test_a_model_that_is_as_good_but_dearer_is_rejected(monkeypatch, champion, dearer, rows):
+    verdict = judge_all(champion, dearer, rows)
+    assert (verdict.decision, verdict.judgement.finding) == ("rejected", "dearer")
+    assert verdict.why.startswith("as good as model 1 (95 %: ")
+    cost = verdict.judgement.cost
+    assert verdict.why.endswith(
+        f" better to 0.0000 worse in log loss) on {len(rows.judge):,} held-out rows, but its "
+        f"predictions cost {cost:.1f} times those of model 1 (COST_LIMIT is 1.5)"
+    )
+    assert judge_all(dearer, champion, rows).judgement.finding == "as good"
+    any_cost = settings.model_copy(update={"cost_limit": 0})
+    monkeypatch.setattr("train.judge.settings", any_cost)
+    assert judge_all(champion, dearer, rows).decision == "promoted"
+
+
+def test_a_dearer_model_that_is_better_is_promoted(champion, weak, rows):
+    verdict = judge_all(weak, champion, rows)
+    assert verdict.judgement.cost > 1.5
+    assert (verdict.decision, verdict.judgement.finding) == ("promoted", "better")
+
+
+def test_costs_do_not_creep_up_past_the_anchor(champion, dearer, rows):
+    verdict = judge_all(dearer, dearer, rows, anchor=champion)
+    assert verdict.judgement.cost == 1
+    assert (verdict.decision, verdict.judgement.finding) == ("rejected", "dearer")
+
+
+def test_a_model_as_good_as_a_bad_champion_is_worse_than_the_anchor(champion, weak, rows):
+    verdict = judge_all(weak, weak, rows, anchor=champion)
+    assert (verdict.decision, verdict.judgement.finding) == ("rejected", "worse than the anchor")
+    assert verdict.why.startswith("as good as model 2 (95 %: 0.0000 better to 0.0000 worse")
+    assert "held-out rows, but worse by 0." in verdict.why
+    assert verdict.why.endswith(" than model 1, the best of the earlier champions")
+    assert verdict.judgement.anchor == 1
+
+
+def test_a_model_between_a_bad_champion_and_the_anchor_is_promoted(champion, weak, rows):
+    challenger = fit(rows.training[:2_000], 3)
+    verdict = judge_all(weak, challenger, rows, anchor=champion)
+    assert (verdict.decision, verdict.judgement.finding) == ("promoted", "better")
+    assert verdict.judgement.anchor_difference[0] > 0
+    assert verdict.anchor == 1  # the anchor stays until a champion is better beyond noise
+
+
+def test_a_champion_that_is_better_beyond_noise_becomes_the_anchor(champion, weak, rows):
+    assert judge_all(champion, champion, rows, anchor=weak).anchor == 1
+    assert judge_all(champion, champion, rows).anchor == 1  # the first one
+    same = copy(champion.card)
+    same.model_id = 0
+    equal = Model(champion.features, champion.booster, same)
+    assert judge_all(champion, champion, rows, anchor=equal).anchor == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (
+            (-0.0031, -0.0049, -0.0012),
+            "better by 0.0031 in log loss (95 %: 0.0012 to 0.0049) than model 3",
+        ),
+        (
+            (0.0031, 0.0012, 0.0049),
+            "worse by 0.0031 in log loss (95 %: 0.0012 to 0.0049) than model 3",
+        ),
+        (
+            (0.0002, -0.0012, 0.0020),
+            "as good as model 3 (95 %: 0.0012 better to 0.0020 worse in log loss)",
+        ),
+    ],
+)
+def test_a_comparison_says_how_good_by_how_much_and_than_whom(limits, words):
+    compared = [Comparison(3, *limits, mean=limits[0], cost=1)]
+    assert str(compared[0]) == words
+    groups = np.zeros(2_000, dtype=int)
+    assert explain("", compared, groups, 0.03) == f"{words} on 2,000 held-out rows"
+
+
+def test_a_mean_over_all_rows_that_disagrees_is_explained():
+    compared = [Comparison(3, 0.48, 0.46, 0.5, mean=-0.1, cost=1)]
+    assert explain("worse", compared, np.repeat([1, 2, 3], 100), 0.03) == (
+        "worse by 0.4800 in log loss (95 %: 0.4600 to 0.5000) than model 3 on 300 held-out rows "
+        "in the median of 3 groups by training (over all rows 0.1000 better)"
+    )

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from utils.files import write_atomically
-from utils.model_store.model import load, load_champion, save
+from utils.model_store.model import load, load_anchor, load_champion, save
 from utils.model_store.registry import ModelError, Registry
 
 
@@ -16,10 +16,10 @@ def folder(first_model, tmp_path):
     return tmp_path / "models"
 
 
-def add_copy(folder, model_id):
+def add_copy(folder, model_id, anchor=None):
     """Save the first model once more, under another id."""
     model = load(Registry(folder), 0)
-    model.card.model_id = model_id
+    model.card.model_id, model.card.anchor = model_id, anchor
     save(model, Registry(folder))
 
 
@@ -127,6 +127,38 @@ def test_pruning_keeps_the_champion_and_the_newest_others(folder):
     assert Registry(folder).ids() == [0, 4, 5]
     assert not list(folder.glob("model_[123].*"))
     assert Registry(folder).prune(keep=0) == [4, 5]
+
+
+def test_pruning_keeps_the_anchor_of_the_champion(folder):
+    for model_id, anchor in ((1, 0), (2, 0), (3, 1), (4, 3), (5, 1)):
+        add_copy(folder, model_id, anchor)
+    registry = Registry(folder)
+    registry.promote(5)
+    assert registry.prune(keep=1) == [0, 2, 3]
+    assert registry.ids() == [1, 4, 5]
+    assert load_anchor(registry, registry.card(5)).model_id == 1
+    assert load_anchor(registry, registry.card(1)) is None  # pruned: model 1 is judged without
+    assert load_anchor(registry, registry.card(4)) is None
+
+
+def test_the_anchor_is_one_of_the_models_that_are_kept(folder):
+    for model_id, anchor in ((1, 0), (2, 1)):
+        add_copy(folder, model_id, anchor)
+    Registry(folder).promote(2)
+    assert Registry(folder).prune(keep=1) == [0]
+
+
+def test_a_card_of_an_older_version_is_read(folder):
+    registry = Registry(folder)
+    card = json.loads(registry.card_path(0).read_text())
+    for name in ("trees", "decisions_per_row", "us_per_row", "file_bytes", "anchor"):
+        del card[name]
+    figures = {"logloss": 0.27, "auc": 0.9, "accuracy": 0.87, "calibration_error": 0.01}
+    judge = {"rows": 9, "observed": 0, "champion": figures, "challenger": figures}
+    card["judge"] = judge | {"difference": [0, 0]}
+    registry.card_path(0).write_text(json.dumps(card))
+    read = load(registry, 0).card
+    assert (read.trees, read.anchor, read.judge.finding) == (0, None, "")
 
 
 def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path, monkeypatch):

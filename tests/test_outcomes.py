@@ -163,6 +163,10 @@ def test_a_model_is_promoted_by_hand_under_load(pipeline):
     listed = pipeline.run("tools.models", "list").stdout
     assert b"0 * " in listed
     assert json.loads(pipeline.run("tools.models", "show", "1").stdout)["parent"] == 0
+    assert b"promoted: " in listed
+    assert card(pipeline, 1)["anchor"] == 0
+    pipeline.run("tools.models", "promote", "1")
+    assert card(pipeline, 1)["anchor"] is None  # it stays, although model 0 may be better
     missing = pipeline.run("tools.models", "promote", "7", code=1)
     assert missing.stderr == b"There is no model 7: see list\n"
 
@@ -200,9 +204,11 @@ def test_a_poisoned_batch(pipeline, promote):
         assert "training_completed" in last
         assert champion == last["model_id"]
         pipeline.wait_for_output(predictor, f"Model {champion} answers")
-        assert card(pipeline, champion)["why"].startswith("PROMOTE=always; worse beyond noise")
+        assert card(pipeline, champion)["why"].startswith("PROMOTE=always; worse by ")
+        assert last["why"] == card(pipeline, champion)["why"]
+        assert card(pipeline, champion)["anchor"] is None
     else:
-        assert "worse beyond noise" in last["training_rejected"]
+        assert last["training_rejected"].startswith("worse by ")
         assert last["judge"]["challenger"]["logloss"] > last["judge"]["champion"]["logloss"]
         assert champion < last["model_id"]
         assert card(pipeline, last["model_id"])["decision"] == "rejected"  # kept for inspection

@@ -11,34 +11,45 @@ import json
 from contextlib import closing
 
 from utils.console import print_table, say, warn
-from utils.model_store.card import encode_card
+from utils.model_store.card import Card, encode_card
 from utils.model_store.registry import ModelError, Registry
 from utils.script import command_line, run
 
 
 def show_list(registry: Registry) -> None:
-    """Print one line for each model: log losses in tuning and before the judge, the decision."""
-    columns = "model", "created (UTC)", "rows", "tuning", "judge", "decision"
+    """Print one line for each model: its data, what it costs, and what the judge decided."""
+    columns = "model", "created (UTC)", "rows", "trees", "us/row", "kB", "decision"
     champion = registry.champion_id()
     rows = [
         (f"{model_id}{' *' if model_id == champion else ''}", *_figures(registry, model_id))
         for model_id in registry.ids()
     ]
-    print_table(columns, rows, title="logloss")
+    print_table(columns, rows)
 
 
 def _figures(registry: Registry, model_id: int) -> tuple[str, ...]:
     try:
         card = registry.card(model_id)
     except ModelError as error:
-        return "", "", "", "", str(error)
+        return "", "", "", "", "", str(error)
+    known = card.trees or card.file_bytes  # not in the cards of older versions
     return (
-        card.created[:19],
+        card.created[:16].replace("T", " "),
         f"{card.rows:,}",
-        f"{card.tuning_logloss:.4f}",
-        f"{card.judge.challenger.logloss:.4f}" if card.judge else "",
-        card.decision,
+        f"{card.trees:,}" if known else "",
+        f"{card.us_per_row:.1f}" if known else "",
+        f"{card.file_bytes / 1000:,.0f}" if known else "",
+        _decision(card),
     )
+
+
+def _decision(card: Card) -> str:
+    """Return the decision with what the judge found, such as "promoted: better by 0.0031"."""
+    if not (card.judge and card.judge.finding):
+        return card.decision
+    found = card.judge.finding
+    size = f" by {abs(card.judge.estimate):.4f}" if found in ("better", "worse") else ""
+    return f"{card.decision}: {found}{size}"
 
 
 def show(registry: Registry, model_id: int) -> None:
@@ -62,9 +73,11 @@ def promote(registry: Registry, model_id: int) -> None:
     prepare_topics(write=(RETRAIN_TOPIC,))
     with closing(Sender()) as sender, registry.locked():
         try:
-            load(registry, model_id)
+            card = load(registry, model_id).card
         except ModelError as error:
             raise SystemExit(f"Not promoted: {error}") from None
+        card.anchor = None  # no earlier champion may undo the choice
+        registry.write_card(card)
         registry.promote(model_id)
         try:
             announce(sender, model_id, training_completed=True)

@@ -16,10 +16,16 @@ from argparse import Namespace
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
 from utils.script import command_line
 from utils.settings import settings
+
+if TYPE_CHECKING:
+    from train.rows import TrainingData
+    from utils.model_store.model import Model
+    from utils.model_store.registry import Registry
 
 ERROR = "error.txt"  # in the child's folder: why there is no model
 
@@ -57,6 +63,25 @@ def say_what_is_filled(filled: dict[str, int]) -> None:
         warn(f"Observations from before a change of the columns have nulls: {columns}.")
 
 
+def decide(registry: "Registry", champion: "Model", model: "Model", data: "TrainingData") -> None:
+    """Note in the model's card whether it is to replace the champion, and why."""
+    from train.judge import judge
+    from train.rows import SPLIT
+    from utils.model_store.model import load_anchor
+
+    card = model.card
+    card.judge_rows_held_out, card.split = data.held_out, SPLIT
+    if champion.card.split == SPLIT:
+        anchor = load_anchor(registry, champion.card)
+        verdict = judge(champion, model, data.judge, data.judge_groups, anchor)
+        card.decision, card.why, card.judge, card.anchor = verdict
+    else:  # it would seem better than any model that was not trained on these rows
+        known = f"model {champion.model_id}, of an earlier version, was trained on"
+        card.decision, card.why = "promoted", f"not judged: {known} rows that judge now"
+    if settings.promote == "always":
+        card.decision, card.why, card.anchor = "promoted", f"PROMOTE=always; {card.why}", None
+
+
 def retrain(arguments: Namespace) -> None:
     """Fit a model on the data that may be used, judge it, and save it in the child's folder."""
     # This module is the first to import LightGBM: without scikit-learn, which would take 0.7 s.
@@ -64,9 +89,8 @@ def retrain(arguments: Namespace) -> None:
 
     # isort: split
     from train.fit import fit_model
-    from train.judge import judge
     from train.observations import STORE
-    from train.rows import SPLIT, training_data
+    from train.rows import training_data
     from train.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
@@ -95,18 +119,11 @@ def retrain(arguments: Namespace) -> None:
     card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = snapshot.observations
     card.filled_with_null = snapshot.filled
-    card.judge_rows_held_out, card.split = data.held_out, SPLIT
     card.digest_of_rows = digest_of_rows
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
-    if champion.card.split == SPLIT:
-        card.decision, card.why, card.judge = judge(champion, model, data.judge, data.judge_groups)
-    else:  # it would seem better than any model that was not trained on these rows
-        known = f"model {champion.model_id}, of an earlier version, was trained on"
-        card.decision, card.why = "promoted", f"not judged: {known} rows that judge now"
-    if settings.promote == "always":
-        card.decision, card.why = "promoted", f"PROMOTE=always; {card.why}"
+    decide(registry, champion, model, data)
     save(model, Registry(arguments.folder))
 
 

@@ -93,6 +93,7 @@ class ControlMessage(Struct, omit_defaults=True):
     retrain_every: Count | None = None
     retrain_requests_covered: Count | None = None
     observations: Count | None = None
+    why: str = ""  # a completed training: why its model was promoted
     judge: Any = None  # the figures behind the decision, see train/judge.py
 
 

@@ -91,6 +91,13 @@ class Settings(BaseSettings):
     promote: Literal["unless-worse", "always"] = Field(
         "unless-worse", description="when a new model replaces the champion: unless-worse or always"
     )
+    cost_limit: float = Field(
+        1.5,
+        ge=0,
+        allow_inf_nan=False,
+        description="how many times the champion's cost a prediction of a model that is no better "
+        "may cost; 0 for any",
+    )
     outcome_days: float = Field(
         90,
         gt=0,

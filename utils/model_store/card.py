@@ -24,6 +24,12 @@ class Judgement(msgspec.Struct):
     champion: Figures
     challenger: Figures
     difference: tuple[float, float]  # 95 % interval of challenger's minus champion's log loss
+    estimate: float = 0.0  # of this difference: that of the median group
+    finding: str = ""  # which of the rules of train/judge.py decided
+    margin: float = 0.0  # the smallest loss that matters
+    cost: float = 0.0  # challenger's cost of a prediction, as a multiple of the champion's
+    anchor: ModelId | None = None  # the best earlier champion, if that is not this champion
+    anchor_difference: tuple[float, float] | None = None  # as `difference`, to the anchor
 
 
 class Card(msgspec.Struct, kw_only=True):
@@ -62,6 +68,7 @@ class Card(msgspec.Struct, kw_only=True):
     decision: str = ""  # "promoted" or "rejected"; "" for the first model
     why: str = ""
     judge: Judgement | None = None
+    anchor: ModelId | None = None  # the best champion before this model; prune() keeps it
 
     # save() of utils/model_store/model.py: what load() checks.
     features: list[str] = []  # the columns of a request that the model reads
@@ -69,6 +76,7 @@ class Card(msgspec.Struct, kw_only=True):
 
     # Registry.publish()
     digest: str = ""  # SHA-256 of the model's file
+    file_bytes: int = 0  # its size
 
 
 def encode_card(card: Card) -> bytes:

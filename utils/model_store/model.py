@@ -8,6 +8,7 @@ predictor: the digest in the card detects damage, not an attack.
 import pickle
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -98,6 +99,13 @@ def load_champion(registry: Registry) -> tuple[Model, list[str]]:
         except ModelError as error:
             warnings.append(str(error))
     raise ModelError("; ".join(warnings) or f"there is no model in {registry.folder}/")
+
+
+def load_anchor(registry: Registry, champion: Card) -> Model | None:
+    """Return the model that the champion's card names as its anchor, None if there is none."""
+    with suppress(ModelError):
+        return None if champion.anchor is None else load(registry, champion.anchor)
+    return None
 
 
 def _check(card: Card) -> None:

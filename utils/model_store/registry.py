@@ -88,7 +88,7 @@ class Registry:
 
     def publish(self, card: Card, content: bytes) -> None:
         """Write a model, then its card with the model's digest: from then on the model exists."""
-        card.digest = hashlib.sha256(content).hexdigest()
+        card.digest, card.file_bytes = hashlib.sha256(content).hexdigest(), len(content)
         write_atomically(self.path(card.model_id), content)
         self.write_card(card)
 
@@ -129,16 +129,18 @@ class Registry:
     def prune(self, keep: int) -> list[int]:
         """Delete old models and return their ids.
 
-        Kept are the champion, the newest rejected model for inspection, and `keep` others: the
-        champion's parent first, then the newest.
+        Kept are the champion, its anchor (see train/judge.py), the newest rejected model for
+        inspection, and `keep` others: the champion's parent first, then the newest.
         """
         champion, *others = self.by_preference() or [None]
         rejected = sorted(filter(self.is_rejected, others))
-        parent = None
+        parent = anchor = None
         with suppress(ModelError):
-            parent = self.card(champion).parent
+            card = self.card(champion)
+            parent, anchor = card.parent, card.anchor
         good = sorted(set(others) - set(rejected), key=lambda each: (each == parent, each))
-        deleted = good[: max(len(good) - keep, 0)] + rejected[:-1]
+        old = good[: max(len(good) - keep, 0)] + rejected[:-1]
+        deleted = [model_id for model_id in old if model_id != anchor]
         for model_id in deleted:
             # The card first: without it the model does not exist, whenever this is interrupted.
             _remove(self.card_path(model_id))
