@@ -10,6 +10,8 @@ from tools import local_kafka
 
 # Before the first import of utils.settings: the tests must never connect to a broker of the user's.
 os.environ |= {"KAFKA_HOST": f"localhost:{local_kafka.free_port()}", "BROKER_TIMEOUT": "30"}
+# Most tests wait for a new champion. Whether a model is good enough is for tests of the judge.
+os.environ["PROMOTE"] = "always"
 SETTINGS = ["RETRAIN_EVERY", "PARTITIONS", "PREDICTOR_ID", "TOPIC_PREFIX", "DATA_DIR", "MODELS_DIR"]
 SETTINGS += [
     name for name in os.environ if re.match("KAFKA_(SEC|SASL|USER|PASS|CA|CERT|KEY)", name)
