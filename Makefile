@@ -40,7 +40,7 @@ test-all: env lint ## run the slow tests too (half an hour)
 chaos: env ## kill and freeze processes at random, then audit the log (MINUTES=5, SEED=7)
 	$(RUN) -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
 
-bench: env ## measure speed: tables with ratios, half an hour (ONLY="throughput start", ROUNDS=5)
+bench: env ## measure speed: tables with ratios, an hour (ONLY=throughput: 20 minutes, ROUNDS=5)
 	$(RUN) -m bench.performance $(if $(ONLY),--only $(ONLY)) --rounds $(or $(ROUNDS),5)
 
 soak: env ## run 500 requests/s while retraining, watch memory, then audit the log (MINUTES=10)
@@ -57,6 +57,9 @@ bench-retrain: env ## measure a retraining, the tutorial's and ours: time, loglo
 
 bench-tuning: env ## measure the first model, and what a second tuning gains (10 minutes)
 	$(RUN) -m bench.tuning
+
+generations: env ## retrain 200 times: do models get worse, or dearer? (half an hour, TRAININGS=200)
+	$(RUN) -m bench.generations --trainings $(or $(TRAININGS),200)
 
 lint: env ## check format and rules with ruff
 	$(VENV)/bin/ruff format --check .
@@ -79,4 +82,4 @@ forget: ## delete the trials of all tuning
 	rm -f data/trials.*
 
 .PHONY: help env demo kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
-	lint format lock clean forget
+	generations lint format lock clean forget

@@ -1,101 +1,24 @@
 """How long an answer takes, and the longest time without one, while other things happen."""
 
-import json
 import shutil
 import signal
 import statistics
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import Consumer, Producer, TopicPartition
 from rich.table import Table
 from tqdm import tqdm
 
 from bench.arena import Arena, Case
+from bench.visitors import LoneVisitor, Visitors
 from utils.model_store.registry import Registry
 
 RELOAD_EVERY = 2.0  # seconds
-WARM_UP = 2.0  # seconds of load that do not count
-
-
-class Visitors:
-    """Sends requests at a fixed rate and notes when each answer can be read by read_committed."""
-
-    def __init__(self, case: Case, rate: float) -> None:
-        self.sent: dict[str, float] = {}
-        self.answered: dict[str, float] = {}
-        self._case, self._rate = case, rate
-        client = {"bootstrap.servers": case.host}
-        self._producer = Producer(client | {"linger.ms": 0})
-        self._consumer = Consumer(
-            client | {"group.id": "visitors", "fetch.wait.max.ms": 500, "fetch.min.bytes": 1}
-        )
-        partitions = [TopicPartition(case.topic, n) for n in range(case.partitions)]
-        for partition in partitions:
-            partition.offset = self._consumer.get_watermark_offsets(partition)[1]
-        self._consumer.assign(partitions)
-        self._sending = threading.Event()
-
-    def run(self, seconds: float, meanwhile: Callable[[float], object] | None = None) -> None:
-        """Send for `seconds`, then wait for the last answer; meanwhile(seconds) runs beside it."""
-        self._sending.set()
-        threads = [
-            threading.Thread(target=work, daemon=True)  # Ctrl-C does not wait for them
-            for work in (self._send, self._observe)
-        ]
-        for thread in threads:
-            thread.start()
-        if meanwhile:
-            meanwhile(seconds)
-        else:
-            time.sleep(seconds)
-        self._sending.clear()
-        for thread in threads:
-            thread.join()
-        self._consumer.close()
-
-    def _send(self) -> None:
-        rows, began, n = self._case.rows, time.monotonic(), 0
-        while self._sending.is_set():
-            request_id = f"visitor-{n}"
-            value = json.dumps({"request_id": request_id, "data": rows[n % len(rows)]}).encode()
-            self.sent[request_id] = time.monotonic()
-            self._producer.produce(self._case.topic, value, partition=n % self._case.partitions)
-            self._producer.poll(0)
-            n += 1
-            time.sleep(max(began + n / self._rate - time.monotonic(), 0))
-        self._producer.flush()
-
-    def _observe(self) -> None:
-        deadline = float("inf")
-        while self._sending.is_set() or len(self.answered) < len(self.sent):
-            if not self._sending.is_set():
-                deadline = min(deadline, time.monotonic() + 60)
-            assert time.monotonic() < deadline, "requests without an answer"
-            record = self._consumer.poll(0.05)  # consume() waits until it has several
-            if record is None or b'"data"' in record.value():
-                continue
-            request_id = json.loads(record.value())["request_id"]
-            assert request_id not in self.answered, "two answers"
-            self.answered[request_id] = time.monotonic()
-
-    def latencies(self) -> list[float]:
-        """Return the milliseconds of each request after the warm-up, ascending."""
-        begin = min(self.sent.values()) + WARM_UP
-        taken = (self.answered[i] - t for i, t in self.sent.items() if t > begin)
-        return sorted(seconds * 1e3 for seconds in taken)
-
-    def longest_gap(self) -> float:
-        """Return the longest time between two answers after the warm-up, in milliseconds."""
-        times = sorted(self.answered.values())
-        times = [t for t in times if t > times[0] + WARM_UP]
-        return max(b - a for a, b in pairwise(times)) * 1e3
+LONE = 3  # times the seconds of the other situations
 
 
 def row(visitors: Visitors) -> dict[str, float]:
@@ -121,28 +44,54 @@ def pipeline(arena: Arena, models: Path, partitions: int = 1, **environment: str
         yield case
 
 
-def undisturbed(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+def undisturbed(
+    arena: Arena,
+    models: Path,
+    rate: float,
+    seconds: float,
+    predictors: int = 1,
+    partitions: int = 1,
+    visitors: type[Visitors] = Visitors,
+) -> dict[str, float]:
     """Requests, and nothing else."""
-    with pipeline(arena, models) as case:
-        case.predictor()
-        visitors = Visitors(case, rate)
-        visitors.run(seconds)
-        return row(visitors)
+    with pipeline(arena, models, partitions) as case:
+        for number in range(predictors):
+            case.predictor(PREDICTOR_ID=f"predictor-{number}")
+        observed = visitors(case, rate)
+        observed.run(seconds)
+        return row(observed)
 
 
-def training(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
-    """The trainer tunes a model all the time, on the same cores."""
-    with pipeline(arena, models, RETRAIN_EVERY="10") as case:
+def alone(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+    """One request at a time, for LONE times as long: there are few of them."""
+    return undisturbed(arena, models, rate, LONE * seconds, visitors=LoneVisitor)
+
+
+def shared(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+    """Two predictors share four partitions."""
+    return undisturbed(arena, models, rate, seconds, predictors=2, partitions=4)
+
+
+def training(
+    arena: Arena, models: Path, rate: float, seconds: float, *options: str
+) -> dict[str, float]:
+    """The trainer retrains on the same cores; the next training is always due."""
+    with pipeline(arena, models, RETRAIN_EVERY="25") as case:
         case.predictor()
-        case.requests(10)
-        trainer = case.start("trainer.py", "--max-evals", "1000")
+        case.requests(25)
+        trainer = case.start("trainer.py", *options)
         case.wait_for_output(trainer, "Retraining:")
         visitors = Visitors(case, rate)
         visitors.run(seconds)
-        assert not case.covered(), "the training ended too early"
         trainer.send_signal(signal.SIGTERM)
         trainer.wait(60)
+        assert not (options and case.covered()), "the training ended too early"
         return row(visitors)
+
+
+def tuning(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
+    """One training lasts all the time."""
+    return training(arena, models, rate, seconds, "--max-evals", "1000")
 
 
 def reloads(arena: Arena, models: Path, rate: float, seconds: float) -> dict[str, float]:
@@ -193,17 +142,20 @@ def rebalances(arena: Arena, models: Path, rate: float, seconds: float) -> dict[
         return row(visitors)
 
 
-SITUATIONS = (
+SITUATIONS = (  # of each rate the undisturbed one first
+    ("one at a time", alone, 10),
     ("50 requests/s", undisturbed, 50),
     ("500/s", undisturbed, 500),
-    ("500/s, the trainer trains", training, 500),
+    ("500/s, the trainer tunes all the time", tuning, 500),
+    ("500/s, one retraining after another", training, 500),
     ("500/s, a new model every 2 s", reloads, 500),
+    ("500/s on 4 partitions, two predictors", shared, 500),
     ("500/s on 4 partitions, a second predictor joins and leaves", rebalances, 500),
 )
 
 
 def latency_table(arena: Arena, models: dict[str, Path], rounds: int, seconds: float) -> Table:
-    """Return the medians of all rounds; the ratio is to the p99 of the same rate, undisturbed."""
+    """Return the medians of all rounds; the ratio is to the first situation with the same rate."""
     cases = [(name, situation) for name in models for situation in SITUATIONS]
     found: dict[tuple, list[dict[str, float]]] = {case: [] for case in cases}
     for case in tqdm(cases * rounds, unit="run", disable=not sys.stderr.isatty()):
@@ -211,14 +163,10 @@ def latency_table(arena: Arena, models: dict[str, Path], rounds: int, seconds: f
         found[case].append(situation(arena, models[name] / "models", rate, seconds))
     columns = "p50", "p99", "max", "longest time without an answer", "p99, ratio to undisturbed"
     table = Table("latency, ms", "model", *columns)
-    base = {
-        (name, rate): runs
-        for (name, (_, situation, rate)), runs in found.items()
-        if situation is undisturbed
-    }
+    calm_runs: dict[tuple, list[dict[str, float]]] = {}
     for (name, (title, _, rate)), runs in found.items():
         figures = [f"{statistics.median(run[key] for run in runs):.1f}" for key in runs[0]]
-        pairs = zip(runs, base[name, rate], strict=True)
+        pairs = zip(runs, calm_runs.setdefault((name, rate), runs), strict=True)
         ratio = statistics.median(run["p99"] / calm["p99"] for run, calm in pairs)
         table.add_row(title, name, *figures, f"{ratio:.2f}")
     return table

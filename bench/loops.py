@@ -1,6 +1,6 @@
 """The programs that predictor.py is compared with: they answer the same requests in other ways.
 
-    KAFKA_HOST=localhost:9092 python -m bench.loops echo     (or no-model, usual, c-client)
+    KAFKA_HOST=localhost:9092 python -m bench.loops echo     (or usual, c-client)
 
 They have the predictor's settings and end at SIGTERM. bench/throughput.py starts them.
 """
@@ -13,7 +13,6 @@ from utils.kafka_client.consumer import make_consumer
 from utils.kafka_client.group import MEMBER
 from utils.kafka_client.producer import TRANSACTIONAL, make_producer
 from utils.kafka_client.topics import APP_MESSAGES, PREDICTOR_GROUP
-from utils.kafka_client.transactions import TransactionalStream
 from utils.messages import InvalidMessage, Prediction, decode_request, encode
 from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry
@@ -47,32 +46,6 @@ def echo(stop) -> None:
         offsets = {p: OffsetAndMetadata(r[-1].offset + 1, "", -1) for p, r in polled.items()}
         producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
         producer.commit_transaction()
-
-
-class NoModel:
-    """A model that predicts 0 for every request."""
-
-    model_id = 0
-
-    def predict(self, rows):
-        """Return zeros, of shape (n_rows,)."""
-        import numpy as np
-
-        return np.zeros(len(rows))
-
-
-def no_model(stop) -> None:
-    """The predictor without transform and predict."""
-    import predictor
-
-    stream = TransactionalStream(
-        APP_MESSAGES, PREDICTOR_GROUP, settings.predictor_id, predictor.WRITES
-    )
-    collect_garbage_rarely()
-    while not stop.is_set():
-        batch = stream.poll()
-        predictor.answer(batch, NoModel())
-        stream.commit(batch)
 
 
 def usual_model():
@@ -197,7 +170,6 @@ def read(records: list) -> tuple[list, dict[int, int]]:
 
 LOOPS = {
     "echo": echo,
-    "no-model": no_model,
     "usual": usual,
     "c-client": c_client,
 }

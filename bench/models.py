@@ -4,110 +4,86 @@ Each of them is a folder with models/, whose champion answers, and data/.
 """
 
 import shutil
-import signal
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from tqdm import tqdm
 
 from bench.growth import REPEATS, measure
-from tests.harness.pipeline import Pipeline, wait_until
+from bench.stream import generations, new_rows
+from tests.harness.pipeline import Pipeline
+from train.cost import decisions_per_row
 from train.fit import score
-from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
-from utils.feature_tools import FeatureTools
-from utils.model_store.card import Card
-from utils.model_store.model import Model, load_champion, save
+from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry
 
 INITIAL = "initialize.py's model"
-HUNDRED_TREES = "100 trees"
-ROWS = 400  # of adult.test that each training brings
 LOADS = 5
 
 
-def make_models(initialized: Pipeline, trainings: int) -> dict[str, Path]:
-    """Return {name: folder} of the model of initialize.py and of the champion that follows it."""
-    folder = initialized.folder
-    later = train_on_a_stream(initialized, trainings)
-    return {INITIAL: folder, f"champion after {trainings} trainings": later}
+def make_models(initialized: Pipeline, trainings: Sequence[int]) -> dict[str, Path]:
+    """Return {name: folder} of the model of initialize.py and of champions that follow it.
 
-
-def train_on_a_stream(initialized: Pipeline, trainings: int) -> Path:
-    """Run the real predictor and trainer until the trainer has trained this many times.
-
-    They have their default settings, except that each training gets the next ROWS rows of
-    adult.test, as requests that bring their outcomes. Returns the folder with their models.
+    trainings : after how many trainings of one stream (bench/stream.py) a champion is taken.
     """
-    folder = initialized.folder / "trained"
-    for name in ("data", "models"):
-        shutil.copytree(initialized.folder / name, folder / name)
-    pipeline = Pipeline(initialized.host, "trained-", folder)
-    assert trainings * ROWS < len(pipeline.rows), "no rows are left to measure the champion on"
-    pipeline.environment["RETRAIN_EVERY"] = str(ROWS)
-    try:
-        pipeline.predictor()
-        trainer = pipeline.start_and_wait("trainer.py", until="waits for retrain requests")
-        shown = tqdm(range(trainings), unit="training", disable=not sys.stderr.isatty())
-        for number in shown:
-            for row in range(number * ROWS, (number + 1) * ROWS):
-                pipeline.request(row)
-            pipeline.producer.flush()
-            wait_until(lambda due=number + 1: pipeline.covered() == due, 120, "a training")
-        failures = [m for m in pipeline.messages("retrain_topic") if "training_failed" in m]
-        assert not failures, failures
-        trainer.send_signal(signal.SIGTERM)
-        trainer.wait(60)
-    finally:
-        pipeline.stop_all()
-    return folder
+    models = {INITIAL: initialized.folder}
+    stream = copy_of(initialized, "trained")
+    for number in generations(stream, new_rows(max(trainings)), "trainings"):
+        if number in trainings:
+            folder = stream.folder / f"after-{number}"
+            (folder / "models").mkdir(parents=True)
+            copy_champion(Registry(stream.folder / "models"), Registry(folder / "models"))
+            (folder / "data").symlink_to(initialized.folder / "data")
+            models[f"champion after {number} trainings"] = folder
+    return models
 
 
-def make_hundred_trees(initialized: Path) -> Path:
-    """Fit a model of 100 trees with 31 leaves, LightGBM's defaults; return its folder."""
-    frame, outcomes = dataset.read_training(initialized / "data")
-    tools = FeatureTools(
-        dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
-    ).fit(frame)
-    names, categorical = list(tools.get_feature_names_out()), tools.categorical_indices_
-    optimizer = LGBOptimizer(tools.transform(frame), outcomes, names, categorical)
-    parameters = {"num_boost_round": 100, "num_leaves": 31}
-    card = Card(
-        model_id=0, rows=len(outcomes), hyper="none", evaluations=0, experiment="", seed=1,
-        parameters=parameters, tuning_logloss=0.0,
-    )  # fmt: skip
-    folder = initialized / "hundred-trees"
-    (folder / "models").mkdir(parents=True)
-    registry = Registry(folder / "models")
-    save(Model(tools.encoder_, optimizer.fit(parameters), card), registry)
-    registry.promote(0)
-    return folder
+def copy_champion(source: Registry, target: Registry) -> None:
+    """Publish the champion in another folder: the trainer prunes the models of its own."""
+    card = source.card(source.champion_id())
+    target.publish(card, source.content(card))
+    target.promote(card.model_id)
 
 
-def models_table(models: dict[str, Path], trainings: int) -> Table:
-    """Return what each model costs, and its quality on rows that no training has seen."""
+def copy_of(initialized: Pipeline, name: str) -> Pipeline:
+    """Return a pipeline with copies of the data and of the models, and with topics of its own."""
+    folder = initialized.folder / name
+    for each in ("data", "models"):
+        shutil.copytree(initialized.folder / each, folder / each)
+    return Pipeline(initialized.host, f"{name}-", folder)
+
+
+def models_table(models: dict[str, Path], unseen: slice) -> Table:
+    """Return what each model costs, and its quality on the rows that no training has seen.
+
+    Decisions are the nodes of its trees that a row passes (train/cost.py). If the time follows
+    them, ns a decision are the same for all models.
+    """
     data = next(iter(models.values())) / "data"
     rows, (frame, outcomes) = dataset.read_test_requests(data), dataset.read_test(data)
-    unseen = slice(trainings * ROWS, None)
     table = Table(
-        "models", "model id", "trees", "us of CPU a row", "load, ms", "MB",
-        f"logloss, {len(rows[unseen]):,} rows unseen",
+        "models", "model id", "trees", "decisions a row", "us of CPU a row", "ns a decision",
+        "load, ms", "bytes", f"logloss, {len(rows[unseen]):,} rows unseen",
     )  # fmt: skip
     for name, folder in models.items():
         registry = Registry(folder / "models")
         model, warnings = load_champion(registry)
         assert not warnings, warnings
         logloss = score(outcomes[unseen], model.predict(frame[unseen]))["logloss"]
+        decisions = decisions_per_row(model.booster)
+        microseconds = measure(model, rows, REPEATS)["predict"]
         table.add_row(
             name,
             str(model.model_id),
             str(model.booster.num_trees()),
-            f"{measure(model, rows, REPEATS)['predict']:.1f}",
+            f"{decisions:,.0f}",
+            f"{microseconds:.1f}",
+            f"{microseconds / decisions * 1e3:.1f}",
             f"{milliseconds_to_load(registry):.0f}",
-            f"{registry.path(model.model_id).stat().st_size / 1e6:.1f}",
+            f"{registry.path(model.model_id).stat().st_size:,}",
             f"{logloss:.4f}",
         )
     return table

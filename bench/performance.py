@@ -1,12 +1,12 @@
 """All figures about speed in one run, on one broker, as tables with ratios.
 
-    python -m bench.performance --rounds 3
-    python -m bench.performance --only throughput split
+    python -m bench.performance                     # three rounds: about an hour
+    python -m bench.performance --only throughput   # about 20 minutes, with --rounds 5 too
 
-Starts a broker of its own in a temporary folder, makes the models that users get (bench/models.py)
-and runs the real predictor.py with them, in turn with the programs it is compared with
-(bench/loops.py). Figures are medians of the rounds; ratios are made within each round, as the speed
-of a machine drifts. Linux only (/proc).
+Starts a broker of its own in a temporary folder, makes the models that users get (bench/models.py),
+which takes ten minutes or more, and runs the real predictor.py with them, in turn with the programs
+it is compared with (bench/loops.py). Figures are medians of the rounds; ratios are made within each
+round, as the speed of a machine drifts. Linux only (/proc).
 """
 
 import signal
@@ -22,9 +22,10 @@ from rich.table import Table
 from bench.arena import Arena
 from bench.growth import growth_table
 from bench.latency import latency_table
-from bench.models import HUNDRED_TREES, make_hundred_trees, make_models, models_table
+from bench.models import make_models, models_table
 from bench.split import split_table
 from bench.start import backlog_table, start_table
+from bench.stream import unseen_rows
 from bench.throughput import throughput_table
 from tests.harness.brokers import own_pipeline
 from tests.harness.pipeline import Pipeline
@@ -38,15 +39,15 @@ BACKLOG = 5  # times the requests of the other cases
 def tables(pipeline: Pipeline, chosen: Namespace) -> Iterator[Table]:
     """Yield the table of the models, then the table of each section."""
     models = make_models(pipeline, chosen.trainings)
-    yield models_table(models, chosen.trainings)
+    yield models_table(models, unseen_rows(max(chosen.trainings)))
     arena, rounds, requests = Arena(pipeline), chosen.rounds, chosen.requests
     if "throughput" in chosen.only:
-        compared = models | {HUNDRED_TREES: make_hundred_trees(pipeline.folder)}
-        yield throughput_table(arena, compared, rounds, requests)
+        yield throughput_table(arena, models, rounds, requests)
     if "split" in chosen.only:
         yield split_table(arena, models, rounds, requests)
     if "latency" in chosen.only:
-        yield latency_table(arena, models, rounds, chosen.seconds)
+        ends = dict(list(models.items())[:: max(len(models) - 1, 1)])  # the first and the last
+        yield latency_table(arena, ends, rounds, chosen.seconds)
     if "start" in chosen.only:
         yield start_table(arena, models, rounds)
     if "growth" in chosen.only:
@@ -63,7 +64,7 @@ def parse_arguments() -> Namespace:
     add("--rounds", type=int, default=3, help="runs of each case (3)")
     add("--requests", type=int, default=100_000, help="of a throughput case (100000)")
     add("--seconds", type=float, default=8, help="of a latency case (8)")
-    add("--trainings", type=int, default=30, help="before the champion is measured (30)")
+    add("--trainings", type=int, nargs="+", default=[30, 200], help="before a champion (30 200)")
     add("--evaluations", type=int, help="of the first model (the default of initialize.py)")
     return parser.parse_args()
 

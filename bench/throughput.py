@@ -1,4 +1,7 @@
-"""The requests per second that predictor.py answers, beside those of bench/loops.py."""
+"""The requests per second that predictor.py answers, beside those of bench/loops.py.
+
+A round takes about two minutes with 100,000 requests and three models.
+"""
 
 import statistics
 import sys
@@ -9,16 +12,14 @@ from rich.table import Table
 from tqdm import tqdm
 
 from bench.arena import Arena, Case, Figures, median
-from bench.models import HUNDRED_TREES
 
 SLOW_REQUESTS = 1_500  # at most, for the usual way
-PREDICTOR, USUAL, C_CLIENT = "predictor.py", "(c) the usual way", "(d) confluent-kafka"
-LOOPS = {  # what predictor.py is compared with -> its name in bench/loops.py
-    "(a) kafka-python, no work": "echo",
-    "(b) predictor.py without a model": "no-model",
-    USUAL: "usual",
-    C_CLIENT: "c-client",
-}
+PREDICTOR = "predictor.py"
+ECHO = "(a) bare echo: kafka-python, no work"
+USUAL = "(c) the usual way: one by one, pandas"
+C_CLIENT = "(d) same work, confluent-kafka"
+LOOPS = {ECHO: "echo", USUAL: "usual", C_CLIENT: "c-client"}  # their names in bench/loops.py
+OWN_MODEL = "its own, 100 trees"
 
 
 class Contender(NamedTuple):
@@ -31,12 +32,15 @@ class Contender(NamedTuple):
 
 
 def groups(models: dict[str, Path]) -> list[list[Contender]]:
-    """Return the contenders; the ratios of a group refer to its first one."""
-    users = [model for model in models if model != HUNDRED_TREES]
-    compared = [Contender(program, HUNDRED_TREES) for program in (PREDICTOR, *LOOPS)]
-    alone = [[Contender(PREDICTOR, m), Contender(C_CLIENT, m)] for m in users]
-    shared = [[Contender(PREDICTOR, m, 4), Contender(PREDICTOR, m, 4, 2)] for m in users]
-    return [compared, *alone, *shared]
+    """Return the contenders; the ratios of a group refer to its first one.
+
+    What does not use the model of a group is in all groups, and measured once.
+    """
+    alone = [Contender(ECHO, "none"), Contender(USUAL, OWN_MODEL)]
+    compared = [[Contender(PREDICTOR, m), *alone, Contender(C_CLIENT, m)] for m in models]
+    last = list(models)[-1]
+    shared = [Contender(PREDICTOR, last, 4), Contender(PREDICTOR, last, 4, 2)]
+    return [*compared, shared]
 
 
 def start(case: Case, contender: Contender) -> list[int]:
@@ -57,10 +61,10 @@ def contest(arena: Arena, models: Path, contender: Contender, requests: int) -> 
 def throughput_table(arena: Arena, models: dict[str, Path], rounds: int, requests: int) -> Table:
     """Return how many requests a second each contender answers, and the cost of one of them."""
     compared = groups(models)
-    contenders = [contender for group in compared for contender in group]
+    contenders = list(dict.fromkeys(contender for group in compared for contender in group))
     found: dict[Contender, list[Figures]] = {contender: [] for contender in contenders}
     for contender in tqdm(contenders * rounds, unit="run", disable=not sys.stderr.isatty()):
-        folder = models[contender.model] / "models"
+        folder = models.get(contender.model, next(iter(models.values()))) / "models"
         found[contender].append(contest(arena, folder, contender, requests))
     table = Table(
         "throughput", "model", "partitions", "processes", "requests/s", "us of CPU",

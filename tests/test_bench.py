@@ -51,7 +51,7 @@ def performance(section: str, table: str) -> list[list[str]]:
 
 def test_throughput():
     rows = performance("throughput", "throughput")
-    assert sum(row[0] == "predictor.py" for row in rows) == 7
+    assert sum(row[0] == "predictor.py" for row in rows) == 4
     assert all(float(row[4].replace(",", "")) > 0 for row in rows if row[4])
 
 
@@ -62,7 +62,7 @@ def test_split():
 
 def test_latency():
     rows = performance("latency", "latency, ms")
-    assert sum(row[1] == "initialize.py's model" for row in rows) == 5
+    assert sum(row[1] == "initialize.py's model" for row in rows) == 8
 
 
 def test_start():
@@ -102,6 +102,18 @@ def test_years(first_model, tmp_path):
 def test_poison():
     output = run("bench.poison", "--trainings", "2")
     assert [row[0] for row in rows_of("training", output)] == ["1", "2"]
+
+
+def test_generations(tmp_path):
+    plot = tmp_path / "generations.svg"
+    output = run("bench.generations", "--trainings", "2", "--evaluations", "1", "--out", str(plot))
+    rows = [row for row in rows_of("generations", output) if any(row)]
+    assert [row[:2] for row in rows] == [
+        [figure, visitors]
+        for figure in ("log loss", "us of CPU a row", "trees")
+        for visitors in ("new", "repeated")
+    ]
+    assert "</svg>" in plot.read_text()
 
 
 def test_drift():

@@ -74,3 +74,14 @@ take_lowest_priority()
 print(open("/proc/self/oom_score_adj").read().strip(), os.sched_getscheduler(0), os.nice(0))
 """
     assert run_program(program).stdout.split() == ["1000", str(os.SCHED_IDLE), "19"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="needs Linux's autogroups")
+def test_a_training_yields_to_processes_of_other_sessions_too():
+    program = "import os, train.retrain\n{}\ntrain.retrain.take_lowest_priority()\n"
+    program += "print(open('/proc/self/autogroup').read())"
+    own_session = run_program(program.format("os.setsid()"))
+    assert own_session.stdout.split()[-2:] == ["nice", "10"]
+    # By hand in a terminal, it must not slow down the other programs of the terminal.
+    ours = Path("/proc/self/autogroup").read_text()
+    assert run_program(program.format("")).stdout.strip() == ours.strip()

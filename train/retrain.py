@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from utils.model_store.registry import Registry
 
 ERROR = "error.txt"  # in the child's folder: why there is no model
+# Of the session: it gets a tenth of a core that others want all the time. With 19 it would get a
+# seventieth, and for other processes nothing would be better: they are run as soon as they wake up.
+SESSION_NICE = 10
 
 
 def end_with_parent(folder: Path) -> None:
@@ -48,6 +51,11 @@ def take_lowest_priority() -> None:
     # (ioprio_set(2)).
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # Linux may divide the CPU among sessions first, and only then among the processes of a session
+    # by priority (sched(7), "The autogroup feature"). The trainer starts this one in its own.
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):  # no autogroups
+            Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
     # When memory is short, Linux ends the process with the highest score (proc(5)): this one, not a
     # predictor.
     with suppress(OSError):
