@@ -81,8 +81,7 @@ def fit(frame: "DataFrame", outcomes, card: bytes, trees: int):
     parameters = {"objective": "binary", "verbosity": -1, "subsample_freq": 1} | card.parameters
     parameters["num_leaves"] = int(parameters["num_leaves"])
     rounds = int(parameters.pop("num_boost_round")) * trees
-    indices = tools.categorical_indices_
-    data = lgb.Dataset(tools.transform(frame), outcomes, categorical_feature=indices)
+    data = lgb.Dataset(tools.transform(frame), outcomes)
     return Model(tools.encoder_, lgb.train(parameters, data, num_boost_round=rounds), card)
 
 

@@ -27,8 +27,10 @@ import pandas as pd
 
 from bench import tutorial
 from bench.clock import Clock, peak_megabytes
-from train.fit import fit_model, score
+from train.encoded_rows import EncodedRows
+from train.fit import fit_features, fit_model, score
 from train.observations import STORE, Observations
+from train.rows import SPLIT
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
 from train.training_process import TrainingProcess
@@ -48,20 +50,15 @@ PUBLISHED, REPAIRED = "tutorial, as published", "tutorial, objective repaired"
 SCRATCH, WARM, PAST_TRIALS = "ours, from scratch", "ours, warm", "ours, warm by past trials alone"
 CHILD = "the trainer's training process"
 INITIAL = "the first model, as initialize.py makes it, on all rows"
+CROSSED = (("education", "occupation"), ("native_country", "occupation"))  # by the tutorial
 WAYS = (INITIAL, PUBLISHED, REPAIRED, SCRATCH, WARM, PAST_TRIALS, CHILD)
-
-
-def make_tools(frame: pd.DataFrame) -> FeatureTools:
-    """Return the pipeline's preprocessor, fitted."""
-    return FeatureTools(
-        dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
-    ).fit(frame)
 
 
 def resample(frame: pd.DataFrame, y: np.ndarray, rows: int, seed: int) -> tuple:
     """Return `rows` rows drawn from these, with new outcomes; see the module's docstring."""
     rng = np.random.default_rng(seed)
-    X = make_tools(frame).transform(frame)
+    tools = FeatureTools(dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS).fit(frame)
+    X = tools.transform(frame)
     model = lgb.train({"objective": "binary", "verbosity": -1}, lgb.Dataset(X, y))
     drawn = rng.integers(0, len(frame), rows)
     outcomes = (rng.random(rows) < model.predict(X)[drawn]).astype(float)
@@ -98,6 +95,7 @@ def make_first_model(evals: int, seed: int, threads: int) -> dict:
         max_evals=evals, timeout=FIRST["timeout"],
     )  # fmt: skip
     seconds = start.seconds()
+    model.card.split = SPLIT  # the training process is to judge it
     registry = Registry()
     save(model, registry)
     registry.promote(0)
@@ -110,33 +108,36 @@ def retrain(way: str, evals: int, rows: int, seed: int, threads: int) -> dict:
     frame, y, test, y_test = read_rows(rows, seed)
     memory = {"rows": peak_megabytes()}
     start = Clock()
-    tools = make_tools(frame)
-    X = tools.transform(frame)
-    memory["features"] = peak_megabytes()
     fit = fit_as_published if way in (PUBLISHED, REPAIRED) else fit_as_ours
-    booster = fit(way, tools, X, y, evals, seed, threads, memory)
+    booster, encoder = fit(way, frame, y, evals, seed, threads, memory)
     seconds = start.seconds()
     memory["tuning"] = peak_megabytes()
-    logloss = score(y_test, booster.predict(tools.transform(test)))["logloss"]
+    logloss = score(y_test, booster.predict(encoder.transform(test)))["logloss"]
     return {**seconds, "trees": booster.num_trees(), "logloss": logloss, "memory": memory}
 
 
-def fit_as_published(way, tools, X, y, evals, seed, threads, _memory) -> lgb.Booster:
-    """Return the booster of the tutorial's procedure."""
-    names = list(tools.get_feature_names_out())
+def fit_as_published(way, frame, y, evals, seed, threads, memory) -> tuple:
+    """Return the booster of the tutorial's procedure, and the preprocessor."""
+    tools = FeatureTools(dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, CROSSED).fit(frame)
+    X, names = tools.transform(frame), list(tools.get_feature_names_out())
+    memory["features"] = peak_megabytes()
     data = lgb.Dataset(X, y, feature_name=names, categorical_feature=tools.categorical_indices_)
-    return tutorial.retrain(
+    booster = tutorial.retrain(
         data, max_evals=evals, repaired=way == REPAIRED, num_threads=threads, seed=seed
     )
+    return booster, tools
 
 
-def fit_as_ours(way, tools, X, y, evals, seed, threads, memory) -> lgb.Booster:
-    """Return the booster of our optimizer, from what this way may know."""
+def fit_as_ours(way, frame, y, evals, seed, threads, memory) -> tuple:
+    """Return the booster of our optimizer, from what this way may know, and the preprocessor."""
+    encoder, split = fit_features(frame, y, seed)
+    X = EncodedRows(encoder, frame)
+    memory["features"] = peak_megabytes()
     optimizer = LGBOptimizer(
         X,
         y,
-        list(tools.get_feature_names_out()),
-        tools.categorical_indices_,
+        split,
+        encoder.names_out,
         num_threads=threads,
         seed=seed,
         trials_path=None if way == SCRATCH else TRIALS,
@@ -144,7 +145,8 @@ def fit_as_ours(way, tools, X, y, evals, seed, threads, memory) -> lgb.Booster:
     memory["Dataset"] = peak_megabytes()
     registry = Registry()
     champion = registry.card(registry.champion_id())
-    return optimizer.optimize(evals, known_points=champion_points(champion) if way == WARM else [])
+    points = champion_points(champion) if way == WARM else []
+    return optimizer.optimize(evals, known_points=points), encoder
 
 
 def run_training_process(evals: int, seed: int) -> dict:

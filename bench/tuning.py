@@ -23,9 +23,9 @@ from tqdm import tqdm
 
 from bench.clock import Clock
 from bench.retrain import THREADS
-from bench.retrain_once import FIRST, NEW, make_tools
+from bench.retrain_once import FIRST, NEW
 from train import optimizer_class
-from train.fit import score
+from train.fit import fit_features, score
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
@@ -34,11 +34,11 @@ from utils.script import command_line
 SHOWN = 1, 2, 3, 5, 10  # the evaluations after which the best loss is shown
 
 
-def make_optimizer(kind: type, frame: pd.DataFrame, y: np.ndarray, **settings):
-    """Return (optimizer of these rows, their FeatureTools)."""
-    tools = make_tools(frame)
-    names = list(tools.get_feature_names_out())
-    return kind(tools.transform(frame), y, names, tools.categorical_indices_, **settings), tools
+def make_optimizer(kind: type, frame: pd.DataFrame, y: np.ndarray, seed: int, **settings):
+    """Return (optimizer of these rows, their preprocessor)."""
+    encoder, split = fit_features(frame, y, seed)
+    X = encoder.transform(frame)
+    return kind(X, y, split, encoder.names_out, seed=seed, **settings), encoder
 
 
 def split(rows: tuple, seed: int) -> tuple:
@@ -53,10 +53,10 @@ def first_model(rows: tuple, seed: int, threads: int, evals: int) -> dict:
     """Make the first model as initialize.py does, and measure it."""
     frame, y, test, y_test = split(rows, seed)
     start = Clock()
-    optimizer, tools = make_optimizer(LGBOptimizer, frame, y, seed=seed, num_threads=threads)
+    optimizer, encoder = make_optimizer(LGBOptimizer, frame, y, seed=seed, num_threads=threads)
     booster = optimizer.optimize(evals, timeout=FIRST["timeout"], known_points=[START])
     seconds = start.seconds()
-    X = tools.transform(test)
+    X = encoder.transform(test)
     probabilities = [booster.predict(X)]
     for other in (1001, 1002):
         optimizer.fixed["seed"] = other

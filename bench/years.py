@@ -24,12 +24,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.retrain_once import make_tools
 from train.columns import Column, encode_columns, narrow
 from train.database import Database
 from train.observations import STORE, Observations
 from train.schema import SCHEMA_VERSION, SEGMENT_ROWS
 from utils.datasets import dataset
+from utils.feature_encoder import fit_encoder
 from utils.files import ROOT
 from utils.script import command_line
 
@@ -50,7 +50,8 @@ class Cost(NamedTuple):
 def segments(folder: Path, rows: int) -> Iterator[tuple]:
     """Yield rows of the table `segments`, in total `rows` observations."""
     frame, y = dataset.read_training(folder)
-    rng, X = np.random.default_rng(1), make_tools(frame).transform(frame)
+    rng, columns = np.random.default_rng(1), (dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS)
+    X = fit_encoder(frame, *columns).transform(frame)
     model = lgb.train({"objective": "binary", "verbosity": -1}, lgb.Dataset(X, y))
     probabilities = model.predict(X)
     texts = {name: frame[name].astype("category").cat for name in dataset.CATEGORICAL_COLUMNS}

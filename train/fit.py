@@ -13,7 +13,7 @@ from train.encoded_rows import EncodedRows
 from train.row_hash import hash_frame
 from train.split import number_of_folds, split_rows
 from utils.datasets import dataset
-from utils.feature_encoder import fit_encoder
+from utils.feature_encoder import FeatureEncoder, fit_encoder
 from utils.metrics import area_under_curve, calibration_error, log_losses
 from utils.model_store.card import Card
 from utils.model_store.model import Model
@@ -21,6 +21,28 @@ from utils.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def fit_features(
+    frame: "pd.DataFrame", outcomes: np.ndarray, seed: int = 1
+) -> tuple[FeatureEncoder, tuple[np.ndarray, np.ndarray]]:
+    """Return the preprocessor of these rows, and which of them to fit on and to measure on.
+
+    Outcomes of the latter do not shape the preprocessor. ValueError as for fit_model().
+    """
+    folds = number_of_folds(outcomes)
+    split = split_rows(hash_frame(frame), outcomes.astype(np.int8), folds, seed)
+    held_out = np.zeros(len(outcomes), dtype=bool)
+    held_out[split[1]] = True
+    encoder = fit_encoder(
+        frame,
+        dataset.NUMERIC_COLUMNS,
+        dataset.CATEGORICAL_COLUMNS,
+        dataset.CROSSED_COLUMNS,
+        max_categories=settings.max_categories,
+        order=OrderByOutcome(outcomes, held_out),
+    )
+    return encoder, split
 
 
 def fit_model(
@@ -43,18 +65,7 @@ def fit_model(
     are those of optimizer_class(hyper) and its optimize(). ValueError if an outcome is neither, or
     there are fewer than two rows of each.
     """
-    folds = number_of_folds(outcomes)
-    split = split_rows(hash_frame(frame), outcomes.astype(np.int8), folds, seed)
-    held_out = np.zeros(len(outcomes), dtype=bool)
-    held_out[split[1]] = True
-    encoder = fit_encoder(
-        frame,
-        dataset.NUMERIC_COLUMNS,
-        dataset.CATEGORICAL_COLUMNS,
-        dataset.CROSSED_COLUMNS,
-        max_categories=settings.max_categories,
-        order=OrderByOutcome(outcomes, held_out),
-    )
+    encoder, split = fit_features(frame, outcomes, seed)
     optimizer = optimizer_class(hyper)(
         EncodedRows(encoder, frame),
         outcomes,

@@ -15,7 +15,7 @@ _STEP = 0x9E3779B97F4A7C15  # between two states of SplitMix64
 
 
 def hash_frame(frame: "pd.DataFrame") -> np.ndarray:
-    """Return one uint64 for each row of a frame with columns of numbers and categorical ones.
+    """Return one uint64 for each row of a frame of numbers and categories.
 
     It depends on the values and the order of the columns only: not on types of numbers, nor on
     which categories there are and in which order. A null among categories equals "?", as for
@@ -23,9 +23,10 @@ def hash_frame(frame: "pd.DataFrame") -> np.ndarray:
     """
     hashes = np.zeros(len(frame), np.uint64)
     for name in frame:
-        if (column := coded(frame[name])) is None:
+        if getattr(frame[name].dtype, "kind", "O") in "iufb":
             _add(hashes, frame[name].to_numpy(), _bits)
         else:
+            column = coded(frame[name].astype("category"))
             of_values = np.array([_hash_category(value) for value in column.values], np.uint64)
             _add(hashes, column, lambda part, known=of_values: part.take(known))
     return hashes
