@@ -328,10 +328,10 @@ def test_a_model_that_is_as_good_but_dearer_is_rejected(monkeypatch, champion, d
     cost = verdict.judgement.cost
     assert verdict.why.endswith(
         f" better to 0.0000 worse in log loss) on {len(rows.judge):,} held-out rows, but its "
-        f"predictions cost {cost:.1f} times those of model 1 (COST_LIMIT is 1.5)"
+        f"predictions cost {cost:.1f} times those of model 1 (MODEL_COST=low)"
     )
     assert judge_all(dearer, champion, rows).judgement.finding == "as good"
-    any_cost = settings.model_copy(update={"cost_limit": 0})
+    any_cost = settings.model_copy(update={"model_cost": "any"})
     monkeypatch.setattr("train.judge.settings", any_cost)
     assert judge_all(champion, dearer, rows).decision == "promoted"
 

@@ -14,8 +14,8 @@ can't tell : it may be worse by more than a twentieth of what the champion gains
     observations there are more rows, and the interval gets shorter.
 worse than the anchor : it is worse beyond noise than the best of the earlier champions. It is
     rejected. Otherwise models could get worse step by step, each step within the noise.
-dearer : its predictions cost more than COST_LIMIT times those of the champion or of the anchor,
-    and it is not better beyond noise than that one. It is rejected.
+dearer : its predictions cost more than 1.5 times those of the champion or of the anchor, and it is
+    not better beyond noise than that one. It is rejected, unless MODEL_COST=any.
 as good : no other rule applies. It is promoted, as it knows newer data.
 """
 
@@ -36,6 +36,7 @@ PROMOTED = {"better", "as good"}
 # that lost more than a tenth of the gain (48 % if only "worse" is rejected). Of models that follow
 # each other in a stream without drift, 2,000 rows rejected 4 %, with and without this rule.
 LOST_GAIN = 0.05
+COST_LIMIT = 1.5  # how many times the cost of another model is too much if it is no better
 # The standard errors that a margin must have for models that are equal to pass with a probability
 # of 80 %: the quantiles of the normal distribution at 0.975 and 0.8.
 POWER = 1.96 + 0.84
@@ -116,8 +117,9 @@ def decide(compared: list[Comparison], margin: float) -> str:
 
 
 def is_dearer(comparison: Comparison) -> bool:
-    """Return whether COST_LIMIT forbids the model's cost."""
-    return 0 < settings.cost_limit < comparison.cost and not comparison.is_better
+    """Return whether the model costs more than its quality is worth."""
+    matters = settings.model_cost == "low"
+    return matters and comparison.cost > COST_LIMIT and not comparison.is_better
 
 
 def loss_of_mean_outcome(outcomes: np.ndarray) -> float:
@@ -137,8 +139,7 @@ def explain(finding: str, compared: list[Comparison], groups: np.ndarray, margin
     if finding == "dearer":
         dearer = next(filter(is_dearer, compared))
         cost = f"{dearer.cost:.1f} times those of model {dearer.other}"
-        limit = f"COST_LIMIT is {settings.cost_limit:g}"
-        return f"{with_champion} {rows}, but its predictions cost {cost} ({limit})"
+        return f"{with_champion} {rows}, but its predictions cost {cost} (MODEL_COST=low)"
     return f"{with_champion} {rows}"
 
 

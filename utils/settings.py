@@ -84,19 +84,12 @@ class Settings(BaseSettings):
     )
     model_cost: Literal["low", "any"] = Field(
         "low",
-        description="low: of models that are as good, the cheaper one wins; any: the better one, "
-        "whatever a prediction costs",
+        description="low: models that gain nothing for what a prediction costs are avoided; any: "
+        "the lowest log loss, whatever it costs",
     )
     trials_keep: int = Field(10_000, gt=0, description="newest trials of tuning to keep")
     promote: Literal["unless-worse", "always"] = Field(
         "unless-worse", description="when a new model replaces the champion: unless-worse or always"
-    )
-    cost_limit: float = Field(
-        1.5,
-        ge=0,
-        allow_inf_nan=False,
-        description="how many times the champion's cost a prediction of a model that is no better "
-        "may cost; 0 for any",
     )
     outcome_days: float = Field(
         90,
