@@ -54,23 +54,21 @@ class Holdout:
         start = time.perf_counter()
         booster = lgb.Booster({**self._parameters, **params}, self._fitted)
         booster.add_valid(self._unseen, "unseen")
-        decisions, curve = 0.0, []  # one penalized loss per round
-        pruned = False
-        while len(curve) < MAX_ROUNDS and not pruned:
+        decisions, curve = 0.0, [math.inf]  # the penalized losses after 0, 1, 2, ... rounds
+        best, pruned = 0, False
+        while len(curve) <= MAX_ROUNDS and len(curve) - best <= PATIENCE + 1 and not pruned:
             trees = booster.num_trees()
             losses = self._add_round(booster)
             decisions += decisions_per_row(booster, first_tree=trees)
             curve.append(float(losses.mean()) + PENALTY * decisions)
-            if curve[-1] == min(curve):
-                best, least = len(curve), losses
+            if curve[-1] < curve[best]:
+                best, least = len(curve) - 1, losses
                 rounds, decisions_at_best = booster.num_trees(), decisions
-            elif len(curve) - best > PATIENCE:
-                break
-            pruned = is_hopeless(curve, to_beat) or time.monotonic() >= deadline
+            pruned = is_hopeless(curve[1:], to_beat) or time.monotonic() >= deadline
         trial = {
             "params": params,
             "loss": float(least.mean()),
-            "penalized_loss": min(curve),
+            "penalized_loss": curve[best],
             "rounds": rounds,
             "decisions": decisions_at_best,
             "seconds": time.perf_counter() - start,
