@@ -36,7 +36,7 @@ class FeatureTools(TransformerMixin, BaseEstimator):
     scaler_ : the fitted scaler
     encoder_ : the FeatureEncoder, which transforms rows without scikit-learn
     categories_, crossed_categories_ : dict of lists, the values (tuples) in order of their codes
-    categorical_indices_ : list of int, the positions of the codes in the output, for LightGBM
+    categorical_indices_ : list of int, the positions of the codes in the output
     feature_names_in_, n_features_in_ : the names and the number of the columns it reads
 
     Notes
