@@ -16,29 +16,39 @@ from bench.stream import generations, new_rows
 from tests.harness.pipeline import Pipeline
 from train.cost import decisions_per_row
 from train.fit import score
+from utils.console import say
 from utils.datasets import dataset
 from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry
 
 INITIAL = "initialize.py's model"
 LOADS = 5
+OBSERVED = shutil.ignore_patterns("observations.*", "trials.*", "attempt-*")
 
 
-def make_models(initialized: Pipeline, trainings: Sequence[int]) -> dict[str, Path]:
+def make_models(initialized: Pipeline, trainings: Sequence[int], kept: Path) -> dict[str, Path]:
     """Return {name: folder} of the model of initialize.py and of champions that follow it.
 
-    trainings : after how many trainings of one stream (bench/stream.py) a champion is taken.
+    trainings : after how many trainings of one stream (bench/stream.py) a champion is taken. kept :
+    the models are put there; if it has all of them already, none is made.
     """
-    models = {INITIAL: initialized.folder}
-    stream = copy_of(initialized, "trained")
-    for number in generations(stream, new_rows(max(trainings)), "trainings"):
-        if number in trainings:
-            folder = stream.folder / f"after-{number}"
-            (folder / "models").mkdir(parents=True)
-            copy_champion(Registry(stream.folder / "models"), Registry(folder / "models"))
-            (folder / "data").symlink_to(initialized.folder / "data")
-            models[f"champion after {number} trainings"] = folder
-    return models
+    folders = {0: kept / "initial"} | {n: kept / f"after-{n}" for n in trainings}
+    if not all(folder.is_dir() for folder in folders.values()):
+        say("Making the models: the trainings of a stream.")
+        keep_champion(initialized, folders[0])
+        stream = copy_of(initialized, "trained")
+        for number in generations(stream, new_rows(max(trainings)), "trainings"):
+            if number in trainings:
+                keep_champion(stream, folders[number])
+    names = {n: f"champion after {n} trainings" if n else INITIAL for n in folders}
+    return {names[n]: folder for n, folder in folders.items()}
+
+
+def keep_champion(pipeline: Pipeline, folder: Path) -> None:
+    """Copy the champion, which the trainer will prune, and the original data."""
+    (folder / "models").mkdir(parents=True)
+    copy_champion(Registry(pipeline.folder / "models"), Registry(folder / "models"))
+    shutil.copytree(pipeline.folder / "data", folder / "data", ignore=OBSERVED)
 
 
 def copy_champion(source: Registry, target: Registry) -> None:

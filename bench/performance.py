@@ -2,6 +2,7 @@
 
     python -m bench.performance                     # three rounds: about an hour
     python -m bench.performance --only throughput   # about 20 minutes, with --rounds 5 too
+    python -m bench.performance --models FOLDER     # the next run uses the models of this one
 
 Starts a broker of its own in a temporary folder, makes the models that users get (bench/models.py),
 which takes ten minutes or more, and runs the real predictor.py with them, in turn with the programs
@@ -38,7 +39,7 @@ BACKLOG = 5  # times the requests of the other cases
 
 def tables(pipeline: Pipeline, chosen: Namespace) -> Iterator[Table]:
     """Yield the table of the models, then the table of each section."""
-    models = make_models(pipeline, chosen.trainings)
+    models = make_models(pipeline, chosen.trainings, chosen.models or pipeline.folder / "kept")
     yield models_table(models, unseen_rows(max(chosen.trainings)))
     arena, rounds, requests = Arena(pipeline), chosen.rounds, chosen.requests
     if "throughput" in chosen.only:
@@ -65,6 +66,7 @@ def parse_arguments() -> Namespace:
     add("--requests", type=int, default=100_000, help="of a throughput case (100000)")
     add("--seconds", type=float, default=8, help="of a latency case (8)")
     add("--trainings", type=int, nargs="+", default=[30, 200], help="before a champion (30 200)")
+    add("--models", type=Path, help="keep the models there, or use those of an earlier run")
     add("--evaluations", type=int, help="of the first model (the default of initialize.py)")
     return parser.parse_args()
 
@@ -74,7 +76,6 @@ def main() -> None:
     chosen = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     options = ["--max-evals", str(chosen.evaluations)] if chosen.evaluations else []
-    say("Making the models: initialize.py, then the trainings.")
     try:
         with (
             tempfile.TemporaryDirectory(prefix="bench-") as folder,
