@@ -87,15 +87,47 @@ def test_hyperopt_evaluates_the_best_past_points_first(path, monkeypatch):
     assert points(second)[:3] == [trial["params"] for trial in ranked[:3]]
 
 
-def test_optuna_goes_on_in_its_study_and_believes_its_losses(path, monkeypatch):
+def test_optuna_goes_on_in_its_study_and_evaluates_the_best_past_point_again(path, monkeypatch):
     first = search(OptunaOptimizer, path, monkeypatch)
     second = search(OptunaOptimizer, path, monkeypatch, evals=1)
     assert second.best_loss == first.best_loss
     assert second.best == first.best
-    assert best_point(first) not in points(second)
+    assert points(second) == [best_point(first)]
     assert [study.study_name for study in open_storage(path).get_all_studies()] == [
         f"optuna-{first.experiment_id}-{first.data_id}-1"
     ]
+
+
+@both
+def test_the_known_point_is_evaluated_in_every_search_and_kept_within_noise(
+    kind, path, monkeypatch
+):
+    rng = np.random.default_rng(3)
+
+    def evaluate(params: dict, **limits) -> tuple[dict, np.ndarray]:
+        losses = 0.3 + 0.1 * rng.standard_normal(150)  # all points are equally good
+        kept = {"rounds": 1, "decisions": 1.0, "seconds": 0.0, "pruned": False}
+        loss = float(losses.mean())
+        return {"params": params, "loss": loss, "penalized_loss": loss, **kept}, losses
+
+    for _ in range(5):
+        optimizer = make_optimizer(kind, trials_path=path)
+        monkeypatch.setattr(optimizer.holdout, "evaluate", evaluate)
+        monkeypatch.setattr(optimizer, "fit", lambda best: None)
+        optimizer.optimize(5, known_points=[START])
+        assert points(optimizer)[0] == START
+        lowest = min(optimizer.trials, key=lambda trial: trial["loss"])
+        is_better = optimizer.trials[0]["loss"] - lowest["loss"] > 2 * lowest["noise"]
+        assert optimizer.best_trial() is (lowest if is_better else optimizer.trials[0])
+
+
+@both
+def test_the_first_evaluation_of_a_later_search_is_finished_too(kind, path):
+    make_optimizer(kind, trials_path=path).optimize(1, known_points=[PARAMS])
+    again = make_optimizer(kind, trials_path=path)
+    again.optimize(5, timeout=1e-6, known_points=[START])
+    assert points(again) == [START]
+    assert not again.trials[0]["pruned"]
 
 
 @both
@@ -105,7 +137,6 @@ def test_changed_data_evaluates_the_old_best_point_again(kind, path, monkeypatch
     assert second.experiment_id == first.experiment_id
     assert second.data_id != first.data_id
     assert points(second)[0] == best_point(first)
-    assert second.past_trials == []
     third = search(kind, path, monkeypatch)  # the first data again: its own trials count
     assert third.best_loss <= first.best_loss
 
