@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -318,6 +320,37 @@ def test_a_store_of_another_version_of_optuna_is_kept_and_a_new_one_begun(
         database.execute("UPDATE alembic_version SET version_num = 'v99.0.0.a'")
     for _ in range(2):
         assert len(search(HyperoptOptimizer, path, monkeypatch).trials) == 6
+    assert capsys.readouterr().out.count("It is kept as trials.db.damaged") == 1
+    assert len(list(read_trials(open_storage(path)))) == 6
+
+
+MAKE_TABLES_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from optuna.storages._rdb.storage import _VersionManager
+from train.trials import prepare
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+_VersionManager._set_alembic_revision = die  # the last of the tables
+prepare(Path(sys.argv[1]))
+"""
+
+
+def test_kill_9_while_the_tables_are_created_leaves_a_store_that_works(path, monkeypatch, capsys):
+    killed = subprocess.run([sys.executable, "-c", MAKE_TABLES_AND_DIE, str(path)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    search(HyperoptOptimizer, path, monkeypatch)
+    assert capsys.readouterr().out == ""
+    assert len(list(read_trials(open_storage(path)))) == 6
+
+
+@pytest.mark.parametrize("table", ["alembic_version (version_num TEXT)", "studies (study_id)"])
+def test_a_store_with_half_of_the_tables_is_kept_and_a_new_one_begun(
+    table, path, monkeypatch, capsys
+):
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"CREATE TABLE {table}")
+    for _ in range(2):
+        search(HyperoptOptimizer, path, monkeypatch)
     assert capsys.readouterr().out.count("It is kept as trials.db.damaged") == 1
     assert len(list(read_trials(open_storage(path)))) == 6
 

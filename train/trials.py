@@ -125,21 +125,33 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 def prepare(path: Path) -> None:
-    """Let Optuna make the tables if there are none; StoreError if the file can't be used."""
-    try:
-        with locked(path.with_suffix(".lock")):  # creating the tables in two processes fails
-            with _connected(path) as database:
-                database.execute("PRAGMA journal_mode = WAL")  # one sync a commit instead of three
-                is_new = not database.execute("SELECT 1 FROM sqlite_master").fetchone()
-            if is_new:
-                from optuna.storages import RDBStorage  # it takes long to import
+    """Create Optuna's tables if there are none; StoreError if the file can't be used.
 
-                RDBStorage(f"sqlite:///{path}")
-        [(found,)] = query(path, "SELECT version_num FROM alembic_version")
-        if found != TABLES:
-            raise OtherTables(f"its tables are of version {found}, not {TABLES}")
+    Under a lock, as the copy of one process would replace the tables of another.
+    """
+    try:
+        with locked(path.with_suffix(".lock")), _connected(path) as database:
+            database.execute("PRAGMA journal_mode = WAL")  # one sync a commit instead of three
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if not names:
+                _create_tables(database)
+            elif "alembic_version" not in names:
+                raise OtherTables("it is not a complete database of Optuna's")
+        if query(path, "SELECT version_num FROM alembic_version") != [(TABLES,)]:
+            raise OtherTables(f"its tables are not of version {TABLES}")
     except Exception as error:  # of SQLite, SQLAlchemy, Alembic, Optuna, or the disk
         raise StoreError(f"{path} can't be used: {first_line(error)}") from error
+
+
+def _create_tables(database: sqlite3.Connection) -> None:
+    """Let Optuna create its tables in memory, and copy them into the file in one transaction.
+
+    In the file Optuna would commit several times; a process killed in between would leave a part.
+    """
+    from optuna.storages import RDBStorage  # it takes long to import
+
+    with closing(RDBStorage("sqlite://").engine.raw_connection()) as memory:
+        memory.driver_connection.backup(database)
 
 
 def first_line(error: Exception) -> str:
