@@ -281,6 +281,24 @@ def test_two_processes_create_and_use_the_store_at_once_and_survive_kill_9(kind,
     assert len(list(read_trials(storage))) >= before + 4
 
 
+def test_writers_of_one_study_do_not_disturb_each_other(path):
+    train.trials.prepare(path)
+    attributes = make_optimizer().study_attributes()
+    trial = {"params": PARAMS, "penalized_loss": 0.3, "pruned": False, "seconds": 1.0}
+    trial |= dict.fromkeys(set(train.trials.KEPT) - set(trial))
+
+    def write(_: int) -> None:
+        for study in range(10):
+            train.trials.add(path, f"study-{study}", attributes, trial)
+            train.trials.delete_old_studies(path, 1000)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(4)))
+    numbers = "SELECT study_id, number FROM trials ORDER BY study_id, number"
+    expected = [(study, number) for study in range(1, 11) for number in range(4)]
+    assert train.trials.query(path, numbers) == expected
+
+
 def test_a_store_that_can_not_be_read_does_not_stop_a_training(path, monkeypatch, capsys):
     path.write_bytes(b"no database" * 100)
     sentence = f"{path} can't be used: file is not a database"

@@ -161,8 +161,16 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, BUSY_TIMEOUT, isolation_level="IMMEDIATE")) as database:
+    with closing(sqlite3.connect(path, BUSY_TIMEOUT, isolation_level=None)) as database:
         yield database
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Lock out other writers, from before the first read; commit, or roll back on an exception."""
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def query(path: Path, sql: str, *parameters: Any) -> list[tuple]:
@@ -177,7 +185,7 @@ def add(path: Path, study: str, attributes: dict, trial: dict) -> None:
     begin = end - timedelta(seconds=trial["seconds"])
     times = {"datetime_start": str(begin), "datetime_complete": str(end)}
     state = "PRUNED" if trial["pruned"] else "COMPLETE"
-    with _connected(path) as database, database:  # the second one commits, or rolls back
+    with _connected(path) as database, _transaction(database):
         study_id, number = _study(database, study, attributes)
         row = {"study_id": study_id, "number": number, "state": state} | times
         of = {"trial_id": _insert(database, "trials", **row)}
@@ -244,9 +252,9 @@ def delete_old_studies(path: Path, keep: int) -> None:
     """
     beyond = "SELECT trial_id FROM trials ORDER BY trial_id DESC LIMIT 1 OFFSET ?"
     with _connected(path) as database:
-        if (newest_old := database.execute(beyond, (keep,)).fetchone()) is None:
-            return
-        with database:  # one transaction
+        with _transaction(database):
+            if (newest_old := database.execute(beyond, (keep,)).fetchone()) is None:
+                return
             old = "SELECT study_id FROM trials GROUP BY study_id HAVING max(trial_id) <= ?"
             database.execute(f"CREATE TEMP TABLE old AS {old}", newest_old)
             trials = "SELECT trial_id FROM trials WHERE study_id IN old"
