@@ -479,6 +479,18 @@ def test_experiments_shows_what_both_optimizers_did(path, monkeypatch, capsys):
     }
 
 
+def test_experiments_shows_trials_from_before_losses_were_penalized(path, monkeypatch, capsys):
+    study = optuna.create_study(storage=open_storage(path), study_name="hyperopt-e-d-1")
+    attributes = {"hyper": "hyperopt", "experiment": "e", "data": "d", "seed": 1, "rows": 10}
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    measured = {"losses": [0.28], "rounds": 9, "seconds": 1.0, "pruned": False, "libraries": {}}
+    trial = {"value": 0.28, "params": START, "distributions": distributions()}
+    study.add_trial(optuna.trial.create_trial(**trial, user_attrs=measured))
+    assert "0.2800" in shown(capsys, monkeypatch, path, "list")
+    assert json.loads(shown(capsys, monkeypatch, path, "best"))["loss"] == 0.28
+
+
 def test_experiments_says_when_there_are_none(path, monkeypatch, capsys):
     with pytest.raises(
         SystemExit, match="holds no trial yet: python initialize.py makes the first"

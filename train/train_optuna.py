@@ -85,6 +85,11 @@ def distributions() -> dict[str, BaseDistribution]:
 
 
 def as_dict(trial: FrozenTrial) -> dict:
-    """Return a finished trial as in BaseOptimizer.trials, with the libraries and the time (UTC)."""
+    """Return a finished trial as in BaseOptimizer.trials, with the libraries and the time (UTC).
+
+    Trials from before losses were penalized lack `loss`, `noise` and `decisions`: the loss was the
+    trial's value.
+    """
     time = trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds")
-    return {"time": time, "params": trial.params, "penalized_loss": trial.value, **trial.user_attrs}
+    losses = {"loss": trial.value, "penalized_loss": trial.value}
+    return {"time": time, "params": trial.params, **losses, **trial.user_attrs}
