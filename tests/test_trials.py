@@ -165,7 +165,8 @@ def test_another_feature_list_penalty_or_space_is_another_experiment(kind, path,
 
 def test_best_points_are_those_of_the_same_data_then_the_newest_best_of_other_data():
     def trial(data: str, loss: float, pruned: bool = False) -> dict:
-        return {"data": data, "loss": loss, "params": {"loss": loss}, "pruned": pruned}
+        point = {"penalized_loss": loss, "params": {"loss": loss}}
+        return {"data": data, "pruned": pruned} | point
 
     trials = [trial("old", 0.1), trial("old", 0.2), trial("same", 0.4), trial("same", 0.3)]
     trials += [trial("new", 0.6), trial("new", 0.5), trial("new", 0.01, pruned=True)]

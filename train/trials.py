@@ -11,13 +11,13 @@ Optuna's own storage costs 0.6 s of CPU a training, and it reads all studies.
 The newest TRIALS_KEEP trials are kept; studies that have none of them are deleted, so the store and
 the time of each read are bounded.
 
-A study holds the trials of one optimizer on one experiment, one set of data and one seed. Tuning
-starts with the best points of earlier compatible trials, of either optimizer:
+A study holds the trials of one optimizer on one experiment, one set of data and one seed. After the
+points that it is given, tuning evaluates the best points of earlier trials, of either optimizer:
 
-- **Same experiment** (a digest): the same features in the same order, the same categorical ones,
-  objective, metric, way of evaluating and search space. Other experiments are ignored.
-- **Same data** (a digest of all rows and outcomes): losses can be compared. When the data has
-  changed they can't, so the best points of earlier data are evaluated again.
+- **Same experiment** (a digest): the same features in the same order, objective, way of evaluating
+  (the penalty for costs among it) and search space. Other experiments are ignored.
+- **Same data** (a digest of all rows and outcomes): losses can be compared, so the points are
+  ranked by them. Of other data the best point of each comes after them, the newest data first.
 """
 
 import json
@@ -230,7 +230,7 @@ def distribution(name: str) -> str:
 
 
 def read_points(path: Path, experiment: str, data: str) -> Iterator[dict]:
-    """Yield data, loss and params of an experiment's trials that were not pruned.
+    """Yield data, penalized_loss and params of an experiment's trials that were not pruned.
 
     experiment : what the names of its studies are like; data : as in TrialStore.past_points().
     """
@@ -242,7 +242,7 @@ def read_points(path: Path, experiment: str, data: str) -> Iterator[dict]:
         rows = query(path, _COMPLETE, study_id)
         for trial in batched(rows, len(SPACE)):
             point = {name: int(v) if SPACE[name].integer else v for _, name, v in trial}
-            yield {"data": of, "loss": trial[0][0], "params": point}
+            yield {"data": of, "penalized_loss": trial[0][0], "params": point}
 
 
 def delete_old_studies(path: Path, keep: int) -> None:
@@ -281,11 +281,16 @@ def best_points(trials: Iterable[dict], data: str) -> list[dict]:
 
     Losses can be compared among trials on the same data only. So first come all points on `data`,
     from the best to the worst, then the best point on each other data, the newest data first.
+    trials : as read_points() yields them, those of the newest data last.
     """
+
+    def loss(trial: dict) -> float:
+        return trial["penalized_loss"]
+
     by_data: dict[str, list[dict]] = {data: []}
     for trial in trials:
         if not trial.get("pruned"):
             by_data.setdefault(trial["data"], []).append(trial)
-    same = sorted(by_data.pop(data), key=lambda trial: trial["loss"])
-    others = [min(group, key=lambda trial: trial["loss"]) for group in by_data.values()]
+    same = sorted(by_data.pop(data), key=loss)
+    others = [min(group, key=loss) for group in by_data.values()]
     return [trial["params"] for trial in (*same, *reversed(others))]
