@@ -420,16 +420,23 @@ def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):
 # The points to begin with
 
 
-def test_a_retraining_starts_with_the_champions_hyperparameters():
-    def card(parameters: dict) -> Card:
-        return Card(
-            model_id=4, rows=1, hyper="hyperopt", evaluations=1, experiment="", seed=1,
-            parameters=parameters, tuning_logloss=0.3,
-        )  # fmt: skip
+def card(parameters: dict, model_cost: str = "low") -> Card:
+    return Card(
+        model_id=4, rows=1, hyper="hyperopt", evaluations=1, experiment="", seed=1,
+        parameters=parameters, tuning_logloss=0.3, model_cost=model_cost,
+    )  # fmt: skip
 
+
+def test_a_retraining_starts_with_the_champions_hyperparameters():
     assert champion_points(card({**PARAMS, "num_boost_round": 60})) == [PARAMS]
     for unusable in ({}, {**PARAMS, "num_leaves": 9999}):
         assert champion_points(card(unusable)) == [START]
+
+
+def test_after_a_change_of_model_cost_a_retraining_starts_with_the_point_for_it():
+    for tuned_for in ("any", ""):  # "": by a version that did not record it
+        assert champion_points(card(PARAMS, tuned_for)) == [START, PARAMS]
+        assert champion_points(card({}, tuned_for))[0] == START
 
 
 def test_no_more_points_are_read_than_are_needed():
