@@ -112,7 +112,7 @@ def test_the_known_point_is_evaluated_in_every_search_and_kept_within_noise(
         loss = float(losses.mean())
         return {"params": params, "loss": loss, "penalized_loss": loss, **kept}, losses
 
-    for _ in range(5):
+    for _ in range(3):
         optimizer = make_optimizer(kind, trials_path=path)
         monkeypatch.setattr(optimizer.holdout, "evaluate", evaluate)
         monkeypatch.setattr(optimizer, "fit", lambda best: None)
@@ -354,6 +354,7 @@ prepare(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_while_the_tables_are_created_leaves_a_store_that_works(path, monkeypatch, capsys):
     killed = subprocess.run([sys.executable, "-c", MAKE_TABLES_AND_DIE, str(path)], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL
@@ -363,15 +364,13 @@ def test_kill_9_while_the_tables_are_created_leaves_a_store_that_works(path, mon
 
 
 @pytest.mark.parametrize("table", ["alembic_version (version_num TEXT)", "studies (study_id)"])
-def test_a_store_with_half_of_the_tables_is_kept_and_a_new_one_begun(
-    table, path, monkeypatch, capsys
-):
+def test_a_store_with_half_of_the_tables_is_kept_and_a_new_one_begun(table, path, capsys):
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(f"CREATE TABLE {table}")
-    for _ in range(2):
-        search(HyperoptOptimizer, path, monkeypatch)
+    store = TrialStore(path, make_optimizer().study_attributes())
+    assert store.past_points() == []
     assert capsys.readouterr().out.count("It is kept as trials.db.damaged") == 1
-    assert len(list(read_trials(open_storage(path)))) == 6
+    assert list(read_trials(open_storage(path))) == []
 
 
 def test_old_trials_are_deleted(path, monkeypatch):
