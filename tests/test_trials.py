@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -87,15 +89,47 @@ def test_hyperopt_evaluates_the_best_past_points_first(path, monkeypatch):
     assert points(second)[:3] == [trial["params"] for trial in ranked[:3]]
 
 
-def test_optuna_goes_on_in_its_study_and_believes_its_losses(path, monkeypatch):
+def test_optuna_goes_on_in_its_study_and_evaluates_the_best_past_point_again(path, monkeypatch):
     first = search(OptunaOptimizer, path, monkeypatch)
     second = search(OptunaOptimizer, path, monkeypatch, evals=1)
     assert second.best_loss == first.best_loss
     assert second.best == first.best
-    assert best_point(first) not in points(second)
+    assert points(second) == [best_point(first)]
     assert [study.study_name for study in open_storage(path).get_all_studies()] == [
         f"optuna-{first.experiment_id}-{first.data_id}-1"
     ]
+
+
+@both
+def test_the_known_point_is_evaluated_in_every_search_and_kept_within_noise(
+    kind, path, monkeypatch
+):
+    rng = np.random.default_rng(3)
+
+    def evaluate(params: dict, **limits) -> tuple[dict, np.ndarray]:
+        losses = 0.3 + 0.1 * rng.standard_normal(150)  # all points are equally good
+        kept = {"rounds": 1, "decisions": 1.0, "seconds": 0.0, "pruned": False}
+        loss = float(losses.mean())
+        return {"params": params, "loss": loss, "penalized_loss": loss, **kept}, losses
+
+    for _ in range(3):
+        optimizer = make_optimizer(kind, trials_path=path)
+        monkeypatch.setattr(optimizer.holdout, "evaluate", evaluate)
+        monkeypatch.setattr(optimizer, "fit", lambda best: None)
+        optimizer.optimize(5, known_points=[START])
+        assert points(optimizer)[0] == START
+        lowest = min(optimizer.trials, key=lambda trial: trial["loss"])
+        is_better = optimizer.trials[0]["loss"] - lowest["loss"] > 2 * lowest["noise"]
+        assert optimizer.best_trial() is (lowest if is_better else optimizer.trials[0])
+
+
+@both
+def test_the_first_evaluation_of_a_later_search_is_finished_too(kind, path):
+    make_optimizer(kind, trials_path=path).optimize(1, known_points=[PARAMS])
+    again = make_optimizer(kind, trials_path=path)
+    again.optimize(5, timeout=1e-6, known_points=[START])
+    assert points(again) == [START]
+    assert not again.trials[0]["pruned"]
 
 
 @both
@@ -105,7 +139,6 @@ def test_changed_data_evaluates_the_old_best_point_again(kind, path, monkeypatch
     assert second.experiment_id == first.experiment_id
     assert second.data_id != first.data_id
     assert points(second)[0] == best_point(first)
-    assert second.past_trials == []
     third = search(kind, path, monkeypatch)  # the first data again: its own trials count
     assert third.best_loss <= first.best_loss
 
@@ -132,7 +165,8 @@ def test_another_feature_list_penalty_or_space_is_another_experiment(kind, path,
 
 def test_best_points_are_those_of_the_same_data_then_the_newest_best_of_other_data():
     def trial(data: str, loss: float, pruned: bool = False) -> dict:
-        return {"data": data, "loss": loss, "params": {"loss": loss}, "pruned": pruned}
+        point = {"penalized_loss": loss, "params": {"loss": loss}}
+        return {"data": data, "pruned": pruned} | point
 
     trials = [trial("old", 0.1), trial("old", 0.2), trial("same", 0.4), trial("same", 0.3)]
     trials += [trial("new", 0.6), trial("new", 0.5), trial("new", 0.01, pruned=True)]
@@ -248,6 +282,24 @@ def test_two_processes_create_and_use_the_store_at_once_and_survive_kill_9(kind,
     assert len(list(read_trials(storage))) >= before + 4
 
 
+def test_writers_of_one_study_do_not_disturb_each_other(path):
+    train.trials.prepare(path)
+    attributes = make_optimizer().study_attributes()
+    trial = {"params": PARAMS, "penalized_loss": 0.3, "pruned": False, "seconds": 1.0}
+    trial |= dict.fromkeys(set(train.trials.KEPT) - set(trial))
+
+    def write(_: int) -> None:
+        for study in range(10):
+            train.trials.add(path, f"study-{study}", attributes, trial)
+            train.trials.delete_old_studies(path, 1000)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, range(4)))
+    numbers = "SELECT study_id, number FROM trials ORDER BY study_id, number"
+    expected = [(study, number) for study in range(1, 11) for number in range(4)]
+    assert train.trials.query(path, numbers) == expected
+
+
 def test_a_store_that_can_not_be_read_does_not_stop_a_training(path, monkeypatch, capsys):
     path.write_bytes(b"no database" * 100)
     sentence = f"{path} can't be used: file is not a database"
@@ -289,6 +341,36 @@ def test_a_store_of_another_version_of_optuna_is_kept_and_a_new_one_begun(
         assert len(search(HyperoptOptimizer, path, monkeypatch).trials) == 6
     assert capsys.readouterr().out.count("It is kept as trials.db.damaged") == 1
     assert len(list(read_trials(open_storage(path)))) == 6
+
+
+MAKE_TABLES_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from optuna.storages._rdb.storage import _VersionManager
+from train.trials import prepare
+die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+_VersionManager._set_alembic_revision = die  # the last of the tables
+prepare(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_while_the_tables_are_created_leaves_a_store_that_works(path, monkeypatch, capsys):
+    killed = subprocess.run([sys.executable, "-c", MAKE_TABLES_AND_DIE, str(path)], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    search(HyperoptOptimizer, path, monkeypatch)
+    assert capsys.readouterr().out == ""
+    assert len(list(read_trials(open_storage(path)))) == 6
+
+
+@pytest.mark.parametrize("table", ["alembic_version (version_num TEXT)", "studies (study_id)"])
+def test_a_store_with_half_of_the_tables_is_kept_and_a_new_one_begun(table, path, capsys):
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"CREATE TABLE {table}")
+    store = TrialStore(path, make_optimizer().study_attributes())
+    assert store.past_points() == []
+    assert capsys.readouterr().out.count("It is kept as trials.db.damaged") == 1
+    assert list(read_trials(open_storage(path))) == []
 
 
 def test_old_trials_are_deleted(path, monkeypatch):
@@ -337,16 +419,23 @@ def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):
 # The points to begin with
 
 
-def test_a_retraining_starts_with_the_champions_hyperparameters():
-    def card(parameters: dict) -> Card:
-        return Card(
-            model_id=4, rows=1, hyper="hyperopt", evaluations=1, experiment="", seed=1,
-            parameters=parameters, tuning_logloss=0.3,
-        )  # fmt: skip
+def card(parameters: dict, model_cost: str = "low") -> Card:
+    return Card(
+        model_id=4, rows=1, hyper="hyperopt", evaluations=1, experiment="", seed=1,
+        parameters=parameters, tuning_logloss=0.3, model_cost=model_cost,
+    )  # fmt: skip
 
+
+def test_a_retraining_starts_with_the_champions_hyperparameters():
     assert champion_points(card({**PARAMS, "num_boost_round": 60})) == [PARAMS]
     for unusable in ({}, {**PARAMS, "num_leaves": 9999}):
         assert champion_points(card(unusable)) == [START]
+
+
+def test_after_a_change_of_model_cost_a_retraining_starts_with_the_point_for_it():
+    for tuned_for in ("any", ""):  # "": by a version that did not record it
+        assert champion_points(card(PARAMS, tuned_for)) == [START, PARAMS]
+        assert champion_points(card({}, tuned_for))[0] == START
 
 
 def test_no_more_points_are_read_than_are_needed():
@@ -395,6 +484,18 @@ def test_experiments_shows_what_both_optimizers_did(path, monkeypatch, capsys):
         "hyperopt": best_point(done[2]),
         "optuna": best_point(done[1]),
     }
+
+
+def test_experiments_shows_trials_from_before_losses_were_penalized(path, monkeypatch, capsys):
+    study = optuna.create_study(storage=open_storage(path), study_name="hyperopt-e-d-1")
+    attributes = {"hyper": "hyperopt", "experiment": "e", "data": "d", "seed": 1, "rows": 10}
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    measured = {"losses": [0.28], "rounds": 9, "seconds": 1.0, "pruned": False, "libraries": {}}
+    trial = {"value": 0.28, "params": START, "distributions": distributions()}
+    study.add_trial(optuna.trial.create_trial(**trial, user_attrs=measured))
+    assert "0.2800" in shown(capsys, monkeypatch, path, "list")
+    assert json.loads(shown(capsys, monkeypatch, path, "best"))["loss"] == 0.28
 
 
 def test_experiments_says_when_there_are_none(path, monkeypatch, capsys):

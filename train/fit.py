@@ -89,6 +89,7 @@ def fit_model(
         seed=seed,
         parameters=optimizer.best,
         tuning_logloss=optimizer.best_loss,
+        model_cost=settings.model_cost,
         trees=booster.num_trees(),
         decisions_per_row=decisions_per_row(booster),
     )

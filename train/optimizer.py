@@ -34,8 +34,10 @@ class BaseOptimizer(ABC):
     are then made in another order.
 
     A prediction's cost counts: what is minimized is the penalized loss, see train/evaluation.py.
-    The first known point is kept unless another one is better beyond noise: the best of many trials
-    on the same rows owes a part of its advantage to chance.
+    The first point that a search begins with is kept unless another one is better beyond noise: the
+    best of many trials on the same rows owes a part of its advantage to chance. That point is the
+    first of `known_points` inside the space; without one, the best of the store of trials. If there
+    is none either, the search begins with a random point, and the best trial wins.
 
     Parameters
     ----------
@@ -57,7 +59,6 @@ class BaseOptimizer(ABC):
     trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `penalized_loss`,
         `noise` (the standard error of the difference to the first trial's loss), `rounds` (by early
         stopping), `decisions` (per row, see train/cost.py), `seconds`, `pruned`.
-    past_trials : trials of earlier searches that need no new evaluation: same data, same seed.
     """
 
     hyper: str  # its name for --hyper
@@ -76,7 +77,7 @@ class BaseOptimizer(ABC):
     ) -> None:
         self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
         self.objective = {  # the same in tuning and in the final fit
-            "objective": "binary",  # without one, lgb.cv would tune a regression
+            "objective": "binary",  # the default is regression
             "metric": "None",  # evaluate() measures it
             "is_unbalance": is_unbalance,
             "subsample_freq": 1,  # 0, the default, would make LightGBM ignore `subsample`
@@ -131,7 +132,6 @@ class BaseOptimizer(ABC):
         if max_evals < 1:
             raise ValueError(f"max_evals must be at least 1, got {max_evals}")
         self.trials: list[dict] = []
-        self.past_trials: list[dict] = []
         self.deadline = math.inf if timeout is None else time.monotonic() + timeout
         self.store = TrialStore(self.trials_path, self.study_attributes())
         limit = known_points_to_try(max_evals)
@@ -153,16 +153,16 @@ class BaseOptimizer(ABC):
     def search(self, max_evals: int, points: list[dict]) -> None:
         """Evaluate by `run_trial` these points first, then others, until `max_evals` or timeout.
 
-        Keep every trial in `store`.
+        The first point is evaluated in any case. Keep every trial in `store`.
         """
 
     def run_trial(self, params: dict) -> dict:
         """Evaluate `params`, pruned by the best trial so far; append the trial and return it."""
-        first = not self.trials and not self.past_trials
-        to_beat = math.inf if first else self._lowest_trial()["penalized_loss"]
-        deadline = math.inf if first else self.deadline
-        trial, losses = self.holdout.evaluate(params, to_beat=to_beat, deadline=deadline)
-        if not self.trials:
+        if self.trials:
+            limits = {"to_beat": self._lowest_trial()["penalized_loss"], "deadline": self.deadline}
+            trial, losses = self.holdout.evaluate(params, **limits)
+        else:
+            trial, losses = self.holdout.evaluate(params)
             self._first_losses = losses
         trial["noise"] = float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
         self.trials.append(trial)
@@ -175,10 +175,10 @@ class BaseOptimizer(ABC):
         lowest, first = self._lowest_trial(), self.trials[0]
         gain = first["penalized_loss"] - lowest["penalized_loss"]
         is_chance = self._knows_points and gain <= BEYOND_NOISE * lowest["noise"]
-        return first if is_chance and lowest in self.trials else lowest
+        return first if is_chance else lowest
 
     def _lowest_trial(self) -> dict:
-        return min(self.past_trials + self.trials, key=lambda trial: trial["penalized_loss"])
+        return min(self.trials, key=lambda trial: trial["penalized_loss"])
 
     def seconds_left(self) -> float:
         """Return for how long new trials may begin: infinite without a timeout, or below 0."""

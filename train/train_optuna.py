@@ -1,7 +1,8 @@
 """Tune LightGBM with Optuna's TPE.
 
-A search on the same data as an earlier one continues its study: Optuna learns from the losses that
-are there. Points of other data or of Hyperopt are evaluated again.
+A search on the same data as an earlier one, with the same seed, continues its study: Optuna learns
+from the losses that are there. The winner is one of the search's own trials, as only they are
+compared row by row; so good points of earlier searches are evaluated again.
 """
 
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ class LGBOptimizer(BaseOptimizer):
     hyper = "optuna"
 
     def search(self, max_evals: int, points: list[dict]) -> None:
-        """Evaluate the points that were not evaluated before, then those that Optuna suggests."""
+        """Evaluate the points, then those that Optuna suggests; keep each trial in the study."""
         # In memory: a store that fails in the middle of a search must not end it.
         study = optuna.create_study(
             sampler=optuna.samplers.TPESampler(
@@ -39,10 +40,8 @@ class LGBOptimizer(BaseOptimizer):
             )
         )
         study.add_trials(self.store.attempt(self._own_trials, []))
-        complete = study.get_trials(states=[TrialState.COMPLETE])
-        self.past_trials = [as_dict(trial) for trial in complete]
         for point in points:
-            study.enqueue_trial(point, skip_if_exists=True)
+            study.enqueue_trial(point)
         while len(self.trials) < max_evals and (not self.trials or self.seconds_left() > 0):
             self._evaluate_next(study)
 
@@ -86,6 +85,11 @@ def distributions() -> dict[str, BaseDistribution]:
 
 
 def as_dict(trial: FrozenTrial) -> dict:
-    """Return a finished trial as in BaseOptimizer.trials, with the libraries and the time (UTC)."""
+    """Return a finished trial as in BaseOptimizer.trials, with the libraries and the time (UTC).
+
+    Trials from before losses were penalized lack `loss`, `noise` and `decisions`: the loss was the
+    trial's value.
+    """
     time = trial.datetime_complete.astimezone(UTC).isoformat(timespec="seconds")
-    return {"time": time, "params": trial.params, "penalized_loss": trial.value, **trial.user_attrs}
+    losses = {"loss": trial.value, "penalized_loss": trial.value}
+    return {"time": time, "params": trial.params, **losses, **trial.user_attrs}

@@ -11,13 +11,13 @@ Optuna's own storage costs 0.6 s of CPU a training, and it reads all studies.
 The newest TRIALS_KEEP trials are kept; studies that have none of them are deleted, so the store and
 the time of each read are bounded.
 
-A study holds the trials of one optimizer on one experiment, one set of data and one seed. Tuning
-starts with the best points of earlier compatible trials, of either optimizer:
+A study holds the trials of one optimizer on one experiment, one set of data and one seed. After the
+points that it is given, tuning evaluates the best points of earlier trials, of either optimizer:
 
-- **Same experiment** (a digest): the same features in the same order, the same categorical ones,
-  objective, metric, way of evaluating and search space. Other experiments are ignored.
-- **Same data** (a digest of all rows and outcomes): losses can be compared. When the data has
-  changed they can't, so the best points of earlier data are evaluated again.
+- **Same experiment** (a digest): the same features in the same order, objective, way of evaluating
+  (the penalty for costs among it) and search space. Other experiments are ignored.
+- **Same data** (a digest of all rows and outcomes): losses can be compared, so the points are
+  ranked by them. Of other data the best point of each comes after them, the newest data first.
 """
 
 import json
@@ -125,21 +125,33 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 def prepare(path: Path) -> None:
-    """Let Optuna make the tables if there are none; StoreError if the file can't be used."""
-    try:
-        with locked(path.with_suffix(".lock")):  # creating the tables in two processes fails
-            with _connected(path) as database:
-                database.execute("PRAGMA journal_mode = WAL")  # one sync a commit instead of three
-                is_new = not database.execute("SELECT 1 FROM sqlite_master").fetchone()
-            if is_new:
-                from optuna.storages import RDBStorage  # it takes long to import
+    """Create Optuna's tables if there are none; StoreError if the file can't be used.
 
-                RDBStorage(f"sqlite:///{path}")
-        [(found,)] = query(path, "SELECT version_num FROM alembic_version")
-        if found != TABLES:
-            raise OtherTables(f"its tables are of version {found}, not {TABLES}")
+    Under a lock, as the copy of one process would replace the tables of another.
+    """
+    try:
+        with locked(path.with_suffix(".lock")), _connected(path) as database:
+            database.execute("PRAGMA journal_mode = WAL")  # one sync a commit instead of three
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if not names:
+                _create_tables(database)
+            elif "alembic_version" not in names:
+                raise OtherTables("it is not a complete database of Optuna's")
+        if query(path, "SELECT version_num FROM alembic_version") != [(TABLES,)]:
+            raise OtherTables(f"its tables are not of version {TABLES}")
     except Exception as error:  # of SQLite, SQLAlchemy, Alembic, Optuna, or the disk
         raise StoreError(f"{path} can't be used: {first_line(error)}") from error
+
+
+def _create_tables(database: sqlite3.Connection) -> None:
+    """Let Optuna create its tables in memory, and copy them into the file in one transaction.
+
+    In the file Optuna would commit several times; a process killed in between would leave a part.
+    """
+    from optuna.storages import RDBStorage  # it takes long to import
+
+    with closing(RDBStorage("sqlite://").engine.raw_connection()) as memory:
+        memory.driver_connection.backup(database)
 
 
 def first_line(error: Exception) -> str:
@@ -149,8 +161,16 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, BUSY_TIMEOUT, isolation_level="IMMEDIATE")) as database:
+    with closing(sqlite3.connect(path, BUSY_TIMEOUT, isolation_level=None)) as database:
         yield database
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """Lock out other writers, from before the first read; commit, or roll back on an exception."""
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def query(path: Path, sql: str, *parameters: Any) -> list[tuple]:
@@ -165,7 +185,7 @@ def add(path: Path, study: str, attributes: dict, trial: dict) -> None:
     begin = end - timedelta(seconds=trial["seconds"])
     times = {"datetime_start": str(begin), "datetime_complete": str(end)}
     state = "PRUNED" if trial["pruned"] else "COMPLETE"
-    with _connected(path) as database, database:  # the second one commits, or rolls back
+    with _connected(path) as database, _transaction(database):
         study_id, number = _study(database, study, attributes)
         row = {"study_id": study_id, "number": number, "state": state} | times
         of = {"trial_id": _insert(database, "trials", **row)}
@@ -210,7 +230,7 @@ def distribution(name: str) -> str:
 
 
 def read_points(path: Path, experiment: str, data: str) -> Iterator[dict]:
-    """Yield data, loss and params of an experiment's trials that were not pruned.
+    """Yield data, penalized_loss and params of an experiment's trials that were not pruned.
 
     experiment : what the names of its studies are like; data : as in TrialStore.past_points().
     """
@@ -222,7 +242,7 @@ def read_points(path: Path, experiment: str, data: str) -> Iterator[dict]:
         rows = query(path, _COMPLETE, study_id)
         for trial in batched(rows, len(SPACE)):
             point = {name: int(v) if SPACE[name].integer else v for _, name, v in trial}
-            yield {"data": of, "loss": trial[0][0], "params": point}
+            yield {"data": of, "penalized_loss": trial[0][0], "params": point}
 
 
 def delete_old_studies(path: Path, keep: int) -> None:
@@ -232,9 +252,9 @@ def delete_old_studies(path: Path, keep: int) -> None:
     """
     beyond = "SELECT trial_id FROM trials ORDER BY trial_id DESC LIMIT 1 OFFSET ?"
     with _connected(path) as database:
-        if (newest_old := database.execute(beyond, (keep,)).fetchone()) is None:
-            return
-        with database:  # one transaction
+        with _transaction(database):
+            if (newest_old := database.execute(beyond, (keep,)).fetchone()) is None:
+                return
             old = "SELECT study_id FROM trials GROUP BY study_id HAVING max(trial_id) <= ?"
             database.execute(f"CREATE TEMP TABLE old AS {old}", newest_old)
             trials = "SELECT trial_id FROM trials WHERE study_id IN old"
@@ -261,11 +281,16 @@ def best_points(trials: Iterable[dict], data: str) -> list[dict]:
 
     Losses can be compared among trials on the same data only. So first come all points on `data`,
     from the best to the worst, then the best point on each other data, the newest data first.
+    trials : as read_points() yields them, those of the newest data last.
     """
+
+    def loss(trial: dict) -> float:
+        return trial["penalized_loss"]
+
     by_data: dict[str, list[dict]] = {data: []}
     for trial in trials:
         if not trial.get("pruned"):
             by_data.setdefault(trial["data"], []).append(trial)
-    same = sorted(by_data.pop(data), key=lambda trial: trial["loss"])
-    others = [min(group, key=lambda trial: trial["loss"]) for group in by_data.values()]
+    same = sorted(by_data.pop(data), key=loss)
+    others = [min(group, key=loss) for group in by_data.values()]
     return [trial["params"] for trial in (*same, *reversed(others))]

@@ -5,14 +5,20 @@ from itertools import islice
 
 from train.space import START, as_point
 from utils.model_store.card import Card
+from utils.settings import settings
 
 WIDER_EVERY = 10  # every tenth model is searched for more widely ...
 WIDER = 10  # ... with ten times the evaluations, so that tuning does not stay in a local optimum
 
 
 def champion_points(champion: Card) -> list[dict]:
-    """Return the champion's hyperparameters, or START if they are outside today's space."""
-    return [as_point(champion.parameters) or START]
+    """Return the champion's hyperparameters, or START if they are outside today's space.
+
+    START comes first when the champion was tuned for another MODEL_COST, as it is a good point for
+    today's: one evaluation never leaves the first point.
+    """
+    point = as_point(champion.parameters) or START
+    return [point] if champion.model_cost == settings.model_cost else [START, point]
 
 
 def evaluations(model_id: int, max_evals: int) -> int:

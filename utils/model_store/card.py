@@ -47,6 +47,7 @@ class Card(msgspec.Struct, kw_only=True):
     seed: int
     parameters: dict[str, int | float]
     tuning_logloss: float  # on the rows that tuning held out
+    model_cost: str = ""  # the setting MODEL_COST of this tuning; "" if not recorded
     trees: int = 0
     decisions_per_row: float = 0.0  # tree nodes that a row passes on average; see train/cost.py
     us_per_row: float = 0.0  # CPU time of a prediction in a batch, when the model was made
