@@ -266,6 +266,31 @@ def test_equal_models_and_a_median_by_weight():
     values = np.array([[3.0, 1.0], [1.0, 1.0], [2.0, 9.0]])
     assert weighted_medians(values, np.array([1, 1, 1])).tolist() == [2, 1]
     assert weighted_medians(values, np.array([5, 1, 1])).tolist() == [3, 1]
+    assert weighted_medians(values, np.array([2, 1, 1])).tolist() == [
+        2.5,
+        1,
+    ]  # half below, half above
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_of_two_equal_models_neither_is_favored(number):
+    """By definition, and shown: a 95 % interval of equal models is below 0 as often as above."""
+    groups = np.repeat(np.arange(number), 40)
+    differences = np.random.default_rng(1).normal(size=(500, len(groups)))
+    _, low, high = estimates(differences, groups, seed=1).T
+    better, worse = (high < 0).mean(), (low > 0).mean()
+    assert max(better, worse) < 0.05
+    assert abs(better - worse) < 0.02
+    swapped = estimates(-differences[:50], groups, seed=1)
+    assert np.allclose(-swapped, estimates(differences[:50], groups, seed=1)[:, [0, 2, 1]])
+
+
+def test_groups_with_fewer_than_half_of_the_rows_do_not_count():
+    groups = np.repeat([0, 1, 2], [21, 10, 10])
+    original = np.random.default_rng(1).normal(size=21)
+    opposite = [np.concatenate([original, np.full(20, value)]) for value in (-9, 9)]
+    of_both = estimates(np.array(opposite), groups, seed=1)
+    assert of_both[0].tolist() == of_both[1].tolist()
 
 
 def sample(rows, size: int, seed: int) -> LabeledRows:
