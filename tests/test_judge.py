@@ -27,6 +27,7 @@ from train.rows import (
     LabeledRows,
     is_for_judge,
     newest_of_equal,
+    original_rows,
     training_data,
 )
 from train.snapshot import Snapshot, read_snapshot
@@ -322,13 +323,37 @@ def test_a_better_model_wins_before_a_judge_of_few_rows(champion, weak, rows):
     assert (found.decision, found.judgement.finding) == ("promoted", "better")
 
 
-def test_rows_of_one_outcome_judge_nobody(champion, weak, rows):
-    refused = rows.judge[(rows.judge.outcomes == 0) & (np.arange(len(rows.judge)) < 100)]
-    verdict = judge(champion, weak, refused, np.zeros(len(refused), dtype=int))
-    assert verdict.decision == "rejected"
-    assert verdict.why == (
-        "can't tell if it is worse than model 1: all held-out rows have the same outcome"
-    )
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        (0, "not judged: no rows are held out"),
+        (100, "not judged: all 100 held-out rows have the same outcome"),
+    ],
+)
+def test_without_rows_that_can_judge_the_newer_model_is_promoted(champion, weak, rows, size, why):
+    refused = rows.judge[np.flatnonzero(rows.judge.outcomes == 0)[:size]]
+    verdict = judge(champion, weak, refused, np.zeros(size, dtype=int))
+    assert verdict == ("promoted", why, None, champion.model_id)
+    verdict = judge(weak, weak, refused, np.zeros(size, dtype=int), anchor=champion)
+    assert verdict.anchor == champion.model_id  # an attack can't begin a new anchor in this way
+
+
+def test_copies_judge_where_few_rows_are_distinct(monkeypatch, folder, champion, weak):
+    """Such as a data set of three columns with few categories each."""
+    original = original_rows(folder)
+    held_out = original.for_judge()
+    few = np.concatenate([np.flatnonzero(held_out)[:20], np.flatnonzero(~held_out)[:180]])
+    copies = original[np.tile(few, 100)]
+    copies.outcomes = (
+        np.random.default_rng(1).random(20_000) < champion.predict(copies.frame)
+    ) * 1.0
+    monkeypatch.setattr("train.rows.original_rows", lambda folder: copies)
+    data = training_data(folder, snapshot(folder, ".", window=0, every=1), window=0)
+    assert len(data.judge) >= 2_000
+    verdict = judge_all(weak, champion, data)
+    assert verdict.decision == "promoted"
+    distinct = len(values(data.judge))
+    assert verdict.why.endswith(f" held-out rows; only {distinct} of these rows are distinct")
 
 
 @pytest.fixture(scope="module")
