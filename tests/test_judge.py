@@ -240,8 +240,9 @@ def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
         store.begin_training(1, at_least=1)
     command = [sys.executable, "-m", "train.retrain", "--folder", attempt, "--model-id", "1"]
     command += ["--hyper", "hyperopt", "--max-evals", "1", "--timeout", "60"]
-    folders = {"DATA_DIR": str(tmp_path / "data"), "MODELS_DIR": str(tmp_path / "models")}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | folders)
+    changed = {"DATA_DIR": str(tmp_path / "data"), "MODELS_DIR": str(tmp_path / "models")}
+    environment = os.environ | changed | {"PROMOTE": "unless-worse"}
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=environment)
     assert child.wait() == 0
     child.stdin.close()
     made = Registry(attempt).card(1)
