@@ -6,8 +6,9 @@
 
 It stores every request and every outcome in a file of its own (data/observations.db). A training is
 due when RETRAIN_EVERY requests have been answered and the outcomes of as many are known. A child
-process then trains a model on the original data and all observations. Unless it is worse than the
-champion, the model that answers now, it becomes the champion and is announced on retrain_topic.
+process then trains a model on the original data and all observations. If it is better than the
+champion, the model that answers now, or as good (train/judge.py says when), it becomes the champion
+and is announced on retrain_topic; otherwise it is announced as rejected.
 Killed at any moment, the trainer completes its work after the next start. The steps are those of
 the walkthrough in the README.
 """

@@ -19,7 +19,7 @@ from rich.table import Table
 from train.fit import evaluate, fit_model
 from train.judge import judge
 from train.row_hash import hash_frame
-from train.rows import JUDGE_ROWS, LabeledRows, is_for_judge
+from train.rows import LabeledRows, is_for_judge, rows_that_judge
 from train.snapshot import JUDGED_TRAININGS
 from train.space import START
 from train.warm_start import champion_points
@@ -48,7 +48,8 @@ class Stream:
         self.rows = LabeledRows(frame, outcomes[order])
         # Of each row, the first training that uses it; 0 for original rows.
         self.groups = np.maximum((np.arange(len(order)) - ORIGINAL) // EVERY + 1, 0)
-        self.for_judge = is_for_judge(hash_frame(frame))
+        self.hashes = hash_frame(frame)
+        self.for_judge = is_for_judge(self.hashes)
         self.unseen = self.rows[self.groups > trainings]
         poisoned = (self.groups <= trainings) & (rng.random(len(order)) < wrong * self.groups)
         self.rows.outcomes[poisoned] = 1 - self.rows.outcomes[poisoned]
@@ -59,11 +60,10 @@ class Stream:
 
     def judge(self, number: int) -> tuple[LabeledRows, np.ndarray]:
         """Return the rows of the judge after a training, and their groups."""
-        recent = self.for_judge & (self.groups <= number)
-        recent &= self.groups > max(number - JUDGED_TRAININGS, 0)
-        original = np.flatnonzero(self.for_judge & (self.groups == 0))
-        recent[original[: max(JUDGE_ROWS - int(recent.sum()), 0)]] = True
-        return self.rows[recent], self.groups[recent]
+        recent = (self.groups <= number) & (self.groups > number - JUDGED_TRAININGS)
+        candidates = np.flatnonzero(self.for_judge & (recent | (self.groups == 0)))
+        judging = rows_that_judge(self.hashes[candidates], self.groups[candidates])
+        return self.rows[candidates[judging]], self.groups[candidates[judging]]
 
 
 class Line:

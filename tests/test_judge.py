@@ -27,6 +27,7 @@ from train.rows import (
     LabeledRows,
     is_for_judge,
     newest_of_equal,
+    original_rows,
     training_data,
 )
 from train.snapshot import Snapshot, read_snapshot
@@ -239,8 +240,9 @@ def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
         store.begin_training(1, at_least=1)
     command = [sys.executable, "-m", "train.retrain", "--folder", attempt, "--model-id", "1"]
     command += ["--hyper", "hyperopt", "--max-evals", "1", "--timeout", "60"]
-    folders = {"DATA_DIR": str(tmp_path / "data"), "MODELS_DIR": str(tmp_path / "models")}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=os.environ | folders)
+    changed = {"DATA_DIR": str(tmp_path / "data"), "MODELS_DIR": str(tmp_path / "models")}
+    environment = os.environ | changed | {"PROMOTE": "unless-worse"}
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=ROOT, env=environment)
     assert child.wait() == 0
     child.stdin.close()
     made = Registry(attempt).card(1)
@@ -266,6 +268,31 @@ def test_equal_models_and_a_median_by_weight():
     values = np.array([[3.0, 1.0], [1.0, 1.0], [2.0, 9.0]])
     assert weighted_medians(values, np.array([1, 1, 1])).tolist() == [2, 1]
     assert weighted_medians(values, np.array([5, 1, 1])).tolist() == [3, 1]
+    assert weighted_medians(values, np.array([2, 1, 1])).tolist() == [
+        2.5,
+        1,
+    ]  # half below, half above
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_of_two_equal_models_neither_is_favored(number):
+    """By definition, and shown: a 95 % interval of equal models is below 0 as often as above."""
+    groups = np.repeat(np.arange(number), 40)
+    differences = np.random.default_rng(1).normal(size=(500, len(groups)))
+    _, low, high = estimates(differences, groups, seed=1).T
+    better, worse = (high < 0).mean(), (low > 0).mean()
+    assert max(better, worse) < 0.05
+    assert abs(better - worse) < 0.02
+    swapped = estimates(-differences[:50], groups, seed=1)
+    assert np.allclose(-swapped, estimates(differences[:50], groups, seed=1)[:, [0, 2, 1]])
+
+
+def test_groups_with_fewer_than_half_of_the_rows_do_not_count():
+    groups = np.repeat([0, 1, 2], [21, 10, 10])
+    original = np.random.default_rng(1).normal(size=21)
+    opposite = [np.concatenate([original, np.full(20, value)]) for value in (-9, 9)]
+    of_both = estimates(np.array(opposite), groups, seed=1)
+    assert of_both[0].tolist() == of_both[1].tolist()
 
 
 def sample(rows, size: int, seed: int) -> LabeledRows:
@@ -297,13 +324,37 @@ def test_a_better_model_wins_before_a_judge_of_few_rows(champion, weak, rows):
     assert (found.decision, found.judgement.finding) == ("promoted", "better")
 
 
-def test_rows_of_one_outcome_judge_nobody(champion, weak, rows):
-    refused = rows.judge[(rows.judge.outcomes == 0) & (np.arange(len(rows.judge)) < 100)]
-    verdict = judge(champion, weak, refused, np.zeros(len(refused), dtype=int))
-    assert verdict.decision == "rejected"
-    assert verdict.why == (
-        "can't tell if it is worse than model 1: all held-out rows have the same outcome"
-    )
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        (0, "not judged: no rows are held out"),
+        (100, "not judged: all 100 held-out rows have the same outcome"),
+    ],
+)
+def test_without_rows_that_can_judge_the_newer_model_is_promoted(champion, weak, rows, size, why):
+    refused = rows.judge[np.flatnonzero(rows.judge.outcomes == 0)[:size]]
+    verdict = judge(champion, weak, refused, np.zeros(size, dtype=int))
+    assert verdict == ("promoted", why, None, champion.model_id)
+    verdict = judge(weak, weak, refused, np.zeros(size, dtype=int), anchor=champion)
+    assert verdict.anchor == champion.model_id  # an attack can't begin a new anchor in this way
+
+
+def test_copies_judge_where_few_rows_are_distinct(monkeypatch, folder, champion, weak):
+    """Such as a data set of three columns with few categories each."""
+    original = original_rows(folder)
+    held_out = original.for_judge()
+    few = np.concatenate([np.flatnonzero(held_out)[:20], np.flatnonzero(~held_out)[:180]])
+    copies = original[np.tile(few, 100)]
+    copies.outcomes = (
+        np.random.default_rng(1).random(20_000) < champion.predict(copies.frame)
+    ) * 1.0
+    monkeypatch.setattr("train.rows.original_rows", lambda folder: copies)
+    data = training_data(folder, snapshot(folder, ".", window=0, every=1), window=0)
+    assert len(data.judge) >= 2_000
+    verdict = judge_all(weak, champion, data)
+    assert verdict.decision == "promoted"
+    distinct = len(values(data.judge))
+    assert verdict.why.endswith(f" held-out rows; only {distinct} of these rows are distinct")
 
 
 @pytest.fixture(scope="module")

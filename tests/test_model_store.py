@@ -129,7 +129,7 @@ def test_pruning_keeps_the_champion_and_the_newest_others(folder):
     assert Registry(folder).prune(keep=0) == [4, 5]
 
 
-def test_pruning_keeps_the_anchor_of_the_champion(folder):
+def test_pruning_keeps_the_anchor_besides(folder, capsys):
     for model_id, anchor in ((1, 0), (2, 0), (3, 1), (4, 3), (5, 1)):
         add_copy(folder, model_id, anchor)
     registry = Registry(folder)
@@ -137,15 +137,20 @@ def test_pruning_keeps_the_anchor_of_the_champion(folder):
     assert registry.prune(keep=1) == [0, 2, 3]
     assert registry.ids() == [1, 4, 5]
     assert load_anchor(registry, registry.card(5)).model_id == 1
-    assert load_anchor(registry, registry.card(1)) is None  # pruned: model 1 is judged without
-    assert load_anchor(registry, registry.card(4)) is None
+    assert not capsys.readouterr().out
+    for champion, anchor in ((1, 0), (4, 3)):
+        assert load_anchor(registry, registry.card(champion)) is None
+        said = f"There is no anchor to judge with: model {anchor}: model_{anchor}.json is missing\n"
+        assert capsys.readouterr().out == said
 
 
-def test_the_anchor_is_one_of_the_models_that_are_kept(folder):
-    for model_id, anchor in ((1, 0), (2, 1)):
+def test_an_anchor_among_the_newest_is_kept_besides_too(folder):
+    for model_id, anchor in ((1, 0), (2, 0), (3, 2)):
         add_copy(folder, model_id, anchor)
-    Registry(folder).promote(2)
+    Registry(folder).promote(3)
     assert Registry(folder).prune(keep=1) == [0]
+    assert Registry(folder).ids() == [1, 2, 3]
+    assert Registry(folder).prune(keep=0) == [1]
 
 
 def test_a_card_of_an_older_version_is_read(folder):

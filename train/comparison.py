@@ -102,7 +102,12 @@ def estimates(differences: np.ndarray, groups: np.ndarray, seed: int) -> np.ndar
 
 
 def weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the lower weighted median of each column; values (n, m), weights (n,)."""
+    """Return the weighted median of each column; values (n, m), integer weights (n,).
+
+    Where one half of the weight is exactly below, it is the mean of the two middle values: the
+    lower one alone would favor one of the two models.
+    """
     order = np.argsort(values, axis=0)
-    half = np.cumsum(weights[order], axis=0) >= weights.sum() / 2
-    return np.take_along_axis(values, order, axis=0)[half.argmax(axis=0), range(values.shape[1])]
+    below = 2 * np.cumsum(weights[order], axis=0)
+    middle = [(below >= weights.sum()).argmax(axis=0), (below > weights.sum()).argmax(axis=0)]
+    return np.take_along_axis(np.take_along_axis(values, order, 0), np.array(middle), 0).mean(0)

@@ -2,9 +2,16 @@
 
 Both predict rows that neither was trained on: observations of the last W trainings, and original
 rows if these are too few. (Cross-validation can't judge the champion: all other rows may be rows
-that it was trained on.) They are compared as train/comparison.py says. The first of these rules
-that applies decides:
+that it was trained on.) They are compared as train/comparison.py says. The original rows are one
+group: while they are more than half of the rows, their difference is the median, and the
+observations do not count. This protects against wrong outcomes, and sees no drift. It ends when
+five trainings bring more than JUDGE_ROWS / 2 observations for the judge: from about 2,000
+observations a training.
 
+The first of these rules that applies decides:
+
+not judged : no rows are held out, or all of them have the same outcome. The challenger is promoted:
+    otherwise a data set like this could never replace its first model.
 better : the challenger is better beyond noise. It is promoted.
 worse : it is worse beyond noise. It is rejected.
 can't tell : it may be worse by more than a twentieth of what the champion gains over always
@@ -25,7 +32,8 @@ import numpy as np
 
 from train.comparison import Comparison, compare
 from train.fit import score
-from train.rows import LabeledRows
+from train.row_hash import hash_frame
+from train.rows import LabeledRows, newest_of_equal
 from utils.metrics import log_losses
 from utils.model_store.card import Figures, Judgement
 from utils.model_store.model import Model
@@ -66,8 +74,9 @@ def judge(
     anchor.
     """
     if len(np.unique(rows.outcomes)) < 2:
-        why = f"can't tell if it is worse than model {champion.model_id}: all held-out rows have"
-        return Verdict("rejected", f"{why} the same outcome", None, champion.model_id)
+        same = f"all {len(rows):,} held-out rows have the same outcome"
+        why = f"not judged: {same if len(rows) else 'no rows are held out'}"
+        return Verdict("promoted", why, None, (anchor or champion).model_id)
     models = [challenger, champion, *([anchor] if anchor else [])]
     probabilities = [model.predict(rows.frame) for model in models]
     losses = [log_losses(rows.outcomes, each) for each in probabilities]
@@ -95,7 +104,7 @@ def judge(
         # is a lucky one on these rows, and beside it good models seem worse.
         if not compared[2].is_better:
             next_anchor = anchor.model_id
-    why = explain(finding, compared[:2], groups, margin)
+    why = explain(finding, compared[:2], groups, margin) + copies(rows, groups)
     return Verdict(decision, why, judgement, next_anchor)
 
 
@@ -141,6 +150,14 @@ def explain(finding: str, compared: list[Comparison], groups: np.ndarray, margin
         cost = f"{dearer.cost:.1f} times those of model {dearer.other}"
         return f"{with_champion} {rows}, but its predictions cost {cost} (MODEL_COST=low)"
     return f"{with_champion} {rows}"
+
+
+def copies(rows: LabeledRows, groups: np.ndarray) -> str:
+    """Return how many of the rows are distinct, where copies judge; see rows_that_judge()."""
+    hashes = hash_frame(rows.frame)
+    if newest_of_equal(hashes, groups).all():
+        return ""
+    return f"; only {len(np.unique(hashes)):,} of these rows are distinct"
 
 
 def disagreement(comparison: Comparison, groups: np.ndarray) -> str:

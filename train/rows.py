@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 JUDGE_ONE_IN = 10  # one distinct row in ten is never trained on: it judges models
-JUDGE_ROWS = 2_000  # at least; original rows are added if these observations are fewer
+# At least; original rows are added if these observations are fewer. The observations count only if
+# they are at least half of all: see train/judge.py.
+JUDGE_ROWS = 2_000
+# If fewer rows are distinct, the interval is too long to promote a model that is as good; and they
+# have so few possible values that equal rows are different visitors.
+DISTINCT_ROWS = 100
 SPLIT = "values"  # what decides which rows are for the judge; rename it when the rule changes
 
 
@@ -98,13 +103,27 @@ def newest_of_equal(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return newest
 
 
+def rows_that_judge(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return which of the rows that are for the judge it uses; all shapes are (n,).
+
+    All observations, and the first original rows (those of group 0) until there are JUDGE_ROWS. Of
+    equal rows of a group only the newest, unless fewer than DISTINCT_ROWS would remain.
+    """
+    chosen = newest_of_equal(hashes, groups)
+    if chosen.sum() < DISTINCT_ROWS:
+        chosen[:] = True
+    observed = np.count_nonzero(groups[chosen])
+    chosen[np.flatnonzero(chosen & (groups == 0))[max(JUDGE_ROWS - observed, 0) :]] = False
+    return chosen
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The rows of one training, and of the judge after it."""
 
     training: LabeledRows
     held_out: int  # rows of the window that are not in `training`, as they are for the judge
-    judge: LabeledRows  # of equal rows of one group only the newest
+    judge: LabeledRows  # see rows_that_judge()
     judge_groups: np.ndarray  # of each judge's row: the first training that used it, 0 for none
 
 
@@ -120,11 +139,11 @@ def training_data(folder: Path, snapshot: Snapshot, window: int) -> TrainingData
     original_for_judge, for_judge = is_for_judge(hashes), is_for_judge(observed_hashes)
     before_window = max(len(original) + snapshot.observations - window, 0) if window else 0
     original_in_window = np.arange(len(original)) >= before_window
-    recent = np.flatnonzero(for_judge & snapshot.is_judged)
-    recent = recent[newest_of_equal(observed_hashes[recent], snapshot.first_training[recent])]
     fill = np.flatnonzero(original_for_judge)
-    fill = fill[newest_of_equal(hashes[fill], np.zeros(len(fill)))]
-    fill = fill[: max(JUDGE_ROWS - len(recent), 0)]
+    recent = np.flatnonzero(for_judge & snapshot.is_judged)
+    groups = np.concatenate([np.zeros(len(fill), dtype=int), snapshot.first_training[recent]])
+    judging = rows_that_judge(np.concatenate([hashes[fill], observed_hashes[recent]]), groups)
+    fill, recent = fill[judging[: len(fill)]], recent[judging[len(fill) :]]
     chosen = ~original_for_judge & original_in_window, ~for_judge & snapshot.in_window
     in_window = int(original_in_window.sum() + snapshot.in_window.sum())
     training = original[chosen[0]] + observed[chosen[1]]
@@ -132,7 +151,5 @@ def training_data(folder: Path, snapshot: Snapshot, window: int) -> TrainingData
         training=training,
         held_out=in_window - len(training),
         judge=original[fill] + observed[recent],
-        judge_groups=np.concatenate(
-            [np.zeros(len(fill), dtype=int), snapshot.first_training[recent]]
-        ),
+        judge_groups=groups[judging],
     )

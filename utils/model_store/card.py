@@ -20,7 +20,7 @@ class Judgement(msgspec.Struct):
     """The champion and the challenger on rows that neither was trained on; see train/judge.py."""
 
     rows: int
-    observed: int  # of these rows: how many are observations, not original data
+    observed: int  # of these rows: observations, not original data; fewer than half do not count
     champion: Figures
     challenger: Figures
     difference: tuple[float, float]  # 95 % interval of challenger's minus champion's log loss

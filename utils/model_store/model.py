@@ -8,12 +8,12 @@ predictor: the digest in the card detects damage, not an attack.
 import pickle
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 
+from utils.console import warn
 from utils.datasets import dataset
 from utils.feature_encoder import FeatureEncoder
 from utils.model_store.card import Card
@@ -102,10 +102,17 @@ def load_champion(registry: Registry) -> tuple[Model, list[str]]:
 
 
 def load_anchor(registry: Registry, champion: Card) -> Model | None:
-    """Return the model that the champion's card names as its anchor, None if there is none."""
-    with suppress(ModelError):
-        return None if champion.anchor is None else load(registry, champion.anchor)
-    return None
+    """Return the model that the champion's card names as its anchor, None if there is none.
+
+    Warns if it can't be used.
+    """
+    if champion.anchor is None:
+        return None
+    try:
+        return load(registry, champion.anchor)
+    except ModelError as error:
+        warn(f"There is no anchor to judge with: {error}")
+        return None
 
 
 def _check(card: Card) -> None:

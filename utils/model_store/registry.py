@@ -130,17 +130,17 @@ class Registry:
         """Delete old models and return their ids.
 
         Kept are the champion, its anchor (see train/judge.py), the newest rejected model for
-        inspection, and `keep` others: the champion's parent first, then the newest.
+        inspection, and besides these `keep` others: the champion's parent first, then the newest.
         """
         champion, *others = self.by_preference() or [None]
-        rejected = sorted(filter(self.is_rejected, others))
         parent = anchor = None
         with suppress(ModelError):
             card = self.card(champion)
             parent, anchor = card.parent, card.anchor
+        others = [each for each in others if each != anchor]
+        rejected = sorted(filter(self.is_rejected, others))
         good = sorted(set(others) - set(rejected), key=lambda each: (each == parent, each))
-        old = good[: max(len(good) - keep, 0)] + rejected[:-1]
-        deleted = [model_id for model_id in old if model_id != anchor]
+        deleted = good[: max(len(good) - keep, 0)] + rejected[:-1]
         for model_id in deleted:
             # The card first: without it the model does not exist, whenever this is interrupted.
             _remove(self.card_path(model_id))
