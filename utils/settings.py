@@ -76,7 +76,9 @@ class Settings(BaseSettings):
         25, gt=0, description="requests, and known outcomes, after which the model is retrained"
     )
     extra_models_to_keep: int = Field(
-        1, ge=0, description="older models to keep beside the champion and the last rejected one"
+        1,
+        ge=0,
+        description="older models to keep beside the champion, the anchor and the last rejected one",
     )
     train_window: int = Field(0, ge=0, description="number of newest rows to train on; 0 means all")
     max_categories: int = Field(
