@@ -78,7 +78,8 @@ class Settings(BaseSettings):
     extra_models_to_keep: int = Field(
         1,
         ge=0,
-        description="older models to keep beside the champion, the anchor and the last rejected one",
+        description="older models to keep beside the champion, the anchor and the last rejected "
+        "one",
     )
     train_window: int = Field(0, ge=0, description="number of newest rows to train on; 0 means all")
     max_categories: int = Field(
