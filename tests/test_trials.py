@@ -16,10 +16,10 @@ import optuna
 import pytest
 
 import train.optimizer
-import train.trials
 from tests.harness.pipeline import wait_until
 from tests.test_train import NAMES, PARAMS, Y, both, make_optimizer, measure_distance
 from tools import experiments
+from train import optuna_tables
 from train.database import StoreError
 from train.space import SPACE, START, Range, as_point
 from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
@@ -283,21 +283,21 @@ def test_two_processes_create_and_use_the_store_at_once_and_survive_kill_9(kind,
 
 
 def test_writers_of_one_study_do_not_disturb_each_other(path):
-    train.trials.prepare(path)
+    optuna_tables.prepare(path)
     attributes = make_optimizer().study_attributes()
     trial = {"params": PARAMS, "penalized_loss": 0.3, "pruned": False, "seconds": 1.0}
-    trial |= dict.fromkeys(set(train.trials.KEPT) - set(trial))
+    trial |= dict.fromkeys(set(optuna_tables.KEPT) - set(trial))
 
     def write(_: int) -> None:
         for study in range(10):
-            train.trials.add(path, f"study-{study}", attributes, trial)
-            train.trials.delete_old_studies(path, 1000)
+            optuna_tables.add(path, f"study-{study}", attributes, trial)
+            optuna_tables.delete_old_studies(path, 1000)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, range(4)))
     numbers = "SELECT study_id, number FROM trials ORDER BY study_id, number"
     expected = [(study, number) for study in range(1, 11) for number in range(4)]
-    assert train.trials.query(path, numbers) == expected
+    assert optuna_tables.query(path, numbers) == expected
 
 
 def test_a_store_that_can_not_be_read_does_not_stop_a_training(path, monkeypatch, capsys):
@@ -347,7 +347,7 @@ MAKE_TABLES_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from optuna.storages._rdb.storage import _VersionManager
-from train.trials import prepare
+from train.optuna_tables import prepare
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 _VersionManager._set_alembic_revision = die  # the last of the tables
 prepare(Path(sys.argv[1]))
@@ -397,11 +397,11 @@ def test_a_search_reads_few_studies_of_many(path, monkeypatch):
     for first_row in range(5):
         y = np.where(np.arange(len(Y)) == first_row, 1 - Y, Y)
         search(HyperoptOptimizer, path, monkeypatch, y=y, evals=1)
-    monkeypatch.setattr("train.trials.RECENT", 3)
+    monkeypatch.setattr("train.optuna_tables.RECENT", 3)
     attributes, read = make_optimizer(HyperoptOptimizer).study_attributes(), []
-    query = train.trials.query
+    query = optuna_tables.query
     monkeypatch.setattr(
-        train.trials,
+        optuna_tables,
         "query",
         lambda path, sql, *parameters: read.append(parameters) or query(path, sql, *parameters),
     )

@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 
 from train.database import StoreError
+from train.optuna_tables import first_line
 from train.train_optuna import open_storage, read_trials
-from train.trials import TRIALS, first_line
+from train.trials import TRIALS
 from utils.console import print_table
 from utils.script import command_line, run
 

@@ -16,8 +16,8 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from train.optimizer import BaseOptimizer
+from train.optuna_tables import BUSY_TIMEOUT, distribution, prepare
 from train.space import SPACE
-from train.trials import BUSY_TIMEOUT, distribution, prepare
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
