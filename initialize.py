@@ -6,7 +6,7 @@
 
 Needs no Kafka. It may be run again: files that are there and undamaged are kept. With --again it
 makes another first model, of the original data alone, and running predictors change to it within a
-second. Models and observations are kept: the next training uses all of them again.
+second. Observations are kept, and the next training uses all of them again.
 """
 
 from datetime import UTC, datetime
@@ -44,7 +44,8 @@ def keep_champion() -> bool:
     for warning in warnings:
         warn(warning)
     registry.promote(champion.model_id)  # champion.json may be missing, or name a damaged model
-    say(f"Keeping model {champion.model_id}, the champion. Another one: initialize.py --again")
+    another = "Another first model: initialize.py --again"
+    say(f"Keeping model {champion.model_id}, the champion; nothing was tuned. {another}")
     return True
 
 
@@ -80,7 +81,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     where = f"in {settings.models_dir.name}/"
     say(f"Saved model {model.model_id}, the champion, {where}: {cost}.", "green")
     if replaced is not None:
-        say(f"It replaces model {replaced}, which is kept: see python -m tools.models list")
+        say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
     return model
 
 

@@ -46,7 +46,8 @@ def begin_training(
     """
     model_id = store.begin_training(requests_covered, at_least=registry.newest_id() + 1)
     observations = f"{store.count()} or more observations"  # more may come before the child reads
-    say(f"Retraining: model {model_id}, on the original data and {observations}.")
+    newest = f"the newest {settings.train_window:,} rows of " if settings.train_window else ""
+    say(f"Retraining: model {model_id}, on {newest}the original data and {observations}.")
     return TrainingProcess(model_id, requests_covered, arguments)
 
 

@@ -108,7 +108,7 @@ def test_another_first_model_replaces_the_champion_while_all_scripts_run(pipelin
     pipeline.requests(25)
     pipeline.wait_for_output(predictor, "Model 1 answers")
     said = pipeline.run("initialize", "--again", "--max-evals", "1").stdout.decode()
-    assert "It replaces model 1, which is kept: see python -m tools.models list" in said
+    assert "It replaces model 1. To go back: python -m tools.models promote 1" in said
     pipeline.wait_for_output(predictor, "Model 2 answers")
     registry = Registry(pipeline.folder / "models")
     assert registry.champion_id() == 2

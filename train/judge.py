@@ -178,5 +178,5 @@ def doubt(comparison: Comparison, rows: int, margin: float) -> str:
     if not margin:
         return "only a better model can replace one that is no better than the mean outcome"
     needed = rows * (POWER * comparison.error / margin) ** 2
-    fewer = f" with fewer than about {needed:,.0f}" if needed > rows else ""
+    fewer = f" with fewer than about {needed:,.0f} rows" if needed > rows else ""
     return f"a loss of {margin:.4f} can't be ruled out{fewer}"

@@ -81,7 +81,9 @@ class Settings(BaseSettings):
         description="older models to keep beside the champion, the anchor and the last rejected "
         "one",
     )
-    train_window: int = Field(0, ge=0, description="number of newest rows to train on; 0 means all")
+    train_window: int = Field(
+        0, ge=0, description="newest rows to use, a tenth of them for the judge; 0: all"
+    )
     max_categories: int = Field(
         1000, gt=0, description="categories to learn per column; rarer ones count as unknown"
     )
