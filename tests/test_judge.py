@@ -18,7 +18,7 @@ import pytest
 
 from train.comparison import Comparison, estimates, weighted_medians
 from train.fit import fit_model
-from train.judge import explain, judge
+from train.judge import explain, gain, judge
 from train.observations import Observations
 from train.row_hash import hash_frame
 from train.rows import (
@@ -35,6 +35,7 @@ from utils.datasets import dataset
 from utils.datasets.base import SHIPPED
 from utils.files import ROOT
 from utils.messages import encode
+from utils.metrics import log_losses
 from utils.model_store.model import Model
 from utils.model_store.registry import Registry
 from utils.settings import settings
@@ -302,7 +303,7 @@ def sample(rows, size: int, seed: int) -> LabeledRows:
 
 UNCERTAIN = (
     r"can't tell if it is worse than model 1 \(95 %: [\d.]+ better to [\d.]+ worse in log loss\) "
-    r"on 34 held-out rows; a loss of [\d.]+ can't be ruled out with fewer than about ([\d,]+)"
+    r"on 34 held-out rows; a loss of [\d.]+ can't be ruled out with fewer than about ([\d,]+) rows"
 )
 
 
@@ -455,3 +456,14 @@ def test_a_mean_over_all_rows_that_disagrees_is_explained():
         "worse by 0.4800 in log loss (95 %: 0.4600 to 0.5000) than model 3 on 300 held-out rows "
         "in the median of 3 groups by training (over all rows 0.1000 better)"
     )
+
+
+def test_after_a_drift_the_champions_gain_is_that_of_the_median_group():
+    rng = np.random.default_rng(1)
+    outcomes = (rng.random(1_500) < 0.3).astype(float)
+    sure = np.where(rng.random(1_500) < 0.05, 1 - outcomes, outcomes) * 0.9 + 0.05
+    probabilities = np.concatenate([1 - sure[:600], sure[600:]])  # wrong before the drift
+    losses = log_losses(outcomes, probabilities)
+    groups = np.repeat([1, 2, 3, 4, 5], 300)
+    assert losses.mean() > log_losses(outcomes, outcomes.mean()).mean()
+    assert gain(outcomes, losses, groups) > 0.3

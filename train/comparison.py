@@ -101,6 +101,13 @@ def estimates(differences: np.ndarray, groups: np.ndarray, seed: int) -> np.ndar
     return np.column_stack([medians[0], *np.percentile(medians[1:], INTERVAL, axis=0)])
 
 
+def median_of_means(values: np.ndarray, groups: np.ndarray) -> float:
+    """Return the median of the groups' means, weighted by their rows; shapes (n,)."""
+    names, sizes = np.unique(groups, return_counts=True)
+    means = [[values[groups == name].mean()] for name in names]
+    return float(weighted_medians(np.array(means), sizes)[0])
+
+
 def weighted_medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the weighted median of each column; values (n, m), integer weights (n,).
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.comparison import Comparison, compare
+from train.comparison import Comparison, compare, median_of_means
 from train.fit import score
 from train.row_hash import hash_frame
 from train.rows import LabeledRows, newest_of_equal
@@ -82,7 +82,7 @@ def judge(
     losses = [log_losses(rows.outcomes, each) for each in probabilities]
     compared = compare(models, losses, groups, seed)
     new, old = (Figures(**score(rows.outcomes, each)) for each in probabilities[:2])
-    margin = LOST_GAIN * max(loss_of_mean_outcome(rows.outcomes) - old.logloss, 0)
+    margin = LOST_GAIN * max(gain(rows.outcomes, losses[1], groups), 0)
     finding = decide(compared[:2], margin)
     judgement = Judgement(
         rows=len(rows),
@@ -131,9 +131,13 @@ def is_dearer(comparison: Comparison) -> bool:
     return matters and comparison.cost > COST_LIMIT and not comparison.is_better
 
 
-def loss_of_mean_outcome(outcomes: np.ndarray) -> float:
-    """Return the log loss of always predicting the mean outcome."""
-    return float(log_losses(outcomes, np.full(len(outcomes), outcomes.mean())).mean())
+def gain(outcomes: np.ndarray, losses: np.ndarray, groups: np.ndarray) -> float:
+    """Return how much lower these losses are than those of always predicting the mean outcome.
+
+    Over all rows or in the median group, whichever is more: after a drift, most rows may be older.
+    """
+    gains = log_losses(outcomes, outcomes.mean()) - losses
+    return max(float(gains.mean()), median_of_means(gains, groups))
 
 
 def explain(finding: str, compared: list[Comparison], groups: np.ndarray, margin: float) -> str:
