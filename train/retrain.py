@@ -2,7 +2,8 @@
 
     python -m train.retrain --folder data/attempt-1 --model-id 1 --hyper hyperopt ...
 
-It runs at the lowest priority, with few threads, so that predictors get the CPU they need. It saves
+The trainer gives it the lowest priority, and it has few threads, so that predictors get the CPU
+that they need. It saves
 the model and its card in its own folder, from where the trainer publishes them. When the trainer
 ends, so does the child: its standard input is closed, and it removes the folder and exits.
 """
@@ -13,7 +14,6 @@ import sys
 import threading
 import traceback
 from argparse import Namespace
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from utils.model_store.registry import Registry
 
 ERROR = "error.txt"  # in the child's folder: why there is no model
-# Of the session: it gets a tenth of a core that others want all the time. With 19 it would get a
-# seventieth, and for other processes nothing would be better: they are run as soon as they wake up.
-SESSION_NICE = 10
 
 
 def end_with_parent(folder: Path) -> None:
@@ -42,24 +39,6 @@ def end_with_parent(folder: Path) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
-def take_lowest_priority() -> None:
-    """Let every other process that needs the CPU go first."""
-    os.nice(19)
-    # On Linux, SCHED_IDLE processes are preempted at once. It sets the priority for the disk too
-    # (ioprio_set(2)).
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    # Linux may divide the CPU among sessions first, and only then among the processes of a session
-    # by priority (sched(7), "The autogroup feature"). The trainer starts this one in its own.
-    if os.getsid(0) == os.getpid():
-        with suppress(OSError):  # no autogroups
-            Path("/proc/self/autogroup").write_text(str(SESSION_NICE))
-    # When memory is short, Linux ends the process with the highest score (proc(5)): this one, not a
-    # predictor.
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def say_what_is_filled(filled: dict[str, int]) -> None:
@@ -146,7 +125,6 @@ def main() -> None:
     arguments = parser.parse_args()
     drop_unwritable_output()
     end_with_parent(arguments.folder)
-    take_lowest_priority()
     try:
         retrain(arguments)
     except Exception as error:
