@@ -45,6 +45,6 @@ class OrderByOutcome:
 
     def _holds(self, means: np.ndarray) -> bool:
         """Return whether these probabilities of the held-out rows beat the base rate by 2 SE."""
-        base_rate = np.full(len(means), self._outcomes.mean())
+        base_rate = self._outcomes.mean()
         gains = log_losses(self._checked_by, base_rate) - log_losses(self._checked_by, means)
         return len(gains) > 1 and gains.mean() > 2 * gains.std(ddof=1) / np.sqrt(len(gains))

@@ -3,9 +3,9 @@
     python -m train.retrain --folder data/attempt-1 --model-id 1 --hyper hyperopt ...
 
 The trainer gives it the lowest priority, and it has few threads, so that predictors get the CPU
-that they need. It saves
-the model and its card in its own folder, from where the trainer publishes them. When the trainer
-ends, so does the child: its standard input is closed, and it removes the folder and exits.
+that they need. It saves the model and its card in its own folder, from where the trainer publishes
+them. When the trainer ends, so does the child: its standard input is closed, and it removes the
+folder and exits.
 """
 
 import os
