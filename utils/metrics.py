@@ -6,7 +6,8 @@ import numpy as np
 def log_losses(outcomes: np.ndarray, probabilities: np.ndarray | float) -> np.ndarray:
     """Return the log loss of each row; both arrays of shape (n,), outcomes 0 or 1.
 
-    probabilities may be a number, the same for all rows. The mean over rows is the usual log loss, or binary cross-entropy.
+    probabilities may be one number for all rows. The mean over rows is the usual log loss, or
+    binary cross-entropy.
     """
     of_outcome = np.where(outcomes == 1, probabilities, 1 - probabilities)
     return -np.log(np.clip(of_outcome, 1e-15, 1))
