@@ -5,12 +5,14 @@ Statistics, 2004. The data ship with scikit-learn, which names the blood serum m
 s6.
 """
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.datasets.base import Categorical, Dataset, DatasetError, Numeric
+from utils.datasets.base import Categorical, Dataset, Numeric
+from utils.datasets.shipped import read_verified
 from utils.datasets.targets import Label, Number
 from utils.files import write_atomically
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "diabetes.csv"
+SHA256 = "67ef37d29eb3ae978f67f8c3dd994d9b7d0f36efab28253c0abcd423841f1e9c"
 TEST = 100  # patients that no model is trained on
 SEVERE = 200  # a quarter of the patients have more
 
@@ -45,11 +48,13 @@ class Diabetes(Dataset):
         """Write scikit-learn's data into the folder as CSV, so that a training reads it quickly."""
         from sklearn.datasets import load_diabetes
 
-        rows = load_diabetes(as_frame=True, scaled=False).frame
-        rows.columns = [*(column.name for column in self.columns), self.target.name]
-        text = rows.astype({"sex": int}).to_csv(index=False, lineterminator="\n")
+        patients, progression = load_diabetes(return_X_y=True, scaled=False)
+        rows = np.column_stack([patients, progression]).tolist()
+        names = [*(column.name for column in self.columns), self.target.name]
+        content = "".join(",".join(map(str, row)) + "\n" for row in (names, *rows)).encode()
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / FILE, text.encode())
+        write_atomically(folder / FILE, content)
+        read_verified(folder / FILE, SHA256)  # scikit-learn could have other rows one day
         return f"Wrote {FILE} into {folder}."
 
     def read_training(self, folder: Path) -> "pd.DataFrame":
@@ -73,12 +78,8 @@ def _read_shuffled(folder: Path) -> "pd.DataFrame":
     """Return all rows, always in the same random order."""
     import pandas as pd
 
-    path = folder / FILE
-    try:
-        rows = pd.read_csv(path, dtype={"sex": str})
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DatasetError(f"{path} can't be used ({reason}): run python initialize.py") from None
+    content = io.BytesIO(read_verified(folder / FILE, SHA256))
+    rows = pd.read_csv(content, converters={"sex": lambda text: text.removesuffix(".0")})
     # PCG64's raw output is the same in every version of NumPy (NEP 19), which permutation() is not.
     return rows.iloc[np.random.PCG64(1).random_raw(len(rows)).argsort()].reset_index(drop=True)
 

@@ -141,6 +141,11 @@ def requests(first: int, count: int, seed: int, drift_at: int | None = None) -> 
         yield visitor
 
 
+def season(t: np.ndarray, drift_at: int | None = None) -> np.ndarray:
+    """Return the season at the visits with these numbers: how often the popularity came around."""
+    return (t if drift_at is None else t + PERIOD // 2 * (t >= drift_at)) / PERIOD
+
+
 def probabilities(visited: dict[str, np.ndarray]) -> np.ndarray:
     """Return the probability of each reaction, shape (n, 4); see the top of this file.
 
@@ -168,14 +173,13 @@ def _generate(first: int, count: int, seed: int, drift_at: int | None) -> dict[s
     codes = {name: _choose(drawn[name], len(NAMES[name])) for name in NAMES if name in drawn}
     codes["category"] = codes["item"] % len(CATEGORIES)
     views = (t - session) // AT_ONCE + 1
-    season = t if drift_at is None else t + PERIOD // 2 * (t >= drift_at)
     visited = {
         "price": _cents(codes["item"], drawn["variant"]) / 100,
         "discount": DISCOUNTS[_choose(drawn["discount"], len(DISCOUNTS))],
         "views": views,
         "seconds": ((4 + 60 * drawn["pace"]) * (views - 1 + drawn["moment"])).astype(int),
         "hour": (9 + t % DAY * 24 // DAY) % 24,  # visit 0 is at 9 h
-        "season": season / PERIOD,
+        "season": season(t, drift_at),
         "session": session,
     }
     upper = probabilities(visited | codes).cumsum(axis=1)[:, :-1]
