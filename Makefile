@@ -58,6 +58,9 @@ bench-retrain: env ## measure a retraining, the tutorial's and ours: time, loglo
 bench-tuning: env ## measure the first model, and what a second tuning gains (10 minutes)
 	$(RUN) -m bench.tuning
 
+quality: env ## measure each data set's models beside what is reachable (5 minutes, ONLY=shop, SEEDS=3)
+	$(RUN) -m bench.quality $(if $(ONLY),--only $(ONLY)) --seeds $(or $(SEEDS),3)
+
 generations: env ## retrain 200 times: do models get worse, or dearer? (half an hour, TRAININGS=200)
 	$(RUN) -m bench.generations --trainings $(or $(TRAININGS),200)
 
@@ -82,4 +85,4 @@ forget: ## delete the trials of all tuning
 	rm -f data/trials.*
 
 .PHONY: help env demo kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
-	generations lint format lock clean forget
+	quality generations lint format lock clean forget
