@@ -35,7 +35,7 @@ def quality(answers: Answers) -> str:
         half = _half_width(errors)
         interval = f"(95 %: {number_text(errors.mean() - half)} to "
         interval += f"{number_text(errors.mean() + half)})"
-        return f"{number_text(errors.mean())} {interval}, squared error {number_text(loss)}"
+        return f"{number_text(errors.mean())} {interval}, squared {dataset.target.shown(loss)}"
     right, number = _counts(answers)
     low, high = accuracy_interval(right, number)
     return f"{right / number:.3f} (95 %: {low:.3f} to {high:.3f}), logloss {loss:.3f}"
