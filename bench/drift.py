@@ -186,7 +186,7 @@ def main() -> None:
         found = run(pipeline, requests)
         for message in found.announcements:
             say(json.dumps(message)[:230])
-        Console(width=110).print(figures(found, first, max(requests // BATCHES, 1)))
+        Console(width=130).print(figures(found, first, max(requests // BATCHES, 1)))
         return
     sys.exit(130)
 

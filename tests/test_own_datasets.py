@@ -5,6 +5,9 @@ They are added to a copy of the project as a user does it: a file, and its name 
 
 import os
 import re
+import subprocess
+import sys
+from ast import literal_eval
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -148,3 +151,64 @@ def test_requests_and_outcomes_have_the_fields_of_the_data_set(pipelines):
     assert {tuple(r) for r in pipelines["rents"].replies()} == {
         ("request_id", "prediction", "model_id")
     }
+
+
+READ_REPLIES = """
+import sys
+from utils.answers import label_of, probability_of, scores_of, text_of
+from utils.messages import decode_reply
+for line in sys.stdin.buffer:
+    reply = decode_reply(line)
+    print(reply and (label_of(reply), probability_of(reply), scores_of(reply), text_of(reply)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "replies"),
+    [
+        (
+            "levels",
+            {
+                '"prediction": 2, "probabilities": {"0": 0.1, "2": 0.9}': (
+                    (2, 0.9, [0.1, 0.0, 0.9], "2 0.90")
+                ),
+                '"prediction": 1': (1, None, [0.0, 1.0, 0.0], "1"),
+                '"prediction": 0, "probabilities": {"9": 1}': (0, None, [0.0, 0.0, 0.0], "0"),
+                '"prediction": 3': None,  # another class, or another kind of target
+                '"prediction": "1"': None,
+                '"prediction": 0.5': None,
+                '"prediction": 1, "probabilities": {"1": 1.5}': None,
+            },
+        ),
+        (
+            "rents",
+            {
+                '"prediction": 1250000': (1250000.0, None, 1250000.0, "1,250,000.00"),
+                '"prediction": -0.012345': (-0.012345, None, -0.012345, "-0.0123"),
+                '"prediction": "high"': None,
+                '"prediction": 1e999': None,
+            },
+        ),
+        (
+            "colors",
+            {
+                '"prediction": 1.0, "probability": 0.75': ("hot", 0.75, 0.75, "0.75"),
+                '"prediction": 0.0': ("cold", None, 0.0, "0.00"),
+                '"prediction": "hot"': None,
+                '"prediction": 2.0': None,
+            },
+        ),
+    ],
+)
+def test_replies_are_read_by_the_kind_of_target_and_others_ignored(pipelines, name, replies):
+    sent = "".join(f'{{"request_id": "a", {fields}}}\n' for fields in replies)
+    read = subprocess.run(
+        [sys.executable, "-c", READ_REPLIES],
+        cwd=pipelines[name].project,
+        env=os.environ | pipelines[name].environment,
+        input=sent.encode(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    shown = dict(zip(replies, map(literal_eval, read.stdout.decode().splitlines()), strict=True))
+    assert shown == replies
