@@ -30,12 +30,9 @@ def adapt_target(db: Database, path: Path) -> None:
     now = _now()
     with db.transaction():
         before = _stored(db)
-        if before == now:
-            return
-        if _has_outcomes(db):
+        if before != now and _has_outcomes(db):
             _check(path, before, now)
-            if before[2] != now[2]:
-                _move(db, path, before[2], now[2])
+            _move(db, path, before[2], now[2])
         db.query("DELETE FROM target")
         db.query(_NEW, (*now[:2], json.dumps(now[2])))
 
