@@ -89,7 +89,7 @@ class Dataset(ABC):
         are the test rows again and again; then with other labels.
         """
         test = self.read_test(folder)
-        number, names = 0, [*self.names, self.target.name]
+        number, names = 0, [n for n in (*self.names, self.target.name) if n in test.columns]
         while True:
             for row in test[names].astype(object).to_dict("records"):
                 visitor = {name: None if v != v else v for name, v in row.items()}  # NaN
@@ -103,8 +103,12 @@ class Dataset(ABC):
         return ", ".join(f"{name} {data.get(name)}" for name in self.names[:3])
 
     def action(self, prediction: Label, probability: float | None) -> str:
-        """Return what the company does when it gets this prediction, in a few words."""
-        return f"{self.target.name} {prediction}"
+        """Return what the company does when it gets this prediction, in a few words; "" if nothing.
+
+        prediction : a class as the target names it, or a number; probability : that of the second
+        of two classes, or of the predicted one of several, None if there is none.
+        """
+        return ""
 
     def true_scores(self, rows: "pd.DataFrame") -> np.ndarray | None:
         """Return the best possible scores of rows of read_test(); None if nobody knows them."""
