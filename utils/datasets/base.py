@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -114,6 +114,13 @@ class Dataset(ABC):
         """Return the best possible scores of rows of read_test(); None if nobody knows them."""
         return None
 
+    def __new__(cls) -> Self:
+        """Return a data set; DatasetError if its class lacks a method or an attribute."""
+        lacking = [name for name in ("columns", "target") if not hasattr(cls, name)]
+        if lacking := [*sorted(cls.__abstractmethods__), *lacking]:
+            raise DatasetError(f"{_file(cls)}: {cls.__name__} lacks {', '.join(lacking)}")
+        return super().__new__(cls)
+
     def __init__(self) -> None:
         """Check what the data set says; DatasetError if it contradicts itself."""
         self.name = type(self).__module__.rpartition(".")[2]
@@ -134,7 +141,7 @@ class Dataset(ABC):
 
     def refuse(self, problem: str) -> None:
         """Raise DatasetError with the name of the data set's file."""
-        raise DatasetError(f"{type(self).__module__.replace('.', '/')}.py: {problem}")
+        raise DatasetError(f"{_file(type(self))}: {problem}")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -211,3 +218,7 @@ class Dataset(ABC):
             return isinstance(value, str)
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         return is_number and abs(value) <= LARGEST
+
+
+def _file(dataset: type[Dataset]) -> str:
+    return f"{dataset.__module__.replace('.', '/')}.py"
