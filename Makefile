@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.lock requirements-java.txt
 	$(RUN) -m tools.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
 	touch $@
 
-demo: env ## run the whole pipeline and print a summary (MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
+demo: env ## run the whole pipeline and print a summary (DATASET=..., MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
 	@$(RUN) -m tools.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
 		$(if $(INTERVAL),--interval $(INTERVAL)) \
 		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
@@ -49,7 +49,7 @@ soak: env ## run 500 requests/s while retraining, watch memory, then audit the l
 day: env ## simulate a production day in an hour: 10 million requests (MINUTES=60, REQUESTS=10000000)
 	$(RUN) -m tests.chaos.day --minutes $(or $(MINUTES),60) --requests $(or $(REQUESTS),10000000)
 
-drift: env ## invert all outcomes halfway and show how the model recovers (five minutes)
+drift: env ## change all outcomes halfway and show how the model recovers (five minutes)
 	$(RUN) -m bench.drift
 
 bench-retrain: env ## measure a retraining, the tutorial's and ours: time, logloss, memory (10 minutes)

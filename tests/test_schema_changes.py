@@ -170,6 +170,7 @@ from contextlib import closing
 from train.observations import STORE, Observations
 with closing(Observations(STORE)) as store:
     rows = [(str(n), b'{"price": 1, "color": "red"}', float(n)) for n in (0, 1)]
+    store.adapt_target()
     store.add(rows, 0, {})
 """
 
