@@ -48,10 +48,10 @@ def start_producing(company: Company) -> None:
         if company.drift and number >= company.messages // 2:
             data = dataset.with_opposite_outcome(data)
         company.unanswered[request_id] = dataset.describe(data)
-        label = data.pop(dataset.TARGET)
+        label = data.pop(dataset.target.name)
         if not company.delay:  # requests contain outcomes: the tutorial's shortcut to learn soon
-            data[dataset.TARGET] = label
-            company.add_outcome(request_id, dataset.outcome_of(label))
+            data[dataset.target.name] = label
+            company.add_outcome(request_id, dataset.target.outcome_of(label))
         request = encode({"request_id": request_id, "data": data})
         # Sending only puts the request into a buffer; this waits until Kafka has stored it.
         send_and_wait(producer, APP_MESSAGES, request)
@@ -91,7 +91,7 @@ def start_reporting_outcomes(company: Company) -> None:
     for request_id, label in company.outcomes_due():
         report = encode({"request_id": request_id, "outcome": label})
         send_and_wait(producer, OUTCOMES_TOPIC, report)
-        company.add_outcome(request_id, dataset.outcome_of(label))
+        company.add_outcome(request_id, dataset.target.outcome_of(label))
     producer.close(timeout=10)
 
 

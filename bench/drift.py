@@ -71,7 +71,7 @@ class Follower:
             self.model_id = message["model_id"]
 
     def _take_outcome(self, message: dict) -> None:
-        self.outcomes[message["request_id"]] = dataset.outcome_of(message["outcome"])
+        self.outcomes[message["request_id"]] = dataset.target.outcome_of(message["outcome"])
 
     def _take_control(self, message: dict) -> None:
         if "retrain" not in message:

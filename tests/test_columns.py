@@ -15,22 +15,23 @@ from train.rows import original_rows, training_data
 from train.snapshot import read_snapshot
 from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
+from utils.datasets.adult import read_test_requests
 from utils.feature_tools import FeatureTools
 from utils.messages import encode
 
 
 @pytest.fixture
 def folder(tmp_path):
-    dataset.fetch(tmp_path)
+    dataset.prepare(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def observed(folder):
     """Observations of the data set as it is, some of them in segments."""
-    rows = dataset.read_test_requests(folder)[:1_000]
+    rows = read_test_requests(folder)[:1_000]
     with closing(Observations(folder / "observations.db", segment_rows=300)) as store:
-        outcomes = [dataset.outcome_of(row[dataset.TARGET]) for row in rows]
+        outcomes = [dataset.target.outcome_of(row[dataset.target.name]) for row in rows]
         known = zip(map(str, range(1_000)), map(encode, rows), outcomes, strict=True)
         store.add(known, 1, {})
     return rows
@@ -38,7 +39,7 @@ def observed(folder):
 
 def change(monkeypatch, folder, numeric: list, categorical: list, **changed) -> None:
     """Give the data set other columns; changed : name -> function of a row of the original data."""
-    frame, outcomes = dataset.read_training(folder)
+    frame, outcomes = dataset.training(folder)
     for name, of in changed.items():
         frame[name] = frame.apply(of, axis=1)
     frame = frame[[*numeric, *categorical]]
@@ -69,8 +70,8 @@ def test_nothing_is_filled_while_the_columns_stay(folder, observed):
 
 def test_coded_columns_and_batches_give_the_same_numbers_bit_for_bit(folder, monkeypatch):
     crossed = [("education", "occupation")]
-    columns = dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, crossed
-    plain, coded = dataset.read_training(folder)[0], original_rows(folder).frame
+    columns = dataset.numeric, dataset.categorical, crossed
+    plain, coded = dataset.training(folder)[0], original_rows(folder).frame
     expected = FeatureTools(*columns).fit(plain).transform(plain)
     tools = FeatureTools(*columns).fit(coded)
     monkeypatch.setattr(EncodedRows, "batch_size", 10_000)
@@ -95,7 +96,7 @@ def test_a_rows_hash_depends_on_its_values_alone(folder, observed):
     assert len(np.unique(hashes)) == len(original.drop_duplicates())
     for changed in (
         original[::-1][::-1],
-        original.astype(dict.fromkeys(dataset.NUMERIC_COLUMNS, np.float64)),
+        original.astype(dict.fromkeys(dataset.numeric, np.float64)),
         original.assign(race=original["race"].cat.reorder_categories(original["race"].unique())),
         original.assign(race=original["race"].cat.add_categories("none of these")),
     ):
@@ -107,8 +108,8 @@ def test_a_rows_hash_depends_on_its_values_alone(folder, observed):
 
 def plain_frame(rows: list[dict]) -> pd.DataFrame:
     """Return these rows as a frame whose columns have types of their own."""
-    frame = pd.DataFrame(rows)[[*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]]
-    return frame.astype(dict.fromkeys(dataset.CATEGORICAL_COLUMNS, "category"))
+    frame = pd.DataFrame(rows)[[*dataset.numeric, *dataset.categorical]]
+    return frame.astype(dict.fromkeys(dataset.categorical, "category"))
 
 
 def test_a_null_equals_a_question_mark_among_categories_and_nan_equals_nan():

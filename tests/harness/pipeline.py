@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from utils.datasets import dataset
+from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.kafka_client.batch import Batch
 from utils.kafka_client.consumer import Consumer
@@ -66,7 +66,7 @@ class Pipeline:
         self.host, self.prefix, self.folder = host, prefix, folder
         self.processes: list[subprocess.Popen] = []
         self.producer = KafkaProducer(bootstrap_servers=host, linger_ms=5)
-        self.rows = dataset.read_test_requests(folder / "data")
+        self.rows = read_test_requests(folder / "data")
         self.environment = {
             "KAFKA_HOST": host,
             "TOPIC_PREFIX": prefix,
