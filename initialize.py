@@ -90,14 +90,16 @@ def show_quality(model: Model) -> None:
     frame, outcomes = dataset.checked(rows, "read_test()")
     scores = {
         f"model {model.model_id}": model.predict(frame),
-        "always the same": dataset.target.constant(outcomes),
+        "mean outcome": dataset.target.constant(outcomes),
     }
     if (best := dataset.true_scores(rows)) is not None:
         scores["the best possible"] = best
-    figures = {name: dataset.target.figures(outcomes, each) for name, each in scores.items()}
-    table = Table(f"on {dataset.test_rows}", *next(iter(figures.values())))
-    for name, found in figures.items():
-        table.add_row(name, *(f"{value:,.4f}" for value in found.values()))
+    table = Table(
+        f"on {dataset.test_rows}", *dataset.target.figures(outcomes, model.predict(frame))
+    )
+    for name, each in scores.items():
+        figures = dataset.target.figures(outcomes, each).values()
+        table.add_row(name, *(f"{figure:,.4f}" for figure in figures))
     Console().print(table)
 
 
@@ -108,8 +110,7 @@ def main() -> None:
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)  # data/ will hold personal data
     try:
-        if done := dataset.prepare(settings.data_dir):
-            say(done)
+        say(dataset.prepare(settings.data_dir))
         if arguments.again or not keep_champion():
             model = make_first_model(arguments.hyper, arguments.max_evals, arguments.timeout)
             show_quality(model)

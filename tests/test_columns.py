@@ -16,6 +16,7 @@ from train.snapshot import read_snapshot
 from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
 from utils.datasets.adult import read_test_requests
+from utils.datasets.base import Categorical, Column, Numeric
 from utils.feature_tools import FeatureTools
 from utils.messages import encode
 
@@ -37,16 +38,15 @@ def observed(folder):
     return rows
 
 
-def change(monkeypatch, folder, numeric: list, categorical: list, **changed) -> None:
+def change(monkeypatch, folder, columns: list[Column], **changed) -> None:
     """Give the data set other columns; changed : name -> function of a row of the original data."""
-    frame, outcomes = dataset.training(folder)
+    rows = dataset.read_training(folder)
     for name, of in changed.items():
-        frame[name] = frame.apply(of, axis=1)
-    frame = frame[[*numeric, *categorical]]
-    monkeypatch.setattr(dataset, "read_training", lambda _: (frame.copy(), outcomes))
-    monkeypatch.setattr(dataset, "NUMERIC_COLUMNS", tuple(numeric))
-    monkeypatch.setattr(dataset, "CATEGORICAL_COLUMNS", tuple(categorical))
-    monkeypatch.setattr(dataset, "CROSSED_COLUMNS", ())
+        rows[name] = rows.apply(of, axis=1)
+    monkeypatch.setattr(dataset, "read_training", lambda _: rows)
+    monkeypatch.setattr(dataset, "columns", tuple(columns))
+    for name in ("names", "numeric", "categorical", "defaults"):  # they are cached
+        monkeypatch.delitem(dataset.__dict__, name)
 
 
 def retrain(folder):
@@ -123,9 +123,8 @@ def test_a_null_equals_a_question_mark_among_categories_and_nan_equals_nan():
 
 
 def test_a_column_that_is_added_is_null_in_older_observations(folder, observed, monkeypatch):
-    change(
-        monkeypatch, folder, ["age", "height"], ["race", "town"], height=len, town=lambda _: "here"
-    )
+    columns = [Numeric("age"), Numeric("height"), Categorical("race"), Categorical("town")]
+    change(monkeypatch, folder, columns, height=len, town=lambda _: "here")
     snapshot = retrain(folder)
     assert snapshot.filled == {"height": 1_000, "town": 1_000}
     assert snapshot.frame["height"].isna().all()
@@ -133,15 +132,35 @@ def test_a_column_that_is_added_is_null_in_older_observations(folder, observed, 
     assert snapshot.frame["age"].tolist() == [row["age"] for row in observed]
 
 
+def test_an_optional_column_that_is_added_has_its_default_in_older_observations(
+    folder, observed, monkeypatch
+):
+    town, height = Categorical("town", default="here"), Numeric("height", default=170)
+    change(monkeypatch, folder, [Numeric("age"), height, town, Categorical("job", default=None)])
+    snapshot = retrain(folder)
+    assert snapshot.filled == {"height": 1_000, "town": 1_000, "job": 1_000}
+    assert set(snapshot.frame["height"]) == {170}
+    assert set(snapshot.frame["town"]) == {"here"}
+    assert snapshot.frame["job"].isna().all()
+
+
+def test_an_optional_field_that_some_requests_lack_has_its_default_there(monkeypatch, folder):
+    change(monkeypatch, folder, [Numeric("age"), Numeric("height", default=170)])
+    rows = [{"age": 1}, {"age": 2, "height": None}, {"age": 3, "height": 180}]
+    columns = columns_of(map(encode, rows))
+    np.testing.assert_array_equal(columns["height"].array(), [170, np.nan, 180])
+
+
 def test_a_value_of_another_type_is_null(folder, observed, monkeypatch):
-    change(monkeypatch, folder, ["race"], ["age"], race=len, age=lambda row: str(row["age"]))
+    columns = [Numeric("race"), Categorical("age")]
+    change(monkeypatch, folder, columns, race=len, age=lambda row: str(row["age"]))
     snapshot = retrain(folder)
     assert snapshot.filled == {"race": 1_000, "age": 1_000}
 
 
-@pytest.mark.parametrize(("numeric", "categorical"), [(["age"], []), ([], ["race"])])
-def test_one_column_is_enough(folder, observed, monkeypatch, numeric, categorical):
-    change(monkeypatch, folder, numeric, categorical)
+@pytest.mark.parametrize("column", [Numeric("age"), Categorical("race")])
+def test_one_column_is_enough(folder, observed, monkeypatch, column):
+    change(monkeypatch, folder, [column])
     assert retrain(folder).filled == {}
 
 

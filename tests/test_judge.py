@@ -153,7 +153,7 @@ def test_more_of_the_same_is_promoted(folder, champion):
     challenger, rows = train(folder, ".....")
     verdict = judge(champion, challenger, rows.judge, rows.judge_groups)
     assert verdict.decision == "promoted"
-    assert verdict.judgement.challenger.calibration_error < 0.05
+    assert verdict.judgement.challenger["calibration_error"] < 0.05
     assert len(rows.judge) == 2_000
     assert verdict.judgement.observed > 1_900
 
@@ -342,7 +342,7 @@ def test_without_rows_that_can_judge_the_newer_model_is_promoted(champion, weak,
 def test_copies_judge_where_few_rows_are_distinct(monkeypatch, folder, champion, weak):
     """Such as a data set of three columns with few categories each."""
     original = original_rows(folder)
-    held_out = original.for_judge()
+    held_out = is_for_judge(original.hashes(dataset.names))
     few = np.concatenate([np.flatnonzero(held_out)[:20], np.flatnonzero(~held_out)[:180]])
     copies = original[np.tile(few, 100)]
     copies.outcomes = (

@@ -63,6 +63,14 @@ class LabeledRows:
         return digest.hexdigest()
 
 
+def as_categories(column: "pd.Series") -> "pd.Categorical":
+    """Return a column of strings and nulls as a Categorical, also if there are nulls alone."""
+    import pandas as pd
+
+    codes, categories = pd.factorize(column, sort=True)
+    return pd.Categorical.from_codes(codes, pd.Index(categories, dtype="str"))
+
+
 def _append(column: "pd.Series", other: "pd.Series"):
     """Return the values of both columns in one."""
     from pandas.api.types import union_categoricals
@@ -76,7 +84,7 @@ def original_rows(folder: Path) -> LabeledRows:
     """Return the original data."""
     frame, outcomes = dataset.training(folder)
     numbers = {name: narrow(frame[name].to_numpy(np.float64)) for name in dataset.numeric}
-    categories = {name: frame[name].astype("category") for name in dataset.categorical}
+    categories = {name: as_categories(frame[name]) for name in dataset.categorical}
     return LabeledRows(frame.assign(**numbers, **categories), outcomes)
 
 
@@ -141,14 +149,15 @@ class TrainingData:
 
 
 def training_data(
-    folder: Path, snapshot: Snapshot, window: int, columns: Sequence[str]
+    folder: Path, snapshot: Snapshot, window: int, columns: Sequence[str] | None = None
 ) -> TrainingData:
     """Return the rows to train on and the rows to judge with.
 
     Training uses the newest `window` rows (original rows count as the oldest; 0 means all rows),
     without those for the judge. The judge uses its observations of the last W trainings.
-    snapshot : read with the same window; columns : see columns_that_split().
+    snapshot : read with the same window; columns : see columns_that_split(), None for all.
     """
+    columns = columns or dataset.names
     original, observed = original_rows(folder), LabeledRows(snapshot.frame, snapshot.outcomes)
     hashes, observed_hashes = original.hashes(columns), observed.hashes(columns)
     original_for_judge, for_judge = is_for_judge(hashes), is_for_judge(observed_hashes)

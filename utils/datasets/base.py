@@ -80,7 +80,7 @@ class Dataset(ABC):
 
     def prepare(self, folder: Path) -> str:
         """Unpack, make or download files into the folder; return what was done, as a sentence."""
-        return ""
+        return f"The data set {self.name} needs no files."
 
     def visitors(self, folder: Path, drift_at: int | None = None) -> Iterator[dict]:
         """Yield what the sample app sends, without end: rows with the label of the target.
