@@ -12,9 +12,8 @@ Needs Kafka, and a predictor.py with the same TOPIC_PREFIX.
 import asyncio
 import threading
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from itertools import chain
 
 from kafka.errors import KafkaError
@@ -78,23 +77,28 @@ class PredictionClient:
         TooManyRequests, ClientClosed; KafkaError if the request can't be sent.
         """
         request_id = str(uuid.uuid4())
-        with self.expect(request_id) as answer:
+        answer = self.expect(request_id)
+        try:
             self._send(request_id, data)
             return answer.result(timeout)
+        finally:
+            answer.cancel()  # nobody waits any more; no effect on one that is there
 
     async def predict_async(self, data: dict, timeout: float = 5.0) -> Prediction:
         """Return the prediction for a row of data without blocking the event loop; see predict."""
         request_id = str(uuid.uuid4())
-        with self.expect(request_id) as answer:
-            async with asyncio.timeout(timeout):
-                self._send(request_id, data)
-                return await asyncio.wrap_future(answer)
+        answer = self.expect(request_id)
+        try:
+            self._send(request_id, data)
+            return await asyncio.wait_for(asyncio.wrap_future(answer), timeout)
+        finally:
+            answer.cancel()
 
-    @contextmanager
-    def expect(self, request_id: str) -> Iterator[Future[Prediction]]:
-        """Wait for the reply to this request while the body runs, whoever sends the request.
+    def expect(self, request_id: str) -> Future[Prediction]:
+        """Return the future of the reply to a request that another program sends.
 
-        The value is the future of the prediction. TooManyRequests, ClientClosed.
+        Cancel it when the reply is not wanted any more. TooManyRequests, ClientClosed, and
+        ValueError if somebody waits for it already.
         """
         answer: Future[Prediction] = Future()
         with self._lock:
@@ -105,10 +109,8 @@ class PredictionClient:
             if request_id in self._waiting:
                 raise ValueError(f"request_id {request_id!r} waits for its answer already")
             self._waiting[request_id] = answer
-        try:
-            yield answer
-        finally:
-            self._take(request_id)
+        answer.add_done_callback(lambda _: self._take(request_id))
+        return answer
 
     def _send(self, request_id: str, data: dict) -> None:
         # All partitions in turn, but only those that are read: the reply comes on the same one.

@@ -36,7 +36,7 @@ def thread():
 
 
 def row(pipeline, number):
-    return {name: v for name, v in pipeline.rows[number].items() if name != dataset.TARGET}
+    return {name: v for name, v in pipeline.rows[number].items() if name != dataset.target.name}
 
 
 def expected_answers(pipeline) -> list[dict]:
