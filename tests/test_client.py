@@ -183,7 +183,7 @@ def test_it_goes_on_after_kafka_was_frozen_for_longer_than_a_request_is_kept(
             client.predict(row(pipeline, 0), timeout=90)
     finally:
         signal_broker(broker, signal.SIGCONT)
-    answer = wait_until(lambda: answer_or_none(client, row(pipeline, 0)), what="an answer")
+    answer = wait_until(lambda: answer_or_none(client, row(pipeline, 0)), 120, "an answer")
     assert answer.probability == expected
 
 
@@ -196,7 +196,7 @@ def test_it_goes_on_after_kafka_was_killed_and_started_again(broker, pipeline, c
     with pytest.raises(TimeoutError):
         client.predict(row(pipeline, 0), timeout=1)
     local_kafka.start(settings.kafka_host, broker)
-    answer = wait_until(lambda: answer_or_none(client, row(pipeline, 0)), what="an answer")
+    answer = wait_until(lambda: answer_or_none(client, row(pipeline, 0)), 120, "an answer")
     assert answer.probability == expected
 
 

@@ -86,9 +86,16 @@ class Aggregator:
             self._sessions[partition.partition].clear()
             self._counts[partition.partition] = batch.counts[partition]
 
-    def open_partitions(self) -> list[int]:
-        """Return the partitions that have sessions."""
-        return [partition for partition, sessions in self._sessions.items() if sessions.by_id]
+    def partitions_to_tick(self, batch: Batch) -> list[int]:
+        """Return the partitions of this process that have sessions, or may have some.
+
+        Forgets those that it has no more.
+        """
+        owned = {each.partition for each in batch.counts}
+        for partition in self._sessions.keys() - owned:
+            del self._sessions[partition], self._counts[partition]
+        known = self._sessions
+        return [each for each in owned if each not in known or known[each].by_id]
 
 
 def _send(batch: Batch, partition: int, sessions: Sessions) -> None:
@@ -102,7 +109,7 @@ def _send(batch: Batch, partition: int, sessions: Sessions) -> None:
 
 
 class Clock:
-    """Sends ticks to partitions that have sessions, so that time passes for silent visitors too.
+    """Sends ticks to partitions, so that time passes for silent visitors too.
 
     Time comes with the events, as all else does. A tick that is lost does no harm.
     """
@@ -158,7 +165,7 @@ def main() -> None:
             batch = stream.poll()
             aggregator.join(batch)
             aggregator.conclude(batch, stream.commit(batch))
-            clock.tick(aggregator.open_partitions())
+            clock.tick(aggregator.partitions_to_tick(batch))
 
 
 if __name__ == "__main__":

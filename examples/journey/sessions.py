@@ -142,7 +142,7 @@ def _request_data(session: Session, item: str, at: float) -> dict:
         "price": shown.price,
         "discount": shown.discount,
         "views": session.viewed,
-        "seconds": round(max(0.0, at - session.began), 1),
+        "seconds": int(max(0, at - session.began)),
         "hour": time.gmtime(at).tm_hour,
         "item": item,
         "category": shown.category,

@@ -163,6 +163,15 @@ def make_app(shop: Shop) -> Starlette:
     return app
 
 
+class Server(uvicorn.Server):
+    """A server that ends the streams when it stops: no browser does."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer the requests that are there, and stop."""
+        self.config.app.state.shop.streams.end()
+        await super().shutdown(sockets)
+
+
 def serve(app: Starlette, listener: socket.socket) -> None:
     """Serve the application until Ctrl-C or SIGTERM."""
     config = uvicorn.Config(
@@ -170,9 +179,9 @@ def serve(app: Starlette, listener: socket.socket) -> None:
         log_level="warning",
         server_header=False,
         limit_concurrency=2 * MAX_STREAMS,
-        timeout_graceful_shutdown=1,  # seconds; streams do not end by themselves
+        timeout_graceful_shutdown=2,  # seconds
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])
 
 
 def main() -> None:

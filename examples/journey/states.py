@@ -18,7 +18,7 @@ from utils.messages import encode
 from utils.process import stopping
 
 READER = {"max_poll_records": 10_000, "max_partition_fetch_bytes": 2**23}
-_decode = msgspec.json.Decoder(Session).decode
+decode_state = msgspec.json.Decoder(Session).decode
 
 
 def encode_state(session: Session | None) -> bytes | None:
@@ -56,6 +56,6 @@ def _note(found: dict[str, Session], key: bytes | None, value: bytes | None) -> 
         if value is None:
             found.pop(name, None)
         else:
-            found[name] = _decode(value)
+            found[name] = decode_state(value)
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
         warn(f"{SESSIONS} has a record that is no state, which is skipped: {error}")

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from itertools import chain
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -27,11 +28,14 @@ class TooManyStreams(Exception):
 
 
 class Streams:
-    """The open streams by session, and each session's last message."""
+    """The open streams by session, and each session's last message.
+
+    number : of all streams that are open.
+    """
 
     def __init__(self) -> None:
         self._open: dict[str, deque[asyncio.Queue]] = {}
-        self._number = 0
+        self.number = 0
         self._last: OrderedDict[str, str] = OrderedDict()
 
     def push(self, session: str, message: str) -> None:
@@ -43,26 +47,32 @@ class Streams:
         for queue in self._open.get(session, ()):
             _put(queue, message)
 
+    def end(self) -> None:
+        """End all streams."""
+        for queue in chain(*self._open.values()):
+            _put(queue, None)
+
     def response(self, session: str) -> Response:
         """Return a stream of a session's messages; TooManyStreams."""
-        if self._number >= MAX_STREAMS:
+        if self.number >= MAX_STREAMS:
             raise TooManyStreams(f"{MAX_STREAMS} streams are open")
-        return _Stream(self._queue(session))
+        return _Stream(self.opened(session))
 
     @contextmanager
-    def _queue(self, session: str) -> Iterator[asyncio.Queue]:
+    def opened(self, session: str) -> Iterator[asyncio.Queue]:
+        """Have a stream: a queue of messages; None says that the stream has to end."""
         queues = self._open.setdefault(session, deque())
         if len(queues) >= MAX_STREAMS_OF_SESSION:
             _put(queues.popleft(), None)
         queue: asyncio.Queue = asyncio.Queue(MAX_MESSAGES)
         queues.append(queue)
-        self._number += 1
+        self.number += 1
         if session in self._last:
             queue.put_nowait(self._last[session])
         try:
             yield queue
         finally:
-            self._number -= 1
+            self.number -= 1
             with suppress(ValueError):
                 queues.remove(queue)
             if not queues and self._open.get(session) is queues:
