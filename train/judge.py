@@ -40,9 +40,9 @@ from utils.model_store.model import Model
 from utils.settings import settings
 
 PROMOTED = {"better", "as good"}
-# The part of the champion's gain that matters. On adult.data, 200 rows promoted 0.2 % of the models
-# that lost more than a tenth of the gain (48 % if only "worse" is rejected). Of models that follow
-# each other in a stream without drift, 2,000 rows rejected 4 %, with and without this rule.
+# The part of the champion's gain that matters. On the default data set, 200 rows promoted 0.2 % of
+# the models that lost more than a tenth of the gain (48 % if only "worse" is rejected). Of models
+# that follow each other in a stream without drift, 2,000 rows rejected 4 %, with and without it.
 LOST_GAIN = 0.05
 COST_LIMIT = 1.5  # how many times the cost of another model is too much if it is no better
 # The standard errors that a margin must have for models that are equal to pass with a probability

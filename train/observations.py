@@ -38,10 +38,14 @@ class Observations:
 
     def __init__(self, path: Path, segment_rows: int = SEGMENT_ROWS) -> None:
         self._db = Database(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
-        adapt_target(self._db, path)
+        self._path = path
         self._segment_rows = segment_rows
         self._clock = StoreClock(self.counter("clock"), self.counter("wall_clock"))
         self._cleaned_up = time.monotonic() - CLEAN_UP_EVERY
+
+    def adapt_target(self) -> None:
+        """Let stored outcomes mean what the data set says today; see train/stored_target.py."""
+        adapt_target(self._db, self._path)
 
     def close(self) -> None:
         """Close the file."""

@@ -25,24 +25,23 @@ _NEW = "INSERT INTO target VALUES (?, ?, ?)"
 def adapt_target(db: Database, path: Path) -> None:
     """Let the outcomes in the store have the positions of today's classes.
 
+    To be called by the trainer alone: another one, of the former classes, must not be running.
     StoreError if that is impossible.
     """
     now = _now()
     with db.transaction():
-        before = _stored(db)
-        if before == now:
-            return
-        if _has_outcomes(db):
+        # A store of an earlier version knew two classes only.
+        before = _stored(db) or (dataset.name, "classes", list(dataset.target.labels[:2]))
+        if before != now and _has_outcomes(db):
             _check(path, before, now)
-            if before[2] != now[2]:
-                _move(db, path, before[2], now[2])
+            _move(db, path, before[2], now[2])
         db.query("DELETE FROM target")
         db.query(_NEW, (*now[:2], json.dumps(now[2])))
 
 
 def check_target(db: Database, path: Path) -> None:
     """Raise StoreError if the data set has changed since the trainer started."""
-    if _stored(db) != _now():
+    if _stored(db) not in (None, _now()):
         raise StoreError(f"{path}: the classes of {_file()} have changed: restart trainer.py")
 
 
@@ -54,12 +53,10 @@ def _file() -> str:
     return f"utils/datasets/{dataset.name}.py"
 
 
-def _stored(db: Database) -> tuple[str, str, list]:
-    rows = db.query("SELECT * FROM target")
-    if not rows:  # a new store, or one of an earlier version, which knew two classes only
-        return dataset.name, "classes", list(dataset.target.labels[:2])
-    [(name, kind, labels)] = rows
-    return name, kind, json.loads(labels)
+def _stored(db: Database) -> tuple[str, str, list] | None:
+    for name, kind, labels in db.query("SELECT * FROM target"):
+        return name, kind, json.loads(labels)
+    return None
 
 
 def _has_outcomes(db: Database) -> bool:

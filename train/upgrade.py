@@ -12,7 +12,7 @@ SAY_EVERY = 500_000  # observations
 
 
 def upgrade_from_4(db: Database) -> None:
-    """Do nothing: the table target is new, and adapt_target() fills it."""
+    """Do nothing: the table target is new, and the trainer fills it."""
 
 
 def upgrade_from_3(db: Database) -> None:

@@ -54,7 +54,11 @@ File = Annotated[str, AfterValidator(_find_file)]
 Secret = Annotated[SecretStr, AfterValidator(_check_text)]
 
 # The files of utils/datasets/ that DATASET may name; the first one is the default.
-DATASETS = ("adult",)
+DATASETS = (
+    "adult",
+    "shop",
+    "diabetes",
+)
 
 _PROTOCOL = "KAFKA_SECURITY_PROTOCOL"
 

@@ -87,7 +87,7 @@ class Adult(Dataset):
 
     def action(self, prediction: Label, probability: float | None) -> str:
         """Return whether the person gets the offer for people who earn more than 50K."""
-        return "offer" if prediction == 1.0 else "no offer"
+        return "offer" if prediction == self.target.labels[1] else "no offer"
 
 
 def read_test_requests(folder: Path) -> list[dict]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -89,7 +89,7 @@ class Dataset(ABC):
         are the test rows again and again; then with other labels.
         """
         test = self.read_test(folder)
-        number, names = 0, [*self.names, self.target.name]
+        number, names = 0, [n for n in (*self.names, self.target.name) if n in test.columns]
         while True:
             for row in test[names].astype(object).to_dict("records"):
                 visitor = {name: None if v != v else v for name, v in row.items()}  # NaN
@@ -103,12 +103,23 @@ class Dataset(ABC):
         return ", ".join(f"{name} {data.get(name)}" for name in self.names[:3])
 
     def action(self, prediction: Label, probability: float | None) -> str:
-        """Return what the company does when it gets this prediction, in a few words."""
-        return f"{self.target.name} {prediction}"
+        """Return what the company does when it gets this prediction, in a few words; "" if nothing.
+
+        prediction : a class as the target names it, or a number; probability : that of the second
+        of two classes, or of the predicted one of several, None if there is none.
+        """
+        return ""
 
     def true_scores(self, rows: "pd.DataFrame") -> np.ndarray | None:
         """Return the best possible scores of rows of read_test(); None if nobody knows them."""
         return None
+
+    def __new__(cls) -> Self:
+        """Return a data set; DatasetError if its class lacks a method or an attribute."""
+        lacking = [name for name in ("columns", "target") if not hasattr(cls, name)]
+        if lacking := [*sorted(cls.__abstractmethods__), *lacking]:
+            raise DatasetError(f"{_file(cls)}: {cls.__name__} lacks {', '.join(lacking)}")
+        return super().__new__(cls)
 
     def __init__(self) -> None:
         """Check what the data set says; DatasetError if it contradicts itself."""
@@ -130,7 +141,7 @@ class Dataset(ABC):
 
     def refuse(self, problem: str) -> None:
         """Raise DatasetError with the name of the data set's file."""
-        raise DatasetError(f"{type(self).__module__.replace('.', '/')}.py: {problem}")
+        raise DatasetError(f"{_file(type(self))}: {problem}")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -207,3 +218,7 @@ class Dataset(ABC):
             return isinstance(value, str)
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         return is_number and abs(value) <= LARGEST
+
+
+def _file(dataset: type[Dataset]) -> str:
+    return f"{dataset.__module__.replace('.', '/')}.py"

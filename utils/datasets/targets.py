@@ -1,6 +1,6 @@
 """What a data set predicts: one of two classes, one of several classes, or a number.
 
-A label is what messages and files contain: `">50K"`, `"bought"`, `3`, `151.5`. An outcome is the
+A label is what messages and files contain: `"yes"`, `"bought"`, `3`, `151.5`. An outcome is the
 same as a float: the position of the class, or the number. Scores are what a model predicts for n
 rows: the probability of the second of two classes, shape (n,); the probability of each of k
 classes, shape (n, k); the number, shape (n,).

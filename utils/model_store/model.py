@@ -80,9 +80,7 @@ class Model:
 
 
 def save(model: Model, registry: Registry) -> None:
-    """Publish a model; adds what load() has to know of the data set and libraries to its card."""
-    model.card.dataset, model.card.target = dataset.name, dataset.target.kind
-    model.card.classes = list(dataset.target.labels)
+    """Publish a model; adds its columns and the versions of the libraries to its card."""
     model.card.features = model.features.columns
     model.card.libraries = {name: version(name) for name in LIBRARIES}
     parts = {"features": model.features, "booster": model.booster.model_to_string()}
