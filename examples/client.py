@@ -180,8 +180,8 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=5, help="seconds to wait (5)")
     timeout = parser.parse_args().timeout
     prepare_topics(read=[APP_MESSAGES], write=[APP_MESSAGES])
-    data = dict(dataset.read_test_requests(settings.data_dir)[0])
-    del data[dataset.TARGET]
+    data = dict(next(dataset.visitors(settings.data_dir)))
+    del data[dataset.target.name]
     say(f"request: {data}")
     with closing(PredictionClient()) as client:
         try:

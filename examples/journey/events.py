@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from utils.datasets.shop import DEVICES, ITEMS, SOURCES, VISITORS, dataset
+from utils.datasets.shop import NAMES, dataset
 from utils.kafka_client.records import Unreadable
 from utils.settings import settings
 
@@ -32,10 +32,10 @@ TOPICS = {
 REACTIONS = dataset.target.labels  # from the weakest to the strongest
 
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
-Item = Literal[tuple(ITEMS)]
-Device = Literal[tuple(DEVICES)]
-Source = Literal[tuple(SOURCES)]
-Visitor = Literal[tuple(VISITORS)]
+Item = Literal[tuple(NAMES["item"])]
+Device = Literal[tuple(NAMES["device"])]
+Source = Literal[tuple(NAMES["source"])]
+Visitor = Literal[tuple(NAMES["visitor"])]
 
 
 class Arrived(Struct, tag="arrived", tag_field="kind"):
