@@ -46,14 +46,14 @@ def expected_answers(pipeline) -> list[dict]:
     return [replies[each]["probability"] for each in request_ids]
 
 
-def sent_request(pipeline, number) -> str:
-    """Return the request_id of the request with this number, as soon as it is there."""
+def sent_request(pipeline, *known: str) -> str:
+    """Return the request_id of a request that is not among the known ones, when it is there."""
 
     def found():
-        requests = [m for m in pipeline.messages("app_messages") if "data" in m]
-        return len(requests) > number and requests[number]["request_id"]
+        messages = [m for m in pipeline.messages("app_messages") if "data" in m]
+        return [m["request_id"] for m in messages if m["request_id"] not in known]
 
-    return wait_until(found, what="a request")
+    return wait_until(found, what="a request")[0]
 
 
 def reply(pipeline, request_id, **fields):
@@ -92,9 +92,9 @@ def test_an_invalid_request_raises_the_predictors_reason(pipeline, client):
 def test_a_late_reply_is_given_to_nobody(pipeline, client, thread):
     with pytest.raises(TimeoutError):
         client.predict(row(pipeline, 0), timeout=0.01)
-    late = sent_request(pipeline, 0)
+    late = sent_request(pipeline)
     second = thread.submit(client.predict, row(pipeline, 1), 30)
-    request_id = sent_request(pipeline, 1)
+    request_id = sent_request(pipeline, late)
     reply(pipeline, late, prediction=0.0, model_id=1)
     reply(pipeline, request_id, prediction=1.0, model_id=2)
     answer = second.result(30)
@@ -110,7 +110,7 @@ def test_the_first_of_two_replies_counts_and_foreign_or_invalid_ones_do_not(
     pipeline, client, thread
 ):
     asked = thread.submit(client.predict, row(pipeline, 0), 30)
-    request_id = sent_request(pipeline, 0)
+    request_id = sent_request(pipeline)
     reply(pipeline, str(uuid.uuid4()), prediction=1.0)  # to another program
     reply(pipeline, request_id, prediction="<script>")
     pipeline.send(b"\xff not a message", partition=0)
@@ -119,18 +119,18 @@ def test_the_first_of_two_replies_counts_and_foreign_or_invalid_ones_do_not(
     reply(pipeline, request_id, error="too late")
     assert asked.result(30).model_id == 7
     again = thread.submit(client.predict, row(pipeline, 0), 30)
-    reply(pipeline, sent_request(pipeline, 1), error="a reason")
+    reply(pipeline, sent_request(pipeline, request_id), error="a reason")
     with pytest.raises(RequestRefused, match="^a reason$"):
         again.result(30)
 
 
 def test_close_ends_all_waiting_at_once(pipeline, client, thread):
     in_thread = thread.submit(client.predict, row(pipeline, 0), 600)
-    sent_request(pipeline, 0)
+    first = sent_request(pipeline)
 
     async def ask_and_close():
         asked = asyncio.create_task(client.predict_async(row(pipeline, 1), 600))
-        await asyncio.to_thread(sent_request, pipeline, 1)
+        await asyncio.to_thread(sent_request, pipeline, first)
         await asyncio.to_thread(client.close)
         with pytest.raises(ClientClosed):
             await asked
@@ -148,15 +148,16 @@ def test_the_number_of_waiting_requests_is_bounded(pipeline):
 
     async def ask_three_times():
         first = [asyncio.create_task(client.predict_async({}, 600)) for _ in range(2)]
-        await asyncio.to_thread(sent_request, pipeline, 1)
+        known = [await asyncio.to_thread(sent_request, pipeline)]
+        known.append(await asyncio.to_thread(sent_request, pipeline, *known))
         with pytest.raises(TooManyRequests):
             await client.predict_async({}, 600)
         first[0].cancel()
         await asyncio.wait(first[:1])
         third = asyncio.create_task(client.predict_async({}, 600))
         # The reply to the cancelled one must not disturb those that wait.
-        for number in range(3):
-            request_id = await asyncio.to_thread(sent_request, pipeline, number)
+        known.append(await asyncio.to_thread(sent_request, pipeline, *known))
+        for number, request_id in enumerate(known):
             reply(pipeline, request_id, prediction=1.0, model_id=number)
         answers = await asyncio.gather(*first, third, return_exceptions=True)
         assert isinstance(answers[0], asyncio.CancelledError)

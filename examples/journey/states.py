@@ -5,10 +5,12 @@ and has the session as its key; a session that has ended has an empty value, and
 it.
 """
 
+import time
 from contextlib import closing
 
 import msgspec
 from kafka import TopicPartition
+from kafka.errors import KafkaError
 
 from examples.journey.events import SESSIONS
 from examples.journey.sessions import Session
@@ -17,6 +19,7 @@ from utils.kafka_client.consumer import Consumer, make_consumer
 from utils.messages import encode
 from utils.process import stopping
 
+RETRY_INTERVAL = 1.0  # seconds
 READER = {"max_poll_records": 10_000, "max_partition_fetch_bytes": 2**23}
 decode_state = msgspec.json.Decoder(Session).decode
 
@@ -29,11 +32,24 @@ def encode_state(session: Session | None) -> bytes | None:
 def restore(partition: int) -> dict[str, Session]:
     """Return the sessions of a partition by name, from the longest silent to the last one heard.
 
-    Reads up to the high watermark, not only to the last stable offset: a transaction that has
-    committed the offsets of its events may not have its marker in this partition yet. One that is
-    open and whose process is dead is aborted by Kafka within twenty seconds.
+    Tries again while Kafka is away; SystemExit if a signal has asked the process to stop.
     """
-    place, found = TopicPartition(SESSIONS, partition), {}
+    while not stopping():
+        try:
+            return _read(TopicPartition(SESSIONS, partition))
+        except KafkaError as error:
+            warn(f"{SESSIONS} can't be read, trying again: {error}")
+            time.sleep(RETRY_INTERVAL)
+    raise SystemExit(0)
+
+
+def _read(place: TopicPartition) -> dict[str, Session]:
+    """Read up to the high watermark, not only to the last stable offset.
+
+    A transaction that has committed the offsets of its events may not have its marker in this
+    partition yet. One whose process is dead is aborted by Kafka within twenty seconds.
+    """
+    found: dict[str, Session] = {}
     with closing(make_consumer(**READER)) as consumer:
         consumer.assign([place])
         consumer.seek_to_beginning(place)

@@ -67,11 +67,16 @@ def running_chromium() -> Iterator[Browser]:
 
 
 class Tab:
-    """A browser of its own (cookies are not shared) that shows the shop."""
+    """A browser of its own (cookies are not shared) that shows the shop.
+
+    views, shown : for the caller, what it has seen.
+    """
 
     def __init__(self, chromium: Browser, port: int, source: str = "direct") -> None:
         self.context = chromium.new_context()
         self.page, self.problems = self.context.new_page(), []
+        self.views: list[str] = []
+        self.shown: list[str] = []
         self.page.on("console", lambda message: self.problems.append(message.text))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.goto(f"http://127.0.0.1:{port}/?source={source}")

@@ -114,7 +114,8 @@ function arrange(layout) {
 }
 
 function follow(message) {
-  if (message.view !== view) return; // of an item that is not on the screen any more
+  // Of an item that is not on the screen any more, or the last one again in a new stream.
+  if (message.view !== view || main.dataset.milliseconds) return;
   arrange(message.layout);
   requestAnimationFrame(() => requestAnimationFrame(() => {
     const milliseconds = performance.now() - clickedAt;
