@@ -9,6 +9,7 @@ makes another first model, of the original data alone, and running predictors ch
 second. Observations are kept, and the next training uses all of them again.
 """
 
+import os
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -77,7 +78,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         save(model, registry)
         registry.promote(model.model_id)
     cost = f"{model.card.trees} trees, {model.card.us_per_row:.1f} us a prediction"
-    where = f"in {settings.models_dir.name}/"
+    where = f"in {os.path.relpath(settings.models_dir)}/"
     say(f"Saved model {model.model_id}, the champion, {where}: {cost}.", "green")
     if replaced is not None:
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
@@ -88,18 +89,14 @@ def show_quality(model: Model) -> None:
     """Print how good the model is on rows it has never seen, beside what needs no model."""
     rows = dataset.read_test(settings.data_dir)
     frame, outcomes = dataset.checked(rows, "read_test()")
-    scores = {
-        f"model {model.model_id}": model.predict(frame),
-        "mean outcome": dataset.target.constant(outcomes),
-    }
-    if (best := dataset.true_scores(rows)) is not None:
+    mean, best = dataset.target.constant(outcomes), dataset.true_scores(rows)
+    scores = {f"model {model.model_id}": model.predict(frame), "mean outcome": mean}
+    if best is not None:
         scores["the best possible"] = best
-    table = Table(
-        f"on {dataset.test_rows}", *dataset.target.figures(outcomes, model.predict(frame))
-    )
-    for name, each in scores.items():
-        figures = dataset.target.figures(outcomes, each).values()
-        table.add_row(name, *(f"{figure:,.4f}" for figure in figures))
+    figures = {name: dataset.target.figures(outcomes, each) for name, each in scores.items()}
+    table = Table(f"on {dataset.test_rows}", *figures["mean outcome"])
+    for name, each in figures.items():
+        table.add_row(name, *(f"{figure:,.4f}" for figure in each.values()))
     Console().print(table)
 
 
