@@ -280,6 +280,35 @@ def test_a_second_aggregator_shares_the_sessions_and_takes_over(journey):
         assert [each["data"]["views"] for each in own] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
+def test_the_trainer_learns_from_what_visitors_do(journey):
+    trainer = journey.trainer()
+    visitors = [Visitor(journey.port) for _ in range(10)]
+    for number in range(4):
+        for visitor in visitors:
+            visitor.react(visitor.view(ITEMS[number]), "bought" if number else "liked")
+    for visitor in visitors:
+        visitor.leave()
+    journey.wait_for_control(lambda found: any("training_completed" in each for each in found))
+    trainer.terminate()
+    assert trainer.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+def test_another_number_of_partitions_of_states_is_refused(pipeline):
+    pipeline.environment |= {"DATASET": "shop"}
+    pipeline.create_topic("events", partitions=2)
+    pipeline.create_topic("sessions")
+    ended = pipeline.run("examples.journey.aggregator", code=1)
+    assert b"events has 2 partitions, " in ended.stderr
+
+
+def test_the_journey_needs_the_shops_data_set(pipeline):
+    for module in ("examples.journey.shop", "examples.journey.aggregator"):
+        ended = pipeline.run(module, code=1)
+        assert ended.stderr == b"DATASET: the journey needs shop (it is 'adult')\n"
+
+
 def test_a_silent_visitor_has_ignored_the_item_although_the_aggregator_was_killed(journey):
     visitor = Visitor(journey.port)
     view = visitor.view("item-07")

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -103,7 +103,7 @@ async def read_event(request: Request) -> Event:
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             reported = _decode(await _body(request))
-    except TimeoutError:
+    except (TimeoutError, ClientDisconnect):
         raise HTTPException(408, "the body did not arrive in time") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise HTTPException(400, "not an event of this shop") from None
