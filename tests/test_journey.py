@@ -82,6 +82,19 @@ def test_a_closed_page_is_an_ignored_item(journey, chromium):
     tab.context.close()
 
 
+def test_what_is_typed_into_the_address_or_injected_into_the_page_is_not_run(journey, chromium):
+    tab = Tab(chromium, journey.port, source="%22><script>document.title='run'</script>")
+    tab.click("item-05")
+    tab.wait_for_layout()
+    injected = "<img src='/nothing' onerror=\"document.title='run'\"><p id='there'>"
+    tab.page.evaluate("text => document.body.insertAdjacentHTML('beforeend', text)", injected)
+    wait_until(lambda: tab.page.locator("#there").count() and tab.problems, what="a violation")
+    assert tab.page.title() == "Northway"
+    assert any("Content Security Policy" in each for each in tab.problems)
+    assert "session=" not in tab.page.evaluate("document.cookie")
+    tab.context.close()
+
+
 # Without a browser
 
 
