@@ -93,6 +93,15 @@ class Reader:
         for partition in self._consumer.assignment():
             self._seek(partition)
 
+    def ends(self) -> dict[TopicPartition, int]:
+        """Return the present end of every partition that is read, for has_read(); KafkaError."""
+        return self._consumer.end_offsets(sorted(self._consumer.assignment()))
+
+    def has_read(self, ends: dict[TopicPartition, int]) -> bool:
+        """Return True if poll() has returned everything before these offsets."""
+        positions = self._consumer.positions()  # unlike ours, behind the markers of transactions
+        return all(positions.get(partition, -1) >= end for partition, end in ends.items())
+
     def close(self) -> None:
         """Close the consumer."""
         self._consumer.close(timeout_ms=1_000)

@@ -28,6 +28,7 @@ _TOPICS = {
     OUTCOMES_TOPIC: {"num_partitions": 1},
     DEAD_LETTER_TOPIC: {"num_partitions": 1, "configs": {"max.message.bytes": str(2**23)}},
 }
+_OTHER_TOPIC = {"num_partitions": settings.partitions}  # of a program beside the pipeline
 
 
 def prepare_topics(read: Iterable[str] = (), write: Iterable[str] = ()) -> None:
@@ -46,7 +47,7 @@ def prepare_topics(read: Iterable[str] = (), write: Iterable[str] = ()) -> None:
                 continue
             if not partitions:
                 _create_topic(admin, name)
-            elif partitions != _TOPICS[name]["num_partitions"]:
+            elif partitions != _TOPICS.get(name, _OTHER_TOPIC)["num_partitions"]:
                 _accept_partitions(name, partitions)
         rights.check_topics(admin)
 
@@ -75,7 +76,7 @@ def _wait_for_admin() -> KafkaAdminClient:
 
 def _create_topic(admin: KafkaAdminClient, name: str) -> None:
     try:
-        admin.create_topics({name: _TOPICS[name]}, wait_for_metadata=True)
+        admin.create_topics({name: _TOPICS.get(name, _OTHER_TOPIC)}, wait_for_metadata=True)
     except TopicAlreadyExistsError:  # another script was faster
         admin.wait_for_topics([name])
     except KafkaError as error:
