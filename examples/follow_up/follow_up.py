@@ -22,15 +22,24 @@ import os
 import re
 import smtplib
 import sqlite3
-import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from threading import Event
 
 from kafka.errors import KafkaError
 
 from examples.follow_up.events import ADDRESS, EVENTS, decode_event, decode_prediction
-from examples.follow_up.mail import Refused, Server, TryLater, compose, send
+from examples.follow_up.mail import (
+    Refused,
+    Server,
+    TryLater,
+    compose,
+    connect,
+    hand_over,
+    offer,
+)
 from examples.follow_up.schedule import DAY, KEEP, Due, Schedule
 from utils.console import say, warn
 from utils.files import ROOT, locked, make_private
@@ -103,31 +112,30 @@ class FollowUp:
             self._ignored, self._complain_at = 0, time.monotonic() + COMPLAIN_EVERY
 
     def _send(self, due: Due) -> None:
-        """Send an e-mail, or note why it was not sent.
-
-        The note that it is being tried comes first: where a disk is full nothing is sent, and an
-        e-mail that ends a connection, or this process, lets the others go first.
-        """
-        self._schedule.begin_attempt(due.session, self._options.retry)
-        message, to = compose(due, self._options.sender), due.visitor
+        """Send an e-mail, or note why it was not sent."""
+        message = compose(due, self._options.sender)
         if self._options.dry_run:
-            self._settle(due, "sent")
-            return say(f"Would send to {to}: {message['Subject']}", "green")
+            self._schedule.settle(due.session, "sent")
+            return say(f"Would send to {due.visitor}: {message['Subject']}", "green")
         try:
-            send(message, self._options.server, accepted=lambda: self._settle(due, "sent"))
+            with connect(self._options.server) as smtp:
+                offer(smtp, message)
+                # Where a disk is full, nothing is sent: this is the same write as the one below.
+                self._schedule.begin_attempt(due.session, self._options.retry)
+                hand_over(smtp, message)
+                # Killed here, before the next line is on disk, we send it again: the only gap.
+                self._schedule.settle(due.session, "sent")
         except Refused as error:
-            self._settle(due, "refused")
-            warn(f"The e-mail to {to} was refused, and is given up: {error}")
+            self._schedule.settle(due.session, "refused")
+            warn(f"The e-mail to {due.visitor} was refused, and is given up: {error}")
         except TryLater as error:
-            warn(f"The e-mail to {to} has to wait {self._options.retry:g} s: {error}")
+            self._schedule.postpone(due.session, self._options.retry)
+            warn(f"The e-mail to {due.visitor} has to wait {self._options.retry:g} s: {error}")
         except (smtplib.SMTPException, OSError) as error:
             self._server_back_at = time.monotonic() + self._options.retry
             host, port, *_ = self._options.server
             warn(f"{host}:{port} takes no e-mail, next try in {self._options.retry:g} s: {error}")
-
-    def _settle(self, due: Due, outcome: str) -> None:
-        self._schedule.settle(due.session, outcome)
-        if outcome == "sent" and not self._options.dry_run:
+        else:
             again = "; an earlier attempt may have arrived too" if due.attempts else ""
             say(f"Sent to {due.visitor}{again}.", "green")
 
@@ -174,13 +182,29 @@ def main() -> None:
     make_private(settings.data_dir, ROOT)
     path = settings.data_dir / f"follow_up{'_dry_run' if options.dry_run else ''}.db"
     prepare_topics(read=(EVENTS, APP_MESSAGES))
-    # Two processes would send twice: a second one waits until the first one ends.
-    with locked(path.with_suffix(".lock"), lambda: stop.wait(0.5) and sys.exit()):
+    with only_one(path.with_suffix(".lock"), stop):
         try:
             with closing(Schedule(path)) as schedule:
                 follow(FollowUp(schedule, options), stop)
         except sqlite3.Error as error:
             raise SystemExit(f"{path}: {error}") from None
+
+
+@contextmanager
+def only_one(path: Path, stop: Event) -> Iterator[None]:
+    """Wait while another process holds the lock: two of them would send twice."""
+    waiting = False
+
+    def wait() -> None:
+        nonlocal waiting
+        if not waiting:
+            say("Another process sends the e-mails: waiting until it ends.")
+        waiting = True
+        if stop.wait(0.5):
+            raise SystemExit(0)
+
+    with locked(path, wait):
+        yield
 
 
 def follow(follow_up: FollowUp, stop: Event) -> None:

@@ -3,7 +3,8 @@
 import hashlib
 import smtplib
 import ssl
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email import policy
 from email.message import EmailMessage
@@ -13,9 +14,9 @@ from typing import NamedTuple
 from examples.follow_up.schedule import Due
 from utils.settings import settings
 
-CONNECT_TIMEOUT = 10  # seconds
-# RFC 5321, 4.5.3.2.6: who waits less for the answer to a message sends it twice (RFC 1047).
-ANSWER_TIMEOUT = 600
+TIMEOUT = 30  # seconds
+# For the answer to a message, by RFC 5321, 4.5.3.2.6: who gives up earlier sends it again.
+MESSAGE_TIMEOUT = 600
 
 
 class Server(NamedTuple):
@@ -60,27 +61,36 @@ def message_id(session: str, sender: str) -> str:
     return f"<{digest[:40]}@{sender.partition('@')[2]}>"
 
 
-def send(message: EmailMessage, server: Server, accepted: Callable[[], None]) -> None:
-    """Send a message, and call accepted() as soon as the server has taken responsibility for it.
-
-    Refused or TryLater about this message; another smtplib.SMTPException or OSError if the server
-    is away, or takes no messages from us at all.
-    """
-    with smtplib.SMTP(server.host, server.port, timeout=CONNECT_TIMEOUT) as smtp:
-        smtp.sock.settimeout(ANSWER_TIMEOUT)
+@contextmanager
+def connect(server: Server) -> Iterator[smtplib.SMTP]:
+    """Yield a connection; an smtplib.SMTPException or OSError if the server takes no messages."""
+    with smtplib.SMTP(server.host, server.port, timeout=TIMEOUT) as smtp:
         if server.username:
             smtp.starttls(context=ssl.create_default_context())
             smtp.login(server.username, server.password)
-        try:
-            smtp.sendmail(message["From"], message["To"], bytes(message))
-        except smtplib.SMTPRecipientsRefused as error:
-            [(code, text)] = error.recipients.values()
-            raise _verdict(code, text) from None
-        except smtplib.SMTPDataError as error:
-            raise _verdict(error.smtp_code, error.smtp_error) from None
-        accepted()  # before the connection is closed: nothing else is in the gap
+        smtp.ehlo_or_helo_if_needed()
+        yield smtp
 
 
-def _verdict(code: int, text: bytes) -> Exception:
-    reason = f"{code} {text.decode(errors='replace')[:200]}"
-    return Refused(reason) if code >= 500 else TryLater(reason)
+def offer(smtp: smtplib.SMTP, message: EmailMessage) -> None:
+    """Ask whether the server takes a message for this address; Refused or TryLater if not."""
+    code, text = smtp.mail(message["From"])
+    if code != 250:  # no message of ours
+        raise smtplib.SMTPSenderRefused(code, text, message["From"])
+    _check(*smtp.rcpt(message["To"]))
+
+
+def hand_over(smtp: smtplib.SMTP, message: EmailMessage) -> None:
+    """Return as soon as the server is responsible for the message; Refused or TryLater if not.
+
+    After any other error it is not known whether it is.
+    """
+    smtp.sock.settimeout(MESSAGE_TIMEOUT)
+    _check(*smtp.data(bytes(message)))
+    smtp.sock.settimeout(TIMEOUT)
+
+
+def _check(code: int, text: bytes) -> None:
+    if not 200 <= code < 300:
+        reason = f"{code} {text.decode(errors='replace')[:200]}"
+        raise Refused(reason) if code >= 500 else TryLater(reason)

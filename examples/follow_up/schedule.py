@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     active_at REAL NOT NULL DEFAULT 0, -- the last event but "leave"
     left_at REAL, -- NULL: the visitor is there
     retry_at REAL NOT NULL DEFAULT 0, -- not before
-    attempts INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0, -- to hand it over, whose end is not known
     settled_at REAL, -- NULL: may get an e-mail
     outcome TEXT, -- bought, sent or refused
     touched_at REAL NOT NULL
@@ -62,7 +62,7 @@ class Due(NamedTuple):
     visitor: str
     item: str | None
     due_at: float  # seconds since 1970
-    attempts: int  # so far
+    attempts: int  # so far, whose end is not known
 
 
 class Schedule:
@@ -144,10 +144,18 @@ class Schedule:
         return Due(*row) if row else None
 
     def begin_attempt(self, session: str, retry: float) -> None:
-        """Note that an e-mail is about to be sent: not again within `retry` seconds."""
+        """Note that an e-mail is about to be handed over: not again within `retry` seconds."""
         with self._transaction():
             self._db.execute(
                 "UPDATE sessions SET attempts = attempts + 1, retry_at = ? WHERE session = ?",
+                (time.time() + retry, session),
+            )
+
+    def postpone(self, session: str, retry: float) -> None:
+        """Note that the server took no e-mail for now: not again within `retry` seconds."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE sessions SET attempts = 0, retry_at = ? WHERE session = ?",
                 (time.time() + retry, session),
             )
 

@@ -23,6 +23,7 @@ from utils.kafka_client.records import Position
 from utils.kafka_client.topic_ids import TopicIdentity
 
 CHECK_INTERVAL = 5.0  # seconds between looks for changed topics and added partitions
+ENDS_TIMEOUT_MS = 2_000
 
 Positions = dict[TopicPartition, Position]
 
@@ -95,7 +96,7 @@ class Reader:
 
     def ends(self) -> dict[TopicPartition, int]:
         """Return the present end of every partition that is read, for has_read(); KafkaError."""
-        return self._consumer.end_offsets(sorted(self._consumer.assignment()))
+        return self._consumer.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
 
     def has_read(self, ends: dict[TopicPartition, int]) -> bool:
         """Return True if poll() has returned everything before these offsets."""
