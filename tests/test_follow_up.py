@@ -139,8 +139,13 @@ def test_no_email_after_a_return_or_a_purchase(shop, mail):
 
 def test_a_return_during_a_standstill_is_read_before_anything_is_sent(shop, mail):
     """More events than one poll returns lie between the leaving and the return."""
-    shop.predict("back", "last")
-    kill(shop.start())
+    for session in ("back", "last", "first"):
+        prediction = {"request_id": f"{session}.1", "prediction": 1.0}
+        shop.pipeline.send(prediction, partition=0)
+    process = shop.start()
+    shop.leave("first")
+    wait_for_mail(mail, "first")  # then all predictions are stored
+    kill(process)
     shop.leave("back")
     for number in range(9_000):
         event = {"session": f"other{number}", "event": "view"}
@@ -149,7 +154,7 @@ def test_a_return_during_a_standstill_is_read_before_anything_is_sent(shop, mail
     shop.leave("last")
     shop.start()
     wait_for_mail(mail, "last")
-    assert mail.recipients() == [address("last")]
+    assert mail.recipients() == [address("first"), address("last")]
 
 
 def test_a_visitor_gets_one_email_a_day_whatever_the_number_of_sessions(shop, mail):
