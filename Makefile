@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.lock requirements-java.txt
 	$(RUN) -m tools.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
 	touch $@
 
-demo: env ## run the whole pipeline and print a summary (MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
+demo: env ## run the whole pipeline and print a summary (DATASET=..., MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
 	@$(RUN) -m tools.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
 		$(if $(INTERVAL),--interval $(INTERVAL)) \
 		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
@@ -49,7 +49,7 @@ soak: env ## run 500 requests/s while retraining, watch memory, then audit the l
 day: env ## simulate a production day in an hour: 10 million requests (MINUTES=60, REQUESTS=10000000)
 	$(RUN) -m tests.chaos.day --minutes $(or $(MINUTES),60) --requests $(or $(REQUESTS),10000000)
 
-drift: env ## invert all outcomes halfway and show how the model recovers (five minutes)
+drift: env ## change all outcomes halfway and show how the model recovers (five minutes)
 	$(RUN) -m bench.drift
 
 bench-retrain: env ## measure a retraining, the tutorial's and ours: time, logloss, memory (10 minutes)
@@ -57,6 +57,9 @@ bench-retrain: env ## measure a retraining, the tutorial's and ours: time, loglo
 
 bench-tuning: env ## measure the first model, and what a second tuning gains (10 minutes)
 	$(RUN) -m bench.tuning
+
+quality: env ## measure each data set's models beside what is reachable (5 minutes, ONLY=shop, SEEDS=3)
+	$(RUN) -m bench.quality $(if $(ONLY),--only $(ONLY)) --seeds $(or $(SEEDS),3)
 
 generations: env ## retrain 200 times: do models get worse, or dearer? (half an hour, TRAININGS=200)
 	$(RUN) -m bench.generations --trainings $(or $(TRAININGS),200)
@@ -82,4 +85,4 @@ forget: ## delete the trials of all tuning
 	rm -f data/trials.*
 
 .PHONY: help env demo kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
-	generations lint format lock clean forget
+	quality generations lint format lock clean forget

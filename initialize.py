@@ -11,14 +11,13 @@ second. Observations are kept, and the next training uses all of them again.
 
 from datetime import UTC, datetime
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from train.arguments import parse_arguments
-from train.fit import evaluate, fit_model, score
+from train.fit import fit_model
 from train.observations import unused_model_id
-from train.rows import SPLIT, original_rows
+from train.rows import SPLIT, is_for_judge, original_rows
 from train.space import START
 from train.trials import TRIALS
 from utils.console import say, warn
@@ -55,7 +54,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     original = original_rows(settings.data_dir)
     # One row in ten is never trained on. The trainer compares models on these rows, so they must be
     # new to the first model too.
-    rows = original[~original.for_judge()]
+    rows = original[~is_for_judge(original.hashes(dataset.names))]
     limits = f"at most {max_evals} evaluations in {timeout:g} s"
     say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}.")
     model = fit_model(
@@ -86,16 +85,21 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
 
 
 def show_quality(model: Model) -> None:
-    """Print how good the model is on rows it has never seen, beside always saying "no"."""
-    frame, outcomes = dataset.read_test(settings.data_dir)
-    _, training_outcomes = dataset.read_training(settings.data_dir)
-    base_rate = np.full(len(outcomes), training_outcomes.mean())
-    table = Table("on adult.test", "logloss", "AUC", "accuracy")
-    for name, figures in (
-        (f"model {model.model_id}", evaluate(model, frame, outcomes)),
-        ("majority class", score(outcomes, base_rate)),
-    ):
-        table.add_row(name, *(f"{figures[key]:.4f}" for key in ("logloss", "auc", "accuracy")))
+    """Print how good the model is on rows it has never seen, beside what needs no model."""
+    rows = dataset.read_test(settings.data_dir)
+    frame, outcomes = dataset.checked(rows, "read_test()")
+    scores = {
+        f"model {model.model_id}": model.predict(frame),
+        "mean outcome": dataset.target.constant(outcomes),
+    }
+    if (best := dataset.true_scores(rows)) is not None:
+        scores["the best possible"] = best
+    table = Table(
+        f"on {dataset.test_rows}", *dataset.target.figures(outcomes, model.predict(frame))
+    )
+    for name, each in scores.items():
+        figures = dataset.target.figures(outcomes, each).values()
+        table.add_row(name, *(f"{figure:,.4f}" for figure in figures))
     Console().print(table)
 
 
@@ -106,7 +110,7 @@ def main() -> None:
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)  # data/ will hold personal data
     try:
-        say(dataset.fetch(settings.data_dir))
+        say(dataset.prepare(settings.data_dir))
         if arguments.again or not keep_champion():
             model = make_first_model(arguments.hyper, arguments.max_evals, arguments.timeout)
             show_quality(model)

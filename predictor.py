@@ -1,4 +1,4 @@
-"""Answers every request on app_messages at once: does this person earn more than 50K?
+"""Answers every request on app_messages at once, with the prediction of a model.
 
     python predictor.py                          # one predictor
     PREDICTOR_ID=predictor-1 python predictor.py # one more; they share the partitions
@@ -42,13 +42,11 @@ def answer(batch: Batch, model: Model) -> tuple[int, int]:
     """
     requests, invalid = decode_requests(batch.records)
     # All rows at once: one call for a thousand rows costs far less than a thousand calls.
-    probabilities = model.predict([request.data for _, request in requests]).tolist()
-    for (record, request), probability in zip(requests, probabilities, strict=True):
-        label = 1.0 if probability > 0.5 else 0.0
-        reply = Prediction(request.request_id, label, probability, model.model_id)
+    answers = model.answers([request.data for _, request in requests])
+    for (record, request), fields in zip(requests, answers, strict=True):
         # To the request's own topic and partition, with its key: whoever sent the request finds
         # the reply there. Nobody takes it for a request, because it contains no data.
-        batch.reply(record, encode(reply))
+        batch.reply(record, encode(Prediction(request.request_id, *fields)))
     for record, error in invalid:
         # Kafka would deliver an invalid message again and again until somebody has dealt with it:
         # we keep its bytes in another topic, with the reason, and go on.

@@ -2,21 +2,22 @@
 
     python sample_app.py                                # 200 messages, two seconds apart
     python sample_app.py --messages 1000 --interval 0.1
-    python sample_app.py --outcome-delay 30             # outcomes are known later
+    python sample_app.py --outcome-delay 30             # outcomes are known later; 0: at once
     python sample_app.py --outcome-delay 2 --drift --messages 60000 --interval 0
 
-Three threads stand for three services of a company: start_producing() sends rows of adult.test as
-requests, start_consuming() receives the predictions, start_reporting_outcomes() reports the true
-outcomes. Ends when every request is answered and every outcome reported.
+Three threads stand for three services of a company: start_producing() sends rows that no model was
+trained on as requests, start_consuming() receives the predictions, start_reporting_outcomes()
+reports the true outcomes. Ends when every request is answered and every outcome reported.
 """
 
 import time
 import uuid
-from itertools import chain
+from itertools import chain, islice
 
 from kafka.errors import KafkaError
 
-from utils.company import Company
+from utils.answers import label_of, probability_of, text_of
+from utils.company import Company, visitors
 from utils.console import say, status_line, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
@@ -35,23 +36,20 @@ SHORTEST_INTERVAL = 0.05  # seconds; with less, single answers are not printed
 
 
 def start_producing(company: Company) -> None:
-    """Send the rows of adult.test as requests, each with its own request_id (step 1a)."""
-    rows = dataset.read_test_requests(settings.data_dir)
+    """Send the data of visitors as requests, each with its own request_id (step 1a)."""
+    drift_at = company.messages // 2 if company.drift else None
     producer = make_producer()
     while not company.listening.wait(0.2):
         if company.stop.is_set():
             return
-    for number in range(company.messages):
-        if company.stop.wait(company.interval if number else 0):
+    for data, label in islice(visitors(drift_at), company.messages):
+        if company.stop.wait(company.interval if company.sent else 0):
             break
-        request_id, data = str(uuid.uuid4()), dict(rows[number % len(rows)])
-        if company.drift and number >= company.messages // 2:
-            data = dataset.with_opposite_outcome(data)
+        request_id = str(uuid.uuid4())
         company.unanswered[request_id] = dataset.describe(data)
-        label = data.pop(dataset.TARGET)
         if not company.delay:  # requests contain outcomes: the tutorial's shortcut to learn soon
-            data[dataset.TARGET] = label
-            company.add_outcome(request_id, dataset.outcome_of(label))
+            data[dataset.target.name] = label
+            company.add_outcome(request_id, label)
         request = encode({"request_id": request_id, "data": data})
         # Sending only puts the request into a buffer; this waits until Kafka has stored it.
         send_and_wait(producer, APP_MESSAGES, request)
@@ -91,46 +89,45 @@ def start_reporting_outcomes(company: Company) -> None:
     for request_id, label in company.outcomes_due():
         report = encode({"request_id": request_id, "outcome": label})
         send_and_wait(producer, OUTCOMES_TOPIC, report)
-        company.add_outcome(request_id, dataset.outcome_of(label))
+        company.add_outcome(request_id, label)
     producer.close(timeout=10)
 
 
 def receive(company: Company, reply: Prediction | ErrorReply) -> bool:
     """Act on the reply to one of our requests; False for one to another program's request."""
-    if (person := company.unanswered.pop(reply.request_id, None)) is None:
+    if (visitor := company.unanswered.pop(reply.request_id, None)) is None:
         return False
     if isinstance(reply, Prediction):
-        act_on(company, reply, person)
+        act_on(company, reply, visitor)
     else:
         company.errors += 1
         if company.errors <= 20:  # the others are only counted
-            say(f"{person} -> error: {reply.error[:300]} (request {reply.request_id})", "bold red")
+            say(f"{visitor} -> error: {reply.error[:300]} (request {reply.request_id})", "bold red")
     return True
 
 
-def act_on(company: Company, reply: Prediction, person: str) -> None:
-    """Make an offer to a person who is likely to earn over 50K."""
-    offer = reply.prediction == 1.0
-    company.offers += offer
-    verdict = company.add_prediction(reply.request_id, reply.prediction, reply.model_id)
+def act_on(company: Company, reply: Prediction, visitor: str) -> None:
+    """Do what the data set says about such a prediction; here, print it."""
+    action = dataset.action(label_of(reply), probability_of(reply))
+    verdict = company.add_prediction(reply)
     if company.interval >= SHORTEST_INTERVAL:
-        score = reply.prediction if reply.probability is None else reply.probability
         style = {"right": "green", "wrong": "yellow"}.get(verdict, "")
-        say(f"{person} -> {score:.2f}, {'offer' if offer else 'no offer'}; {verdict}", style)
+        answer = f"{text_of(reply)}, {action}" if action else text_of(reply)
+        say(f"{visitor} -> {answer}; {verdict}", style)
 
 
 def main() -> None:
     """Send all requests and wait for all answers; exit code 1 if one is missing."""
-    parser = command_line(__doc__)
+    parser, delay = command_line(__doc__), dataset.outcome_delay
     parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
     parser.add_argument("--interval", type=float, default=2, help="seconds between them (2)")
-    parser.add_argument("--outcome-delay", type=float, default=0, help="seconds (0: none)")
-    parser.add_argument("--drift", action="store_true", help="opposite outcomes in the second half")
+    parser.add_argument("--outcome-delay", type=float, default=delay, help=f"seconds ({delay:g})")
+    parser.add_argument("--drift", action="store_true", help="other outcomes in the second half")
     chosen = parser.parse_args()
     if chosen.messages < 1 or min(chosen.interval, chosen.outcome_delay) < 0:
         parser.error("--messages must be above 0, the other numbers must not be negative")
-    delay, stop = chosen.outcome_delay, stop_on_signals()
-    company = Company(chosen.messages, chosen.interval, delay, chosen.drift, stop)
+    stop = stop_on_signals()
+    company = Company(chosen.messages, chosen.interval, chosen.outcome_delay, chosen.drift, stop)
     prepare_topics(read=(APP_MESSAGES,), write=(APP_MESSAGES, OUTCOMES_TOPIC))
     try:
         with status_line() as show:

@@ -1,10 +1,12 @@
-"""Reverses the outcomes half-way and compares the pipeline with a model that is never retrained.
+"""Changes the outcomes half-way and compares the pipeline with a model that is never retrained.
 
     python -m bench.drift --requests 48000
+    DATASET=shop python -m bench.drift
 
 Runs predictor.py, trainer.py and `sample_app.py --drift` with late outcomes on a broker of its own
-and shows the progress. Then prints log loss and accuracy of the answers, one row for each
-RETRAIN_EVERY requests, beside those that the first model would have given.
+and shows the progress. Then prints the figures of the answers, one row for each RETRAIN_EVERY
+requests, beside those that the first model would have given. For the shop, whose probabilities are
+known, it also prints the best ones that are possible.
 """
 
 import json
@@ -23,9 +25,10 @@ from rich.table import Table
 
 from tests.harness.brokers import QUICK, own_pipeline
 from tests.harness.pipeline import Pipeline
+from utils.answers import IS_NUMBER, scores_of
 from utils.console import say
 from utils.datasets import dataset
-from utils.metrics import log_losses
+from utils.messages import Prediction, decode_outcome, decode_reply
 from utils.model_store.model import Model, load_champion
 from utils.model_store.registry import Registry
 from utils.script import command_line
@@ -33,14 +36,15 @@ from utils.script import command_line
 BATCHES = 12  # RETRAIN_EVERY is this part of the requests
 WINDOW = 1.5  # TRAIN_WINDOW is this times RETRAIN_EVERY
 SHOW_EVERY = 5.0  # seconds
+SHOWN = ("squared_error", "absolute_error") if IS_NUMBER else ("logloss", "accuracy")
 
 
 class Follower:
     """Reads the topics of a pipeline while they grow."""
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self.requests: dict[str, dict] = {}  # request_id -> message, and so the next two
-        self.answers: dict[str, dict] = {}
+        self.requests: dict[str, dict] = {}  # request_id -> data, in the order sent
+        self.answers: dict[str, Prediction] = {}
         self.outcomes: dict[str, float] = {}
         self.announcements: list[dict] = []
         self.model_id = 0  # of the newest answer
@@ -61,20 +65,22 @@ class Follower:
         """Take what has arrived since the last call."""
         for partition, records in self._consumer.poll(timeout_ms=500).items():
             for record in records:
-                self._take[partition.topic](json.loads(record.value))
+                self._take[partition.topic](record.value)
 
-    def _take_app_message(self, message: dict) -> None:
-        if "data" in message:
-            self.requests[message["request_id"]] = message
+    def _take_app_message(self, value: bytes) -> None:
+        if reply := decode_reply(value):
+            self.answers[reply.request_id] = reply
+            self.model_id = reply.model_id
         else:
-            self.answers[message["request_id"]] = message
-            self.model_id = message["model_id"]
+            message = json.loads(value)
+            self.requests[message["request_id"]] = message["data"]
 
-    def _take_outcome(self, message: dict) -> None:
-        self.outcomes[message["request_id"]] = dataset.outcome_of(message["outcome"])
+    def _take_outcome(self, value: bytes) -> None:
+        request_id, outcome = decode_outcome(value)
+        self.outcomes[request_id] = outcome
 
-    def _take_control(self, message: dict) -> None:
-        if "retrain" not in message:
+    def _take_control(self, value: bytes) -> None:
+        if "retrain" not in (message := json.loads(value)):
             self.announcements.append(message)
 
     def covered(self) -> int:
@@ -132,22 +138,37 @@ def run(pipeline: Pipeline, requests: int) -> Follower:
 
 def figures(found: Follower, first: Model, every: int) -> Table:
     """Return the table: for each `every` requests the answers' quality, and the first model's."""
-    ids = [request_id for request_id in found.requests if request_id in found.outcomes]
-    truth = np.array([found.outcomes[request_id] for request_id in ids])
-    live = np.array([found.answers[request_id]["probability"] for request_id in ids])
-    never = first.predict([found.requests[request_id]["data"] for request_id in ids])
-    first_model = "never retrained: logloss", "never retrained: accuracy"
-    table = Table("requests with outcomes", "models", "logloss", "accuracy", *first_model)
-    for start in range(0, len(ids), every):
+    requests = list(found.requests)
+    places = [place for place, each in enumerate(requests) if each in found.outcomes]
+    truth = np.array([found.outcomes[requests[place]] for place in places])
+    scores = {
+        "": np.array([scores_of(found.answers[requests[place]]) for place in places]),
+        "never retrained: ": first.predict([found.requests[requests[place]] for place in places]),
+    }
+    if dataset.name == "shop":
+        scores["best possible: "] = best_scores(list(found.requests.values()))[places]
+    columns = [who + name for who in scores for name in SHOWN]
+    table = Table("requests with outcomes", "models", *columns)
+    for start in range(0, len(places), every):
         part = slice(start, start + every)
-        models = sorted({found.answers[request_id]["model_id"] for request_id in ids[part]})
-        cells = []
-        for probabilities in (live[part], never[part]):
-            cells.append(f"{log_losses(truth[part], probabilities).mean():.3f}")
-            cells.append(f"{np.mean((probabilities > 0.5) == truth[part]):.3f}")
+        models = sorted({found.answers[requests[place]].model_id for place in places[part]})
+        quality = [dataset.target.figures(truth[part], each[part]) for each in scores.values()]
         rows = f"{start + 1:,} to {start + len(truth[part]):,}"
+        cells = (f"{each[name]:,.3f}" for each in quality for name in SHOWN)
         table.add_row(rows, ", ".join(map(str, models)), *cells)
     return table
+
+
+def best_scores(rows: list[dict]) -> np.ndarray:
+    """Return the shop's own probabilities for all requests of a run, in the order sent."""
+    import pandas as pd
+
+    from utils.datasets import shop
+
+    number = np.arange(len(rows))
+    season = number + shop.PERIOD // 2 * (number >= len(rows) // 2)
+    frame = pd.DataFrame([dataset.defaults | row for row in rows])
+    return dataset.true_scores(frame.assign(season=season / shop.PERIOD))
 
 
 def main() -> None:
@@ -165,7 +186,7 @@ def main() -> None:
         found = run(pipeline, requests)
         for message in found.announcements:
             say(json.dumps(message)[:230])
-        Console(width=110).print(figures(found, first, max(requests // BATCHES, 1)))
+        Console(width=130).print(figures(found, first, max(requests // BATCHES, 1)))
         return
     sys.exit(130)
 

@@ -31,7 +31,6 @@ from bench.stream import ROWS, generations, new_rows, unseen_rows
 from tests.harness.brokers import own_pipeline
 from tests.harness.pipeline import Pipeline
 from train.cost import microseconds_per_row
-from train.fit import score
 from utils.datasets import dataset
 from utils.files import ROOT
 from utils.model_store.model import load_champion
@@ -68,13 +67,13 @@ def repeated_rows(trainings: int) -> list[list[int]]:
 def follow(initialized: Pipeline, name: str, rows: Sequence[Sequence[int]]) -> list[Champion]:
     """Return the first champion, and the champion after each training of a stream."""
     pipeline = copy_of(initialized, name)
-    frame, outcomes = dataset.read_test(pipeline.folder / "data")
+    frame, outcomes = dataset.test(pipeline.folder / "data")
     unseen = unseen_rows(len(rows))
 
     def champion() -> Champion:
         model, warnings = load_champion(Registry(pipeline.folder / "models"))
         assert not warnings, warnings
-        logloss = score(outcomes[unseen], model.predict(frame[unseen]))["logloss"]
+        logloss = dataset.target.figures(outcomes[unseen], model.predict(frame[unseen]))["logloss"]
         microseconds = microseconds_per_row(model, frame[unseen])
         return Champion(model.model_id, logloss, microseconds, model.booster.num_trees())
 

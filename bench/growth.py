@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.datasets import dataset
+from utils.datasets.adult import read_test_requests
 from utils.script import command_line
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ GROWN = {
 
 def grow_rows(rows: list[dict], categories: int, features: int, padding: int) -> None:
     """Change these requests in place."""
-    categorical = dataset.CATEGORICAL_COLUMNS
+    categorical = dataset.categorical
     for number, row in enumerate(rows):
         for name in categorical if categories > 1 else ():
             row[name] += f"-{number % categories}"
@@ -49,7 +50,7 @@ def grow_frame(frame: "DataFrame", categories: int, features: int) -> "DataFrame
     """Return the training rows, changed in the same way."""
     import pandas as pd
 
-    for name in dataset.CATEGORICAL_COLUMNS if categories > 1 else ():
+    for name in dataset.categorical if categories > 1 else ():
         frame[name] += "-" + pd.Series(range(len(frame))).mod(categories).astype(str)
     copies = (frame.add_suffix(f"_{n}") for n in range(1, features))
     return pd.concat([frame, *copies], axis="columns")
@@ -75,9 +76,7 @@ def fit(frame: "DataFrame", outcomes, card: bytes, trees: int):
     from utils.model_store.model import Model
 
     card = decode_card(card)
-    tools = FeatureTools(
-        dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, dataset.CROSSED_COLUMNS
-    ).fit(frame)
+    tools = FeatureTools(dataset.numeric, dataset.categorical, dataset.crossed).fit(frame)
     parameters = {"objective": "binary", "verbosity": -1, "subsample_freq": 1} | card.parameters
     parameters["num_leaves"] = int(parameters["num_leaves"])
     rounds = int(parameters.pop("num_boost_round")) * trees
@@ -167,14 +166,14 @@ def main() -> None:
 
 def run_case(folder: Path, options: dict[str, int], repeats: int) -> dict[str, float]:
     """Return the costs of one case, see measure()."""
-    rows = dataset.read_test_requests(folder / "data")[:BATCH]
+    rows = read_test_requests(folder / "data")[:BATCH]
     if options == OPTIONS:
         from utils.model_store.model import load_champion
         from utils.model_store.registry import Registry
 
         return measure(load_champion(Registry(folder / "models"))[0], rows, repeats)
     categories, features, trees, padding = options.values()
-    frame, outcomes = dataset.read_training(folder / "data")
+    frame, outcomes = dataset.training(folder / "data")
     grow_rows(rows, categories, features, padding)
     frame = grow_frame(frame, categories, features)
     grow_columns(features)

@@ -55,15 +55,15 @@ def usual_model():
     from sklearn.compose import make_column_transformer
     from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder
 
-    numeric, categorical = list(dataset.NUMERIC_COLUMNS), list(dataset.CATEGORICAL_COLUMNS)
-    crossings = {"_".join(names): list(names) for names in dataset.CROSSED_COLUMNS}
+    numeric, categorical = list(dataset.numeric), list(dataset.categorical)
+    crossings = {"_".join(names): list(names) for names in dataset.crossed}
 
     def with_crossings(frame: pd.DataFrame) -> pd.DataFrame:
         for name, names in crossings.items():
             frame[name] = frame[names].agg("-".join, axis="columns")
         return frame
 
-    frame, outcomes = dataset.read_training(settings.data_dir)
+    frame, outcomes = dataset.training(settings.data_dir)
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     features = make_column_transformer(
         (MinMaxScaler(), numeric), (encoder, [*categorical, *crossings])

@@ -15,9 +15,9 @@ from bench.growth import REPEATS, measure
 from bench.stream import generations, new_rows
 from tests.harness.pipeline import Pipeline
 from train.cost import decisions_per_row
-from train.fit import score
 from utils.console import say
 from utils.datasets import dataset
+from utils.datasets.adult import read_test_requests
 from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry
 
@@ -73,7 +73,7 @@ def models_table(models: dict[str, Path], unseen: slice) -> Table:
     them, ns a decision are the same for all models.
     """
     data = next(iter(models.values())) / "data"
-    rows, (frame, outcomes) = dataset.read_test_requests(data), dataset.read_test(data)
+    rows, (frame, outcomes) = read_test_requests(data), dataset.test(data)
     table = Table(
         "models", "model id", "trees", "decisions a row", "us of CPU a row", "ns a decision",
         "load, ms", "bytes", f"logloss, {len(rows[unseen]):,} rows unseen",
@@ -82,7 +82,7 @@ def models_table(models: dict[str, Path], unseen: slice) -> Table:
         registry = Registry(folder / "models")
         model, warnings = load_champion(registry)
         assert not warnings, warnings
-        logloss = score(outcomes[unseen], model.predict(frame[unseen]))["logloss"]
+        logloss = dataset.target.figures(outcomes[unseen], model.predict(frame[unseen]))["logloss"]
         decisions = decisions_per_row(model.booster)
         microseconds = measure(model, rows, REPEATS)["predict"]
         table.add_row(

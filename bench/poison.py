@@ -37,14 +37,14 @@ class Stream:
 
     def __init__(self, trainings: int, wrong: float, seed: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            dataset.fetch(Path(folder))
-            parts = [dataset.read_training(Path(folder)), dataset.read_test(Path(folder))]
+            dataset.prepare(Path(folder))
+            parts = [dataset.training(Path(folder)), dataset.test(Path(folder))]
         rng = np.random.default_rng(seed)
         outcomes = np.concatenate([outcomes for _, outcomes in parts])
         order = rng.permutation(len(outcomes))
-        names = [*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]
+        names = [*dataset.numeric, *dataset.categorical]
         frame = pd.concat([frame[names] for frame, _ in parts]).iloc[order].reset_index(drop=True)
-        frame = frame.astype(dict.fromkeys(dataset.CATEGORICAL_COLUMNS, "category"))
+        frame = frame.astype(dict.fromkeys(dataset.categorical, "category"))
         self.rows = LabeledRows(frame, outcomes[order])
         # Of each row, the first training that uses it; 0 for original rows.
         self.groups = np.maximum((np.arange(len(order)) - ORIGINAL) // EVERY + 1, 0)

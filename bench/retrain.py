@@ -102,7 +102,7 @@ def bench(seeds: int, threads: int, sizes: list[int], most: int) -> tuple[Runs, 
     with tempfile.TemporaryDirectory() as folder, tqdm(total=steps, unit="run") as bar:
         for seed in range(1, seeds + 1):
             home = Path(folder) / f"seed-{seed}"
-            dataset.fetch(home)
+            dataset.prepare(home)
             found = in_a_process(home, INITIAL, first, 0, seed, threads, keep=True)
             results.setdefault((INITIAL, first), []).append(found)
             bar.update()

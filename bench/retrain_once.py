@@ -28,7 +28,7 @@ import pandas as pd
 from bench import tutorial
 from bench.clock import Clock, peak_megabytes
 from train.encoded_rows import EncodedRows
-from train.fit import fit_features, fit_model, score
+from train.fit import fit_features, fit_model
 from train.observations import STORE, Observations
 from train.rows import SPLIT
 from train.space import START
@@ -57,7 +57,7 @@ WAYS = (INITIAL, PUBLISHED, REPAIRED, SCRATCH, WARM, PAST_TRIALS, CHILD)
 def resample(frame: pd.DataFrame, y: np.ndarray, rows: int, seed: int) -> tuple:
     """Return `rows` rows drawn from these, with new outcomes; see the module's docstring."""
     rng = np.random.default_rng(seed)
-    tools = FeatureTools(dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS).fit(frame)
+    tools = FeatureTools(dataset.numeric, dataset.categorical).fit(frame)
     X = tools.transform(frame)
     model = lgb.train({"objective": "binary", "verbosity": -1}, lgb.Dataset(X, y))
     drawn = rng.integers(0, len(frame), rows)
@@ -71,8 +71,8 @@ def read_rows(rows: int, seed: int, new: int = NEW) -> tuple:
     rows : of adult.data, resampled; 0 means all of them as they are. new : rows of adult.test that
     are trained on too.
     """
-    frame, y = dataset.read_training(settings.data_dir)
-    test, y_test = dataset.read_test(settings.data_dir)
+    frame, y = dataset.training(settings.data_dir)
+    test, y_test = dataset.test(settings.data_dir)
     if rows:
         frame, y = resample(frame, y, rows, seed)
     chosen = is_new(len(test), seed, new)
@@ -99,7 +99,7 @@ def make_first_model(evals: int, seed: int, threads: int) -> dict:
     registry = Registry()
     save(model, registry)
     registry.promote(0)
-    logloss = score(y_test, model.predict(test))["logloss"]
+    logloss = dataset.target.figures(y_test, model.predict(test))["logloss"]
     return {**seconds, "trees": model.booster.num_trees(), "logloss": logloss}
 
 
@@ -112,13 +112,13 @@ def retrain(way: str, evals: int, rows: int, seed: int, threads: int) -> dict:
     booster, encoder = fit(way, frame, y, evals, seed, threads, memory)
     seconds = start.seconds()
     memory["tuning"] = peak_megabytes()
-    logloss = score(y_test, booster.predict(encoder.transform(test)))["logloss"]
+    logloss = dataset.target.figures(y_test, booster.predict(encoder.transform(test)))["logloss"]
     return {**seconds, "trees": booster.num_trees(), "logloss": logloss, "memory": memory}
 
 
 def fit_as_published(way, frame, y, evals, seed, threads, memory) -> tuple:
     """Return the booster of the tutorial's procedure, and the preprocessor."""
-    tools = FeatureTools(dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, CROSSED).fit(frame)
+    tools = FeatureTools(dataset.numeric, dataset.categorical, CROSSED).fit(frame)
     X, names = tools.transform(frame), list(tools.get_feature_names_out())
     memory["features"] = peak_megabytes()
     data = lgb.Dataset(X, y, feature_name=names, categorical_feature=tools.categorical_indices_)
@@ -151,7 +151,7 @@ def fit_as_ours(way, frame, y, evals, seed, threads, memory) -> tuple:
 
 def run_training_process(evals: int, seed: int) -> dict:
     """Run the trainer's child process, with Python's start and the reading of the rows."""
-    test, y_test = dataset.read_test(settings.data_dir)
+    test, y_test = dataset.test(settings.data_dir)
     new = is_new(len(test), seed)
     rows = [json.dumps(row).encode() for row in test[new].to_dict("records")]
     store = Observations(STORE)
@@ -171,7 +171,7 @@ def run_training_process(evals: int, seed: int) -> dict:
     training.close()
     registry.promote(model_id)
     model, _ = load_champion(registry)
-    logloss = score(y_test[~new], model.predict(test[~new]))["logloss"]
+    logloss = dataset.target.figures(y_test[~new], model.predict(test[~new]))["logloss"]
     return {**seconds, "trees": model.booster.num_trees(), "logloss": logloss}
 
 

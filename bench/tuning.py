@@ -25,7 +25,7 @@ from bench.clock import Clock
 from bench.retrain import THREADS
 from bench.retrain_once import FIRST, NEW
 from train import optimizer_class
-from train.fit import fit_features, score
+from train.fit import fit_features
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
@@ -64,8 +64,8 @@ def first_model(rows: tuple, seed: int, threads: int, evals: int) -> dict:
     return {
         **seconds,
         "evaluations": len(optimizer.trials),
-        "logloss": score(y_test, probabilities[0])["logloss"],
-        "three": score(y_test, np.mean(probabilities, axis=0))["logloss"],
+        "logloss": dataset.target.figures(y_test, probabilities[0])["logloss"],
+        "three": dataset.target.figures(y_test, np.mean(probabilities, axis=0))["logloss"],
     }
 
 
@@ -142,8 +142,8 @@ def main() -> None:
     second: dict[str, list] = {"hyperopt": [], "optuna": []}
     steps = chosen.seeds * (1 + len(second))
     with tempfile.TemporaryDirectory() as folder, tqdm(total=steps, unit="run") as bar:
-        dataset.fetch(Path(folder))
-        rows = (*dataset.read_training(Path(folder)), *dataset.read_test(Path(folder)))
+        dataset.prepare(Path(folder))
+        rows = (*dataset.training(Path(folder)), *dataset.test(Path(folder)))
         for seed in range(1, chosen.seeds + 1):
             first.append(first_model(rows, seed, threads, chosen.first))
             bar.update()

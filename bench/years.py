@@ -49,16 +49,16 @@ class Cost(NamedTuple):
 
 def segments(folder: Path, rows: int) -> Iterator[tuple]:
     """Yield rows of the table `segments`, in total `rows` observations."""
-    frame, y = dataset.read_training(folder)
-    rng, columns = np.random.default_rng(1), (dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS)
+    frame, y = dataset.training(folder)
+    rng, columns = np.random.default_rng(1), (dataset.numeric, dataset.categorical)
     X = fit_encoder(frame, *columns).transform(frame)
     model = lgb.train({"objective": "binary", "verbosity": -1}, lgb.Dataset(X, y))
     probabilities = model.predict(X)
-    texts = {name: frame[name].astype("category").cat for name in dataset.CATEGORICAL_COLUMNS}
+    texts = {name: frame[name].astype("category").cat for name in dataset.categorical}
     for first in range(0, rows, SEGMENT_ROWS):
         drawn = rng.integers(0, len(frame), size := min(SEGMENT_ROWS, rows - first))
         columns = {}
-        for name in dataset.NUMERIC_COLUMNS:
+        for name in dataset.numeric:
             numbers = frame[name].to_numpy(float)[drawn]
             numbers += rng.integers(0, 100_000, size) if name == "fnlwgt" else 0
             array = narrow(numbers)

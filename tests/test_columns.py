@@ -15,37 +15,38 @@ from train.rows import original_rows, training_data
 from train.snapshot import read_snapshot
 from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
+from utils.datasets.adult import read_test_requests
+from utils.datasets.base import Categorical, Column, Numeric
 from utils.feature_tools import FeatureTools
 from utils.messages import encode
 
 
 @pytest.fixture
 def folder(tmp_path):
-    dataset.fetch(tmp_path)
+    dataset.prepare(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def observed(folder):
     """Observations of the data set as it is, some of them in segments."""
-    rows = dataset.read_test_requests(folder)[:1_000]
+    rows = read_test_requests(folder)[:1_000]
     with closing(Observations(folder / "observations.db", segment_rows=300)) as store:
-        outcomes = [dataset.outcome_of(row[dataset.TARGET]) for row in rows]
+        outcomes = [dataset.target.outcome_of(row[dataset.target.name]) for row in rows]
         known = zip(map(str, range(1_000)), map(encode, rows), outcomes, strict=True)
         store.add(known, 1, {})
     return rows
 
 
-def change(monkeypatch, folder, numeric: list, categorical: list, **changed) -> None:
+def change(monkeypatch, folder, columns: list[Column], **changed) -> None:
     """Give the data set other columns; changed : name -> function of a row of the original data."""
-    frame, outcomes = dataset.read_training(folder)
+    rows = dataset.read_training(folder)
     for name, of in changed.items():
-        frame[name] = frame.apply(of, axis=1)
-    frame = frame[[*numeric, *categorical]]
-    monkeypatch.setattr(dataset, "read_training", lambda _: (frame.copy(), outcomes))
-    monkeypatch.setattr(dataset, "NUMERIC_COLUMNS", tuple(numeric))
-    monkeypatch.setattr(dataset, "CATEGORICAL_COLUMNS", tuple(categorical))
-    monkeypatch.setattr(dataset, "CROSSED_COLUMNS", ())
+        rows[name] = rows.apply(of, axis=1)
+    monkeypatch.setattr(dataset, "read_training", lambda _: rows)
+    monkeypatch.setattr(dataset, "columns", tuple(columns))
+    for name in ("names", "numeric", "categorical", "defaults"):  # they are cached
+        monkeypatch.delitem(dataset.__dict__, name)
 
 
 def retrain(folder):
@@ -69,8 +70,8 @@ def test_nothing_is_filled_while_the_columns_stay(folder, observed):
 
 def test_coded_columns_and_batches_give_the_same_numbers_bit_for_bit(folder, monkeypatch):
     crossed = [("education", "occupation")]
-    columns = dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS, crossed
-    plain, coded = dataset.read_training(folder)[0], original_rows(folder).frame
+    columns = dataset.numeric, dataset.categorical, crossed
+    plain, coded = dataset.training(folder)[0], original_rows(folder).frame
     expected = FeatureTools(*columns).fit(plain).transform(plain)
     tools = FeatureTools(*columns).fit(coded)
     monkeypatch.setattr(EncodedRows, "batch_size", 10_000)
@@ -95,7 +96,7 @@ def test_a_rows_hash_depends_on_its_values_alone(folder, observed):
     assert len(np.unique(hashes)) == len(original.drop_duplicates())
     for changed in (
         original[::-1][::-1],
-        original.astype(dict.fromkeys(dataset.NUMERIC_COLUMNS, np.float64)),
+        original.astype(dict.fromkeys(dataset.numeric, np.float64)),
         original.assign(race=original["race"].cat.reorder_categories(original["race"].unique())),
         original.assign(race=original["race"].cat.add_categories("none of these")),
     ):
@@ -107,8 +108,8 @@ def test_a_rows_hash_depends_on_its_values_alone(folder, observed):
 
 def plain_frame(rows: list[dict]) -> pd.DataFrame:
     """Return these rows as a frame whose columns have types of their own."""
-    frame = pd.DataFrame(rows)[[*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]]
-    return frame.astype(dict.fromkeys(dataset.CATEGORICAL_COLUMNS, "category"))
+    frame = pd.DataFrame(rows)[[*dataset.numeric, *dataset.categorical]]
+    return frame.astype(dict.fromkeys(dataset.categorical, "category"))
 
 
 def test_a_null_equals_a_question_mark_among_categories_and_nan_equals_nan():
@@ -122,9 +123,8 @@ def test_a_null_equals_a_question_mark_among_categories_and_nan_equals_nan():
 
 
 def test_a_column_that_is_added_is_null_in_older_observations(folder, observed, monkeypatch):
-    change(
-        monkeypatch, folder, ["age", "height"], ["race", "town"], height=len, town=lambda _: "here"
-    )
+    columns = [Numeric("age"), Numeric("height"), Categorical("race"), Categorical("town")]
+    change(monkeypatch, folder, columns, height=len, town=lambda _: "here")
     snapshot = retrain(folder)
     assert snapshot.filled == {"height": 1_000, "town": 1_000}
     assert snapshot.frame["height"].isna().all()
@@ -132,15 +132,35 @@ def test_a_column_that_is_added_is_null_in_older_observations(folder, observed, 
     assert snapshot.frame["age"].tolist() == [row["age"] for row in observed]
 
 
+def test_an_optional_column_that_is_added_has_its_default_in_older_observations(
+    folder, observed, monkeypatch
+):
+    town, height = Categorical("town", default="here"), Numeric("height", default=170)
+    change(monkeypatch, folder, [Numeric("age"), height, town, Categorical("job", default=None)])
+    snapshot = retrain(folder)
+    assert snapshot.filled == {"height": 1_000, "town": 1_000, "job": 1_000}
+    assert set(snapshot.frame["height"]) == {170}
+    assert set(snapshot.frame["town"]) == {"here"}
+    assert snapshot.frame["job"].isna().all()
+
+
+def test_an_optional_field_that_some_requests_lack_has_its_default_there(monkeypatch, folder):
+    change(monkeypatch, folder, [Numeric("age"), Numeric("height", default=170)])
+    rows = [{"age": 1}, {"age": 2, "height": None}, {"age": 3, "height": 180}]
+    columns = columns_of(map(encode, rows))
+    np.testing.assert_array_equal(columns["height"].array(), [170, np.nan, 180])
+
+
 def test_a_value_of_another_type_is_null(folder, observed, monkeypatch):
-    change(monkeypatch, folder, ["race"], ["age"], race=len, age=lambda row: str(row["age"]))
+    columns = [Numeric("race"), Categorical("age")]
+    change(monkeypatch, folder, columns, race=len, age=lambda row: str(row["age"]))
     snapshot = retrain(folder)
     assert snapshot.filled == {"race": 1_000, "age": 1_000}
 
 
-@pytest.mark.parametrize(("numeric", "categorical"), [(["age"], []), ([], ["race"])])
-def test_one_column_is_enough(folder, observed, monkeypatch, numeric, categorical):
-    change(monkeypatch, folder, numeric, categorical)
+@pytest.mark.parametrize("column", [Numeric("age"), Categorical("race")])
+def test_one_column_is_enough(folder, observed, monkeypatch, column):
+    change(monkeypatch, folder, [column])
     assert retrain(folder).filled == {}
 
 

@@ -16,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.datasets import dataset
-from utils.datasets.adult import SHA256, fetch, outcome_of
-from utils.datasets.base import SHIPPED, DatasetError, unpack_shipped
+from utils.datasets.adult import SHA256, read_test_requests
+from utils.datasets.base import DatasetError
+from utils.datasets.shipped import SHIPPED, unpack_shipped
 from utils.files import ROOT
+
+fetch, outcome_of = dataset.prepare, dataset.target.outcome_of
 
 UCI = {name: lzma.decompress((SHIPPED / f"{name}.xz").read_bytes()) for name in SHA256}
 DAMAGED = UCI["adult.test"].replace(b"25, Private", b"26, Private", 1)
@@ -129,8 +132,8 @@ def run(program: str, *arguments: object, before: object = None) -> subprocess.C
 FETCH = """
 import sys
 from pathlib import Path
-from utils.datasets.adult import fetch
-fetch(Path(sys.argv[1]))
+from utils.datasets import dataset
+dataset.prepare(Path(sys.argv[1]))
 """
 
 
@@ -171,22 +174,22 @@ def test_what_is_written_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
 
 def test_the_frames_are_the_features_and_the_outcomes(uci):
     for read, length, positive in (
-        (dataset.read_training, 32_561, 7_841),
-        (dataset.read_test, 16_281, 3_846),
+        (dataset.training, 32_561, 7_841),
+        (dataset.test, 16_281, 3_846),
     ):
         frame, outcomes = read(uci)
-        assert tuple(frame.columns) == dataset.NUMERIC_COLUMNS + dataset.CATEGORICAL_COLUMNS
+        assert tuple(frame.columns) == dataset.numeric + dataset.categorical
         assert len(frame) == len(outcomes) == length
         assert outcomes.dtype == np.float64
         assert (outcomes == 1).sum() == positive
         assert (outcomes == 0).sum() == length - positive
-        assert (frame[[*dataset.NUMERIC_COLUMNS]].dtypes == np.int64).all()
+        assert (frame[[*dataset.numeric]].dtypes == np.int64).all()
         assert not frame.isna().any(axis=None)
 
 
 def test_categories_have_no_blanks_and_the_question_mark_is_one_of_them(uci):
-    frame, _ = dataset.read_training(uci)
-    values = {name: set(frame[name]) for name in dataset.CATEGORICAL_COLUMNS}
+    frame, _ = dataset.training(uci)
+    values = {name: set(frame[name]) for name in dataset.categorical}
     assert all(value == value.strip() for each in values.values() for value in each)
     assert {name for name in values if "?" in values[name]} == {
         "workclass",
@@ -212,7 +215,7 @@ def test_categories_have_no_blanks_and_the_question_mark_is_one_of_them(uci):
 
 
 def test_requests_are_the_rows_of_the_test_file(uci):
-    requests = dataset.read_test_requests(uci)
+    requests = read_test_requests(uci)
     assert len(requests) == 16_281
     assert list(requests[0].items()) == [
         ("age", 25),
@@ -230,12 +233,12 @@ def test_requests_are_the_rows_of_the_test_file(uci):
         ("native_country", "United-States"),
         ("income_bracket", "<=50K."),
     ]
-    frame, outcomes = dataset.read_test(uci)
-    assert [outcome_of(request[dataset.TARGET]) for request in requests] == outcomes.tolist()
+    frame, outcomes = dataset.test(uci)
+    assert [outcome_of(request[dataset.target.name]) for request in requests] == outcomes.tolist()
     assert [{name: row[name] for name in frame} for row in requests] == frame.to_dict("records")
 
 
-@pytest.mark.parametrize("read", [dataset.read_test, dataset.read_test_requests])
+@pytest.mark.parametrize("read", [dataset.test, read_test_requests])
 def test_a_changed_or_absent_file_is_refused(tmp_path, read):
     with pytest.raises(DatasetError, match=r"adult\.test can't be used \(No such file"):
         read(tmp_path)
@@ -257,41 +260,46 @@ print(len(read_test_requests(Path(sys.argv[1]))), "pandas" in sys.modules)
 # Labels
 
 
-@pytest.mark.parametrize("label", [">50K", ">50K.", " >50K", "\t>50K. \n"])
+@pytest.mark.parametrize("label", [">50K", ">50K."])
 def test_a_positive_label_is_1(label):
     assert outcome_of(label) == 1.0
 
 
-@pytest.mark.parametrize("label", ["<=50K", "<=50K.", " <=50K", "  <=50K.  "])
+@pytest.mark.parametrize("label", ["<=50K", "<=50K."])
 def test_a_negative_label_is_0(label):
     assert outcome_of(label) == 0.0
 
 
 @pytest.mark.parametrize(
-    "label", ["", ">50k", ">50K..", "> 50K", ">50K .", "1", None, 1.0, b">50K"]
+    "label", ["", ">50k", ">50K..", " >50K", ">50K .", "1", None, 1.0, True, b">50K", [">50K"]]
 )
 def test_another_label_is_refused_and_named(label):
-    with pytest.raises(ValueError, match="income_bracket: expected >50K or <=50K, got ") as error:
+    with pytest.raises(
+        ValueError, match="income_bracket: expected one of <=50K, >50K, got "
+    ) as error:
         outcome_of(label)
     assert str(error.value).endswith(repr(label))
 
 
 @given(st.text())
 def test_any_other_text_is_refused(text):
-    if text.strip() in dataset.LABELS:
+    if text in dataset.target.outcomes:
         assert outcome_of(text) in (0.0, 1.0)
     else:
         with pytest.raises(ValueError, match="income_bracket") as error:
             outcome_of(text * 100)
-        assert len(str(error.value)) <= len("income_bracket: expected >50K or <=50K, got ") + 80
+        assert (
+            len(str(error.value)) <= len("income_bracket: expected one of <=50K, >50K, got ") + 80
+        )
 
 
-def test_a_row_with_the_opposite_outcome_is_the_same_row(uci):
-    for row in dataset.read_test_requests(uci)[:20]:
-        opposite = dataset.with_opposite_outcome(row)
-        assert outcome_of(opposite[dataset.TARGET]) == 1 - outcome_of(row[dataset.TARGET])
-        assert opposite | {dataset.TARGET: row[dataset.TARGET]} == row
+def test_after_a_drift_visitors_have_the_opposite_outcome(uci):
+    target = dataset.target.name
+    for row, visitor in zip(read_test_requests(uci)[:20], dataset.visitors(uci, 10), strict=False):
+        number = read_test_requests(uci).index(row)
+        assert (outcome_of(visitor[target]) == outcome_of(row[target])) == (number < 10)
+        assert visitor | {target: row[target]} == row
 
 
 def test_a_row_is_described_in_a_few_words(uci):
-    assert dataset.describe(dataset.read_test_requests(uci)[0]) == "25, Machine-op-inspct"
+    assert dataset.describe(read_test_requests(uci)[0]) == "25, Machine-op-inspct"

@@ -16,11 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, OrdinalEncoder, RobustScaler, StandardScaler
 
 from utils.datasets import dataset
-from utils.datasets.adult import CATEGORICAL_COLUMNS, NUMERIC_COLUMNS
 from utils.feature_tools import FeatureTools
 from utils.files import ROOT
 from utils.settings import settings
 
+NUMERIC_COLUMNS, CATEGORICAL_COLUMNS = dataset.numeric, dataset.categorical
 CROSSED_COLUMNS = (("education", "occupation"), ("native_country", "occupation"))  # the tutorial's
 FIRST_CODE = len(NUMERIC_COLUMNS)
 ROWS = [
@@ -36,8 +36,8 @@ no_range = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def adult(tmp_path_factory) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The features of adult.data and adult.test."""
     folder = tmp_path_factory.mktemp("adult")
-    dataset.fetch(folder)
-    return dataset.read_training(folder)[0], dataset.read_test(folder)[0]
+    dataset.prepare(folder)
+    return dataset.training(folder)[0], dataset.test(folder)[0]
 
 
 @pytest.fixture

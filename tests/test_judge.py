@@ -32,7 +32,8 @@ from train.rows import (
 )
 from train.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
-from utils.datasets.base import SHIPPED
+from utils.datasets.adult import read_test_requests
+from utils.datasets.shipped import SHIPPED
 from utils.files import ROOT
 from utils.messages import encode
 from utils.metrics import log_losses
@@ -54,11 +55,11 @@ def folder(tmp_path_factory):
 
 def observe(folder, batches: str, every: int = EVERY) -> tuple[list, list, list]:
     """Request ids, rows and outcomes of these batches: "." as it was, "x" upside down."""
-    rows = dataset.read_test_requests(folder)
+    rows = read_test_requests(folder)
     ids, data, outcomes = [], [], []
     for number in range(len(batches) * every):
         row = dict(rows[number % len(rows)])
-        outcome = dataset.outcome_of(row.pop(dataset.TARGET))
+        outcome = dataset.target.outcome_of(row.pop(dataset.target.name))
         ids.append(f"request-{number}")
         data.append(row)
         outcomes.append(1 - outcome if batches[number // every] == "x" else outcome)
@@ -152,17 +153,15 @@ def test_more_of_the_same_is_promoted(folder, champion):
     challenger, rows = train(folder, ".....")
     verdict = judge(champion, challenger, rows.judge, rows.judge_groups)
     assert verdict.decision == "promoted"
-    assert verdict.judgement.challenger.calibration_error < 0.05
+    assert verdict.judgement.challenger["calibration_error"] < 0.05
     assert len(rows.judge) == 2_000
     assert verdict.judgement.observed > 1_900
 
 
 def for_judge(data: list[dict]) -> np.ndarray:
     """Return which of these rows are for the judge, whatever types hold them."""
-    frame = pd.DataFrame(data)[[*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]]
-    return is_for_judge(
-        hash_frame(frame.astype(dict.fromkeys(dataset.CATEGORICAL_COLUMNS, "category")))
-    )
+    frame = pd.DataFrame(data)[[*dataset.numeric, *dataset.categorical]]
+    return is_for_judge(hash_frame(frame.astype(dict.fromkeys(dataset.categorical, "category"))))
 
 
 def test_who_is_held_out_is_never_trained_on_and_judges(folder):
@@ -343,7 +342,7 @@ def test_without_rows_that_can_judge_the_newer_model_is_promoted(champion, weak,
 def test_copies_judge_where_few_rows_are_distinct(monkeypatch, folder, champion, weak):
     """Such as a data set of three columns with few categories each."""
     original = original_rows(folder)
-    held_out = original.for_judge()
+    held_out = is_for_judge(original.hashes(dataset.names))
     few = np.concatenate([np.flatnonzero(held_out)[:20], np.flatnonzero(~held_out)[:180]])
     copies = original[np.tile(few, 100)]
     copies.outcomes = (

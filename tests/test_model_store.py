@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from utils.datasets.adult import read_test_requests
 from utils.files import write_atomically
 from utils.model_store.model import load, load_anchor, load_champion, save
 from utils.model_store.registry import ModelError, Registry
@@ -26,7 +27,7 @@ def add_copy(folder, model_id, anchor=None):
 def test_a_model_and_its_preprocessor_come_back_as_they_were(folder, first_model):
     from utils.datasets import dataset
 
-    frame, _ = dataset.read_test(first_model / "data")
+    frame, _ = dataset.test(first_model / "data")
     first = load(Registry(folder), 0)
     add_copy(folder, 1)
     again = load(Registry(folder), 1)
@@ -37,8 +38,8 @@ def test_online_and_offline_predictions_are_the_same_bits(folder, first_model):
     from utils.datasets import dataset
 
     model = load(Registry(folder), 0)
-    frame, _ = dataset.read_test(first_model / "data")
-    rows = dataset.read_test_requests(first_model / "data")
+    frame, _ = dataset.test(first_model / "data")
+    rows = read_test_requests(first_model / "data")
     offline = model.predict(frame)
     assert (model.predict(rows) == offline).all()
     assert [model.predict([row])[0] for row in rows[:600]] == offline[:600].tolist()

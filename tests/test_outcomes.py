@@ -17,7 +17,7 @@ def card(pipeline, model_id: int) -> dict:
 
 def request_without_outcome(pipeline, row: int) -> tuple[str, str]:
     data = dict(pipeline.rows[row % len(pipeline.rows)])
-    outcome, request_id = data.pop(dataset.TARGET), f"late-{row}"
+    outcome, request_id = data.pop(dataset.target.name), f"late-{row}"
     pipeline.send({"request_id": request_id, "data": data})
     return request_id, outcome
 
@@ -190,7 +190,8 @@ def test_a_poisoned_batch(pipeline, promote):
         for number in range(500):
             row = pipeline.rows[batch * 500 + number]
             if batch == 5:
-                row = dataset.with_opposite_outcome(row)
+                name = dataset.target.name
+                row = row | {name: dataset.target.changed(row[name])}
             pipeline.send({"request_id": f"{batch}-{number}", "data": row})
         pipeline.producer.flush()
 

@@ -4,11 +4,15 @@ import json
 import re
 import signal
 
+import numpy as np
 import pytest
 
 from tests.harness.pipeline import wait_until
 from tests.harness.terminal import run_on_a_terminal
-from utils.company import Company
+from utils.company import LATER, Company, visitors
+from utils.datasets import dataset
+from utils.datasets.base import DatasetError
+from utils.messages import Prediction, encode
 
 ANSWER = r"\d+, [\w?-]+ -> [01]\.\d\d, (no )?offer; (right|wrong|outcome known later)"
 
@@ -21,10 +25,9 @@ def test_one_line_a_person(pipeline):
     assert len(answers) == 20
     assert all(re.fullmatch(ANSWER, line) for line in answers)
     assert answers[0].startswith("25, Machine-op-inspct -> 0.0")
-    offers = sum("-> " in line and "no offer" not in line for line in answers)
     accuracy = sum(line.endswith("right") for line in answers) / 20
     assert last == (
-        f"20 requests sent, 0 not answered, {offers} offers, 0 errors, model 0, "
+        f"20 requests sent, 0 not answered, 0 errors, model 0, "
         f"accuracy so far {accuracy:.3f} (20 known outcomes)."
     )
     assert "\x1b[" not in app.log.read_text()  # colors are for terminals
@@ -103,10 +106,38 @@ def test_damaged_data_is_one_sentence(pipeline):
 
 def test_a_prediction_and_its_outcome_meet_in_either_order():
     company = Company(2, 0, 0, False, stop=None)
-    company.add_outcome("a", 1.0)
-    assert company.add_prediction("a", 1.0, model_id=3) == "right"
-    assert company.add_prediction("b", 1.0, model_id=3) == "outcome known later"
+    company.add_outcome("a", ">50K")
+    assert company.add_prediction(Prediction("a", 1.0, 0.9, 3)) == "right"
+    assert company.add_prediction(Prediction("b", 1.0, 0.9, 3)) == LATER
     assert company.progress().endswith("model 3, accuracy so far 1.000 (1 known outcomes)")
-    company.add_outcome("b", 0.0)
-    company.add_outcome("b", 0.0)  # reported twice
+    company.add_outcome("b", "<=50K.")
+    company.add_outcome("b", "<=50K.")  # reported twice
     assert company.progress().endswith("accuracy so far 0.500 (2 known outcomes)")
+
+
+def test_predictions_whose_outcome_never_comes_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr("utils.company.MAX_WAITING", 100)
+    company = Company(1_000, 0, 1, False, stop=None)
+    for number in range(1_000):
+        company.add_prediction(Prediction(f"{number}", 0.0, 0.1, 0))
+        company.add_outcome(f"of another program {number}", "<=50K")
+    assert len(company._predictions) == len(company._outcomes) == 100
+    company.add_outcome("999", "<=50K")
+    assert company.progress().endswith("accuracy so far 1.000 (1 known outcomes)")
+
+
+def test_only_columns_and_the_label_of_a_visitor_are_sent(monkeypatch):
+    visitor = {"age": np.int64(25), "known_to_a_simulation": 0.7, "income_bracket": ">50K"}
+    monkeypatch.setattr(dataset, "visitors", lambda folder, drift_at: iter([visitor]))
+    assert list(visitors(None)) == [({"age": 25}, ">50K")]
+    assert encode(next(visitors(None))) == b'[{"age":25},">50K"]'
+
+
+@pytest.mark.parametrize("label", [None, "rich", 1.0])
+def test_a_visitor_without_a_valid_label_is_an_error_of_the_data_set(monkeypatch, label):
+    visitor = {"age": 25, "income_bracket": label}
+    monkeypatch.setattr(dataset, "visitors", lambda folder, drift_at: iter([visitor]))
+    with pytest.raises(
+        DatasetError, match=r"^utils/datasets/adult.py: visitors\(\): income_bracket"
+    ):
+        list(visitors(None))

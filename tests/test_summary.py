@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.test_messages import DATA
-from tools.summary import Summary, accuracy_interval, difference_interval
+from tools.quality import accuracy_interval, difference_interval, mean_difference_interval
+from tools.summary import Summary
 from utils.messages import decode_control
 
 
@@ -91,3 +93,11 @@ def test_the_intervals_are_the_published_ones():
     assert accuracy_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
     assert accuracy_interval(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
     assert difference_interval(48, 80, 56, 70) == pytest.approx((0.0524, 0.3339), abs=1e-4)
+
+
+def test_the_interval_of_a_difference_of_means_has_both_variances():
+    first, later = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 4.0, 6.0])
+    # Standard errors: sqrt(5/3 / 4) and sqrt(4 / 3); their squares add up to 1.75.
+    low, high = mean_difference_interval(first, later)
+    assert (low, high) == pytest.approx((1.5 - 1.96 * 1.75**0.5, 1.5 + 1.96 * 1.75**0.5))
+    assert mean_difference_interval(first, later[:1]) == (-np.inf, np.inf)

@@ -64,8 +64,8 @@ def make_optimizer(kind: type = LGBOptimizer, y: np.ndarray = Y, **settings) -> 
 
 def split(X: np.ndarray, y: np.ndarray, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows to fit on and those to measure on, as fit_model() divides a frame."""
-    folds = number_of_folds(y)
-    return split_rows(hash_frame(pd.DataFrame(X)), y.astype(np.int8), folds, seed)
+    strata = y.astype(np.int16)
+    return split_rows(hash_frame(pd.DataFrame(X)), strata, number_of_folds(strata, 2), seed)
 
 
 def without_time(trials: list[dict]) -> list[dict]:
@@ -125,7 +125,7 @@ def curve(params: dict, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     made = range(1, rounds + 1)
     probabilities = np.array([booster.predict(X[measured], num_iteration=n) for n in made])
     losses = -np.log(np.where(Y[measured] == 1, probabilities, 1 - probabilities))
-    after = np.array([decisions_per_row(booster, first_tree=n) for n in range(rounds + 1)])
+    after = np.array([decisions_per_row(booster, first_round=n) for n in range(rounds + 1)])
     return losses, after[0] - after[1:]
 
 
@@ -467,17 +467,11 @@ def test_max_evals_below_one_is_refused(max_evals):
 
 
 @pytest.mark.parametrize(
-    ("ones", "message"), [(0, "40 of 0 and 0 of 1"), (1, "39 of 0 and 1 of 1")]
+    ("ones", "message"), [(0, "40 of class 0, 0 of class 1"), (1, "39 of class 0, 1 of class 1")]
 )
 def test_too_few_rows_of_a_class_are_refused(ones, message):
-    with pytest.raises(ValueError, match=f"^y needs two rows of each class, got {message}$"):
+    with pytest.raises(ValueError, match=f"^a model needs two rows .* got {message}$"):
         make_optimizer(y=np.array([1.0] * ones + [0.0] * (40 - ones)))
-
-
-@pytest.mark.parametrize("wrong", [2.0, -1.0, 0.5, np.nan])
-def test_other_outcomes_than_0_and_1_are_refused(wrong):
-    with pytest.raises(ValueError, match="^y must hold nothing but 0 and 1$"):
-        make_optimizer(y=np.array([0.0, 0.0, 1.0, 1.0, wrong]))
 
 
 def test_two_rows_of_a_class_make_two_folds():

@@ -422,7 +422,7 @@ def test_a_study_whose_process_was_killed_at_once_is_ignored(path, monkeypatch):
 def card(parameters: dict, model_cost: str = "low") -> Card:
     return Card(
         model_id=4, rows=1, hyper="hyperopt", evaluations=1, experiment="", seed=1,
-        parameters=parameters, tuning_logloss=0.3, model_cost=model_cost,
+        parameters=parameters, tuning_loss=0.3, model_cost=model_cost,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
 from train.observations import STORE
 from train.training_process import remove_attempts
 from utils.console import say
-from utils.datasets.base import SHIPPED
+from utils.datasets.shipped import SHIPPED
 from utils.files import locked
 from utils.kafka_client.connection import is_reachable, make_admin
 from utils.kafka_client.group import group_members

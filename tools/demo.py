@@ -1,6 +1,7 @@
 """Runs the whole pipeline once: Kafka, initialize, predictor, trainer, sample app, a summary.
 
     python -m tools.demo --messages 200 --interval 0.4 --predictors 1
+    DATASET=shop python -m tools.demo
 
 Starts Kafka if none is running, makes the first model if there is none, and runs the processes of
 the Procfile. When every request is answered and every training that is due has ended, it stops what
@@ -26,6 +27,7 @@ from tools import local_kafka
 from tools.summary import Summary
 from train.observations import STORE, Observations
 from utils.console import say
+from utils.datasets import dataset
 from utils.files import ROOT
 from utils.kafka_client.group import group_members
 from utils.kafka_client.positions import read_from_now_on, records_up_to_now
@@ -43,6 +45,7 @@ from utils.script import command_line, run
 from utils.settings import settings
 
 READY_TIMEOUT = 60  # seconds in which the predictors have to join their group
+LONGEST_DELAY = 5.0  # of outcomes by default, in seconds: nobody wants to wait for a summary
 TRAINING_TIMEOUT = 300  # seconds, after the last answer, in which the trainings due have to end
 
 
@@ -163,7 +166,8 @@ def main() -> None:
     parser = command_line(__doc__, "tools.demo")
     parser.add_argument("--messages", type=int, default=200, help="requests to send (200)")
     parser.add_argument("--interval", type=float, default=0.4, help="seconds between them (0.4)")
-    parser.add_argument("--outcome-delay", type=float, default=0, help="seconds (0: none)")
+    delay = min(dataset.outcome_delay, LONGEST_DELAY)
+    parser.add_argument("--outcome-delay", type=float, default=delay, help=f"seconds ({delay:g})")
     parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
     arguments = parser.parse_args()
     if arguments.predictors < 1:

@@ -11,6 +11,7 @@ import json
 from contextlib import closing
 
 from utils.console import print_table, say, warn
+from utils.datasets import dataset
 from utils.model_store.card import Card, encode_card
 from utils.model_store.registry import ModelError, Registry
 from utils.script import command_line, run
@@ -48,8 +49,8 @@ def _decision(card: Card) -> str:
     if not (card.judge and card.judge.finding):
         return card.decision
     found = card.judge.finding
-    size = f" by {abs(card.judge.estimate):.4f}" if found in ("better", "worse") else ""
-    return f"{card.decision}: {found}{size}"
+    size = f" by {dataset.target.shown(abs(card.judge.estimate))}"
+    return f"{card.decision}: {found}" + (size if found in ("better", "worse") else "")
 
 
 def show(registry: Registry, model_id: int) -> None:

@@ -7,10 +7,13 @@ from the timestamp of a request to the arrival of its answer, after the transact
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 
 import numpy as np
 from rich.table import Table
 
+from tools.quality import MEASURE, Answers, difference, quality
+from utils.answers import scores_of
 from utils.messages import (
     ControlMessage,
     InvalidMessage,
@@ -18,9 +21,7 @@ from utils.messages import (
     decode_reply,
     decode_request,
 )
-from utils.metrics import log_losses
 
-Z = 1.96  # standard errors in each direction: 95 % of a normal distribution
 Row = tuple[str, str]
 
 
@@ -35,8 +36,8 @@ class Summary:
         self._sent: dict[str, float] = {}
         self._latencies: list[float] = []
         self._arrivals: list[float] = []
-        # model_id -> (request_id, probability); the first model to answer comes first
-        self._predictions: dict[int | None, list[tuple[str, float]]] = defaultdict(list)
+        # model_id -> (request_id, scores); the first model to answer comes first
+        self._predictions: dict[int | None, list[tuple]] = defaultdict(list)
 
     def add_app_message(self, value: bytes, timestamp: float, now: float) -> None:
         """Add a request or a reply; timestamp and now in seconds since the epoch."""
@@ -48,9 +49,7 @@ class Summary:
             self._latencies.append(now - self._sent[reply.request_id])
             self._arrivals.append(now)
             if isinstance(reply, Prediction):
-                known = reply.probability is not None
-                probability = reply.probability if known else reply.prediction
-                self._predictions[reply.model_id].append((reply.request_id, probability))
+                self._predictions[reply.model_id].append((reply.request_id, scores_of(reply)))
 
     def _add_request(self, value: bytes, timestamp: float) -> None:
         with suppress(InvalidMessage):
@@ -101,55 +100,21 @@ class Summary:
 
     def _qualities(self) -> Iterator[Row]:
         # Dozens of answers say little about one model, so all later ones are compared as one.
-        first, *later = map(self._compared, self._predictions.values() or [[]])
-        later = np.concatenate([_NOTHING, *later])
-        if number := len(first) + len(later):
-            yield f"accuracy of {number:,} answers", _quality(np.concatenate([first, later]))
-        if len(first) and len(later):
-            yield f"of model {next(iter(self._predictions))} ({len(first):,})", _quality(first)
-            yield f"of later models ({len(later):,})", _quality(later)
-            low, high = difference_interval(*_hits(first), *_hits(later))
-            noise = "within noise" if low <= 0 <= high else "beyond noise"
-            yield "later models minus first", f"(95 %: {low:+.3f} to {high:+.3f}), {noise}"
+        models = [self._known(predictions) for predictions in self._predictions.values()]
+        first, later = (list(chain(*each)) for each in (models[:1], models[1:]))
+        if both := first + later:
+            yield f"{MEASURE} of {len(both):,} answers", quality(_answers(both))
+        if first and later:
+            name = f"of model {next(iter(self._predictions))} ({len(first):,})"
+            yield name, quality(_answers(first))
+            yield f"of later models ({len(later):,})", quality(_answers(later))
+            yield "later models minus first", difference(_answers(first), _answers(later))
 
-    def _compared(self, predictions: list[tuple[str, float]]) -> np.ndarray:
-        """Return (outcome, probability) of the predictions with a known outcome: shape (n, 2)."""
-        pairs = ((self.requests[request_id], p) for request_id, p in predictions)
-        return np.array([pair for pair in pairs if pair[0] is not None]).reshape(-1, 2)
-
-
-_NOTHING = np.empty((0, 2))
+    def _known(self, predictions: list[tuple]) -> list[tuple]:
+        """Return (outcome, scores) of the predictions with a known outcome."""
+        pairs = ((self.requests[request_id], scores) for request_id, scores in predictions)
+        return [pair for pair in pairs if pair[0] is not None]
 
 
-def _hits(pairs: np.ndarray) -> tuple[int, int]:
-    """Return how many predictions are right, and how many there are."""
-    return int(((pairs[:, 1] > 0.5) == pairs[:, 0]).sum()), len(pairs)
-
-
-def _quality(pairs: np.ndarray) -> str:
-    right, number = _hits(pairs)
-    low, high = accuracy_interval(right, number)
-    logloss = log_losses(*pairs.T).mean()
-    return f"{right / number:.3f} (95 %: {low:.3f} to {high:.3f}), logloss {logloss:.3f}"
-
-
-def accuracy_interval(right: int, number: int) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy, right / number (Wilson, 1927)."""
-    center = (right + Z**2 / 2) / (number + Z**2)
-    half = Z / (number + Z**2) * (right * (number - right) / number + Z**2 / 4) ** 0.5
-    return center - half, center + half
-
-
-def difference_interval(
-    right: int, number: int, later_right: int, later_number: int
-) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two accuracies, the later minus the first.
-
-    The hybrid score interval: Newcombe, 1998, Statistics in Medicine 17, 873-890, method 10.
-    """
-    first, later = right / number, later_right / later_number
-    low, high = accuracy_interval(right, number)
-    later_low, later_high = accuracy_interval(later_right, later_number)
-    down = ((later - later_low) ** 2 + (high - first) ** 2) ** 0.5
-    up = ((later_high - later) ** 2 + (first - low) ** 2) ** 0.5
-    return later - first - down, later - first + up
+def _answers(pairs: list[tuple]) -> Answers:
+    return Answers(*map(np.array, zip(*pairs, strict=True)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -37,11 +37,15 @@ decode_columns = msgspec.msgpack.Decoder(Columns).decode
 
 
 def columns_of(data: Iterable[bytes]) -> Columns:
-    """Return the columns of rows in JSON, the target left out; an absent field is a null."""
+    """Return the columns of rows in JSON, the target left out.
+
+    An absent field has the column's default, a null if there is none.
+    """
     rows = [msgspec.json.decode(content) for content in data]
     names = dict.fromkeys(chain.from_iterable(rows))
-    names.pop(dataset.TARGET, None)
-    return {name: column_of([row.get(name) for row in rows]) for name in names}
+    names.pop(dataset.target.name, None)
+    defaults = {name: dataset.defaults.get(name) for name in names}
+    return {name: column_of([row.get(name, defaults[name]) for row in rows]) for name in names}
 
 
 def column_of(values: list) -> Column:
@@ -72,15 +76,18 @@ def _code_type(categories: int) -> np.dtype:
 class FrameBuilder:
     """Collects columns of many segments in one DataFrame of the data set's columns.
 
-    A column that a segment lacks, because the data set has it for a shorter time, is null in its
-    rows, and so is a value of the other kind (a string in a numeric column, a number in a
-    categorical one). To leave these rows out would break the promise that each observation is in
-    each later training set; and a request may have a null in any column too.
+    A column that a segment lacks, because the data set has it for a shorter time, has its default
+    in these rows, a null if there is none. A value of the other kind (a string in a numeric column,
+    a number in a categorical one) is a null. To leave these rows out would break the promise that
+    each observation is in each later training set; and a request may have a null in any column too.
 
-    filled : column -> how many rows have a null for such a reason.
+    defaults : of columns; filled : column -> how many rows were changed for such a reason.
     """
 
-    def __init__(self, numeric: Sequence[str], categorical: Sequence[str]) -> None:
+    def __init__(
+        self, numeric: Sequence[str], categorical: Sequence[str], defaults: dict[str, Any]
+    ) -> None:
+        self._defaults = defaults
         self._numbers: dict[str, list] = {name: [] for name in numeric}
         self._codes: dict[str, list] = {name: [] for name in categorical}
         self._tables: dict[str, dict] = {name: {} for name in categorical}
@@ -111,9 +118,11 @@ class FrameBuilder:
             columns[name] = pd.Categorical.from_codes(codes, categories)
         return pd.DataFrame(columns, copy=False)
 
-    def _read_numbers(self, _: str, column: Column | None, chosen: np.ndarray) -> tuple:
+    def _read_numbers(self, name: str, column: Column | None, chosen: np.ndarray) -> tuple:
         if column is None:
-            return np.full(np.count_nonzero(chosen), np.nan), np.zeros(chosen.sum(), bool)
+            number = self._defaults.get(name)
+            value = np.nan if number is None else number
+            return np.full(chosen.sum(), value), np.zeros(chosen.sum(), bool)
         values = column.array()[chosen]
         if column.categories is None:
             return values, np.ones(len(values), bool)
@@ -126,7 +135,9 @@ class FrameBuilder:
     def _read_codes(self, name: str, column: Column | None, chosen: np.ndarray) -> tuple:
         rows = np.count_nonzero(chosen)
         if column is None:
-            return np.full(rows, NULL, np.int8), np.zeros(rows, bool)
+            table, value = self._tables[name], self._defaults.get(name)
+            code = NULL if value is None else table.setdefault(value, len(table))
+            return np.full(rows, code, _code_type(len(table))), np.zeros(rows, bool)
         if column.categories is None:
             values = column.array()[chosen]
             return np.full(rows, NULL, np.int8), np.isnan(values)

@@ -1,4 +1,4 @@
-"""How much better or worse one model is than another, on the same rows: the log loss and the cost.
+"""How much better or worse one model is than another, on the same rows: the loss and the cost.
 
 The mean difference over all rows would be a bad estimate: on one batch of wrong labels, a model
 that has learned them is so much better that four good batches can't outweigh it. So the rows are
@@ -14,15 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from train.cost import decisions_per_row
+from utils.datasets import dataset
 from utils.model_store.model import Model
 
+shown = dataset.target.shown
 RESAMPLES = 1_000
 INTERVAL = (2.5, 97.5)  # percentiles
 WIDTH = 2 * 1.96  # of a 95 % interval, in standard errors
 
 
 class Comparison(NamedTuple):
-    """A model beside another one. Differences of log losses: below 0, the model is better."""
+    """A model beside another one. Differences of losses: below 0, the model is better."""
 
     other: int  # model_id of the other one
     difference: float  # in the median group
@@ -51,15 +53,16 @@ class Comparison(NamedTuple):
         if self.is_better or self.is_worse:
             word, sign = ("better", -1) if self.is_better else ("worse", 1)
             low, high = sorted((sign * self.low, sign * self.high))
-            size = f"by {sign * self.difference:.4f} in log loss (95 %: {low:.4f} to {high:.4f})"
-            return f"{word} {size} than model {self.other}"
+            size = f"by {shown(sign * self.difference)} in {dataset.target.loss}"
+            interval = f"(95 %: {shown(low)} to {shown(high)})"
+            return f"{word} {size} {interval} than model {self.other}"
         return f"as good as {self.interval}"
 
     @property
     def interval(self) -> str:
         """The other model and the interval, where the interval contains 0."""
-        limits = f"{abs(self.low):.4f} better to {self.high:.4f} worse in log loss"
-        return f"model {self.other} (95 %: {limits})"
+        limits = f"{shown(abs(self.low))} better to {shown(self.high)} worse"
+        return f"model {self.other} (95 %: {limits} in {dataset.target.loss})"
 
 
 def compare(

@@ -20,13 +20,13 @@ TIMED_ROWS = 1_000  # different ones: a batch of few rows repeats its branches, 
 REPEATS = 5
 
 
-def decisions_per_row(booster: "lgb.Booster", first_tree: int = 0) -> float:
-    """Return how many nodes a row passes on average, in the trees from `first_tree` on together.
+def decisions_per_row(booster: "lgb.Booster", first_round: int = 0) -> float:
+    """Return how many nodes a row passes on average, in the trees from this round on together.
 
     The average is over the rows that each tree was fitted on: a tree knows how many reached each of
     its leaves.
     """
-    trees = booster.dump_model(start_iteration=first_tree)["tree_info"]
+    trees = booster.dump_model(start_iteration=first_round)["tree_info"]
     return sum(_mean_depth(tree["tree_structure"]) for tree in trees)
 
 

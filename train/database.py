@@ -117,10 +117,11 @@ class Database:
                 self.query(statement)
                 statement = ""
 
-    def write_byte(self, table: str, column: str, row: int, position: int, value: int) -> None:
-        """Overwrite one byte of a blob; row : its rowid."""
+    def write_bytes(self, table: str, column: str, row: int, number: int, value: bytes) -> None:
+        """Overwrite a blob's value of this number, all being of equal size; row : its rowid."""
         with self._errors(), self._connection.blobopen(table, column, row) as blob:
-            blob[position] = value
+            blob.seek(number * len(value))
+            blob.write(value)
 
     def shrink(self) -> None:
         """Give pages back to the file system if an eighth of the file's pages are unused."""

@@ -9,16 +9,17 @@ import numpy as np
 
 from train.cost import decisions_per_row
 from train.encoded_rows import subset
-from utils.metrics import log_losses
+from utils.datasets import dataset
 from utils.settings import settings
 
 MAX_ROUNDS = 500  # the tutorial's limit; every tree costs time in each prediction too
 PATIENCE = 30  # early stopping: rounds without a lower loss before a trial ends
 
-# Tuning minimizes the log loss plus this much for each tree node that a row passes: a tree that
-# gains less than it costs is not worth its time in every prediction. At this rate a learning rate
-# of 0.18 and one of 0.07 are equally good on Adult: 510 decisions and a log loss of 0.2750, against
-# 1,460 and 0.2740.
+# Tuning minimizes the log loss plus this much for each tree node that a row passes (of a number:
+# the squared error plus this part of its variance): a tree that gains less than it costs is not
+# worth its time in every prediction. At this rate a learning rate of 0.18 and one of 0.07 are
+# equally good for the data of docs/tuning.md: 510 decisions and a log loss of 0.2750, against 1,460
+# and 0.2740.
 PENALTY = {"low": 1e-6, "any": 0.0}[settings.model_cost]
 
 # A trial is pruned when it could not beat the best one even if its loss kept falling for HORIZON
@@ -29,17 +30,18 @@ WINDOW, HORIZON = 30, 100
 
 
 class Holdout:
-    """Measures points on rows that their models are not fitted on.
+    """Measures points on rows that their models are not fitted on, by the loss of the target.
 
     split : the rows of the Dataset to fit on, and those to measure on; parameters : LightGBM's,
     the same for all points.
     """
 
     def __init__(
-        self, dataset: lgb.Dataset, split: tuple[np.ndarray, np.ndarray], parameters: dict
+        self, rows: lgb.Dataset, split: tuple[np.ndarray, np.ndarray], parameters: dict
     ) -> None:
-        self._fitted, self._unseen = (subset(dataset, rows) for rows in split)
-        self._outcomes = self._unseen.get_label()
+        self._fitted, self._unseen = (subset(rows, part) for part in split)
+        self._outcomes = self._unseen.get_label().astype(float)
+        self._penalty = PENALTY * dataset.target.loss_scale(self._outcomes)
         self._parameters = parameters
 
     def evaluate(
@@ -57,13 +59,13 @@ class Holdout:
         decisions, curve = 0.0, [math.inf]  # the penalized losses after 0, 1, 2, ... rounds
         best, pruned = 0, False
         while len(curve) <= MAX_ROUNDS and len(curve) - best <= PATIENCE + 1 and not pruned:
-            trees = booster.num_trees()
+            round_before = booster.current_iteration()
             losses = self._add_round(booster)
-            decisions += decisions_per_row(booster, first_tree=trees)
-            curve.append(float(losses.mean()) + PENALTY * decisions)
+            decisions += decisions_per_row(booster, first_round=round_before)
+            curve.append(float(losses.mean()) + self._penalty * decisions)
             if curve[-1] < curve[best]:
                 best, least = len(curve) - 1, losses
-                rounds, decisions_at_best = booster.num_trees(), decisions
+                rounds, decisions_at_best = booster.current_iteration(), decisions
             pruned = is_hopeless(curve[1:], to_beat) or time.monotonic() >= deadline
         trial = {
             "params": params,
@@ -77,11 +79,11 @@ class Holdout:
         return trial, least
 
     def _add_round(self, booster: lgb.Booster) -> np.ndarray:
-        """Add a tree, and return the log loss of each held-out row."""
+        """Add a tree (one for each class), and return the loss of each held-out row."""
         found = []
         booster.update()
-        booster.eval_valid(lambda probabilities, _: found.append(probabilities) or ("", 0.0, False))
-        return log_losses(self._outcomes, found[0]).astype(np.float32)
+        booster.eval_valid(lambda scores, _: found.append(scores) or ("", 0.0, False))
+        return dataset.target.losses(self._outcomes, found[0]).astype(np.float32)
 
 
 def is_hopeless(curve: Sequence[float], to_beat: float) -> bool:

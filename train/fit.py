@@ -14,7 +14,6 @@ from train.row_hash import hash_frame
 from train.split import number_of_folds, split_rows
 from utils.datasets import dataset
 from utils.feature_encoder import FeatureEncoder, fit_encoder
-from utils.metrics import area_under_curve, calibration_error, log_losses
 from utils.model_store.card import Card
 from utils.model_store.model import Model
 from utils.settings import settings
@@ -31,15 +30,16 @@ def fit_features(
     Outcomes of the latter only decide whether an order of categories is used. ValueError as for
     fit_model().
     """
-    folds = number_of_folds(outcomes)
-    split = split_rows(hash_frame(frame), outcomes.astype(np.int8), folds, seed)
+    strata = dataset.target.strata(outcomes)
+    folds = number_of_folds(strata, max(len(dataset.target.labels), 1))
+    split = split_rows(hash_frame(frame), strata, folds, seed)
     held_out = np.zeros(len(outcomes), dtype=bool)
     held_out[split[1]] = True
     encoder = fit_encoder(
         frame,
-        dataset.NUMERIC_COLUMNS,
-        dataset.CATEGORICAL_COLUMNS,
-        dataset.CROSSED_COLUMNS,
+        dataset.numeric,
+        dataset.categorical,
+        dataset.crossed,
         max_categories=settings.max_categories,
         order=OrderByOutcome(outcomes, held_out),
     )
@@ -62,9 +62,9 @@ def fit_model(
 ) -> Model:
     """Return a model of these rows; its card says how it was made.
 
-    frame has the data set's columns; outcomes, of shape (n,), are 0.0 or 1.0. The other arguments
-    are those of optimizer_class(hyper) and its optimize(). ValueError if an outcome is neither, or
-    there are fewer than two rows of each.
+    frame has the data set's columns; outcomes, of shape (n,), are those of utils/datasets/
+    targets.py. The other arguments are those of optimizer_class(hyper) and its optimize().
+    ValueError if there are fewer than two rows of each of two classes, or of a number.
     """
     encoder, split = fit_features(frame, outcomes, seed)
     optimizer = optimizer_class(hyper)(
@@ -88,7 +88,10 @@ def fit_model(
         experiment=optimizer.experiment_id,
         seed=seed,
         parameters=optimizer.best,
-        tuning_logloss=optimizer.best_loss,
+        tuning_loss=optimizer.best_loss,
+        dataset=dataset.name,
+        target=dataset.target.kind,
+        classes=list(dataset.target.labels),
         model_cost=settings.model_cost,
         trees=booster.num_trees(),
         decisions_per_row=decisions_per_row(booster),
@@ -99,15 +102,5 @@ def fit_model(
 
 
 def evaluate(model: Model, frame: "pd.DataFrame", outcomes: np.ndarray) -> dict[str, float]:
-    """Return the score() of a model on these rows."""
-    return score(outcomes, model.predict(frame))
-
-
-def score(outcomes: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Return logloss, auc, accuracy, calibration_error; arrays of shape (n,), outcomes 0 or 1."""
-    return {
-        "logloss": float(log_losses(outcomes, probabilities).mean()),
-        "auc": area_under_curve(outcomes, probabilities),
-        "accuracy": float(np.mean((probabilities > 0.5) == outcomes)),
-        "calibration_error": calibration_error(outcomes, probabilities),
-    }
+    """Return the figures of a model on these rows; see utils/datasets/targets.py."""
+    return dataset.target.figures(outcomes, model.predict(frame))

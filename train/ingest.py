@@ -27,6 +27,8 @@ RECOVERY_TIMEOUT = 60.0  # seconds of one error, while Kafka answers, until a re
 class Ingest:
     """Moves what the topics bring into the store, with the positions behind it.
 
+    First the store is adapted to the data set, whose classes may have changed.
+
     A reported outcome that can't be understood becomes a dead letter. Letters are sent before the
     positions are stored: none is lost, and after a crash between the two some are sent again, with
     the same topic, partition and offset in their headers.
@@ -34,6 +36,7 @@ class Ingest:
 
     def __init__(self, store: Observations, sender: Sender) -> None:
         self._store, self._sender = store, sender
+        store.adapt_target()
         self._reader = Reader(store.positions(), *READS)
         self._notice = DeadLetterNotice()
         # By partition, and id of its topic: the offset of the last record that has a dead letter.

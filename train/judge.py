@@ -15,10 +15,11 @@ not judged : no rows are held out, or all of them have the same outcome. The cha
 better : the challenger is better beyond noise. It is promoted.
 worse : it is worse beyond noise. It is rejected.
 can't tell : it may be worse by more than a twentieth of what the champion gains over always
-    predicting the mean outcome of these rows: the 95 % interval reaches that. It is rejected. This
-    is a test of non-inferiority with a margin that preserves 95 % of the effect (US Food and Drug
-    Administration, "Non-Inferiority Clinical Trials to Establish Effectiveness", 2016). With more
-    observations there are more rows, and the interval gets shorter.
+    predicting the mean outcome of these rows (of several classes: their shares): the 95 % interval
+    reaches that. It is rejected. This is a test of non-inferiority with a margin that preserves
+    95 % of the effect (US Food and Drug Administration, "Non-Inferiority Clinical Trials to
+    Establish Effectiveness", 2016). With more observations there are more rows, and the interval
+    gets shorter.
 worse than the anchor : it is worse beyond noise than the best of the earlier champions. It is
     rejected. Otherwise models could get worse step by step, each step within the noise.
 dearer : its predictions cost more than 1.5 times those of the champion or of the anchor, and it is
@@ -31,18 +32,17 @@ from typing import NamedTuple
 import numpy as np
 
 from train.comparison import Comparison, compare, median_of_means
-from train.fit import score
 from train.row_hash import hash_frame
 from train.rows import LabeledRows, newest_of_equal
-from utils.metrics import log_losses
-from utils.model_store.card import Figures, Judgement
+from utils.datasets import dataset
+from utils.model_store.card import Judgement
 from utils.model_store.model import Model
 from utils.settings import settings
 
 PROMOTED = {"better", "as good"}
-# The part of the champion's gain that matters. On adult.data, 200 rows promoted 0.2 % of the models
-# that lost more than a tenth of the gain (48 % if only "worse" is rejected). Of models that follow
-# each other in a stream without drift, 2,000 rows rejected 4 %, with and without this rule.
+# The part of the champion's gain that matters. On the default data set, 200 rows promoted 0.2 % of
+# the models that lost more than a tenth of the gain (48 % if only "worse" is rejected). Of models
+# that follow each other in a stream without drift, 2,000 rows rejected 4 %, with and without it.
 LOST_GAIN = 0.05
 COST_LIMIT = 1.5  # how many times the cost of another model is too much if it is no better
 # The standard errors that a margin must have for models that are equal to pass with a probability
@@ -78,10 +78,10 @@ def judge(
         why = f"not judged: {same if len(rows) else 'no rows are held out'}"
         return Verdict("promoted", why, None, (anchor or champion).model_id)
     models = [challenger, champion, *([anchor] if anchor else [])]
-    probabilities = [model.predict(rows.frame) for model in models]
-    losses = [log_losses(rows.outcomes, each) for each in probabilities]
+    scores = [model.predict(rows.frame) for model in models]
+    losses = [dataset.target.losses(rows.outcomes, each) for each in scores]
     compared = compare(models, losses, groups, seed)
-    new, old = (Figures(**score(rows.outcomes, each)) for each in probabilities[:2])
+    new, old = (dataset.target.figures(rows.outcomes, each) for each in scores[:2])
     margin = LOST_GAIN * max(gain(rows.outcomes, losses[1], groups), 0)
     finding = decide(compared[:2], margin)
     judgement = Judgement(
@@ -136,7 +136,7 @@ def gain(outcomes: np.ndarray, losses: np.ndarray, groups: np.ndarray) -> float:
 
     Over all rows or in the median group, whichever is more: after a drift, most rows may be older.
     """
-    gains = log_losses(outcomes, outcomes.mean()) - losses
+    gains = dataset.target.losses(outcomes, dataset.target.constant(outcomes)) - losses
     return max(float(gains.mean()), median_of_means(gains, groups))
 
 
@@ -169,8 +169,9 @@ def disagreement(comparison: Comparison, groups: np.ndarray) -> str:
     if comparison.low <= comparison.mean <= comparison.high:
         return ""
     word = "better" if comparison.mean < 0 else "worse"
+    size = dataset.target.shown(abs(comparison.mean))
     median = f" in the median of {len(np.unique(groups))} groups by training"
-    return f"{median} (over all rows {abs(comparison.mean):.4f} {word})"
+    return f"{median} (over all rows {size} {word})"
 
 
 def doubt(comparison: Comparison, rows: int, margin: float) -> str:
@@ -183,4 +184,4 @@ def doubt(comparison: Comparison, rows: int, margin: float) -> str:
         return "only a better model can replace one that is no better than the mean outcome"
     needed = rows * (POWER * comparison.error / margin) ** 2
     fewer = f" with fewer than about {needed:,.0f} rows" if needed > rows else ""
-    return f"a loss of {margin:.4f} can't be ruled out{fewer}"
+    return f"a loss of {dataset.target.shown(margin)} can't be ruled out{fewer}"

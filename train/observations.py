@@ -18,7 +18,8 @@ from train.join import Join
 from train.schema import SCHEMA, SCHEMA_VERSION, SEGMENT_ROWS
 from train.segments import delete_oldest
 from train.store_clock import StoreClock
-from train.upgrade import upgrade_from_2, upgrade_from_3
+from train.stored_target import adapt_target
+from train.upgrade import UPGRADES
 from utils.console import say
 from utils.files import locked
 from utils.kafka_client.records import Position
@@ -36,10 +37,15 @@ class Observations:
     """
 
     def __init__(self, path: Path, segment_rows: int = SEGMENT_ROWS) -> None:
-        self._db = Database(path, SCHEMA, SCHEMA_VERSION, {2: upgrade_from_2, 3: upgrade_from_3})
+        self._db = Database(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
+        self._path = path
         self._segment_rows = segment_rows
         self._clock = StoreClock(self.counter("clock"), self.counter("wall_clock"))
         self._cleaned_up = time.monotonic() - CLEAN_UP_EVERY
+
+    def adapt_target(self) -> None:
+        """Let stored outcomes mean what the data set says today; see train/stored_target.py."""
+        adapt_target(self._db, self._path)
 
     def close(self) -> None:
         """Close the file."""

@@ -21,13 +21,13 @@ from train.evaluation import MAX_ROUNDS, PATIENCE, PENALTY, Holdout
 from train.space import SPACE
 from train.trials import TrialStore
 from train.warm_start import distinct_points, known_points_to_try
+from utils.datasets import dataset
 
-METRIC = "binary_logloss"
 BEYOND_NOISE = 2  # standard errors, as for the judge
 
 
 class BaseOptimizer(ABC):
-    """Find good hyperparameters for a binary LightGBM model, and fit it with them.
+    """Find good hyperparameters for a LightGBM model of the target, and fit it with them.
 
     The same data, arguments, earlier trials and library versions give the same trials and the same
     model, unless time runs out. Another num_threads can change the last digits of a loss, as sums
@@ -42,20 +42,20 @@ class BaseOptimizer(ABC):
     Parameters
     ----------
     X : float64 array (rows, features), or an lgb.Sequence of its rows; NaN is a missing number.
-    y : array (rows,) of 0 and 1.
+    y : array (rows,), the outcomes; see utils/datasets/targets.py.
     split : the rows to fit on while tuning, and the rows to measure on; see split_rows().
     feature_names : one name per column of X.
     num_threads : for LightGBM; 0 lets it choose. More threads than free cores are much slower.
     seed : of the search, the folds and LightGBM's own sampling; not negative.
-    is_unbalance : weight the classes as if they had equally many rows. Off by default: it moves the
-        probabilities away from the true rates.
+    is_unbalance : weight two classes as if they had equally many rows. Off by default: it moves
+        the probabilities away from the true rates.
     trials_path : the store of trials, see train/trials.py: every trial is kept there, and good
         points are taken from it. None for neither.
 
     Attributes after `optimize`
     ----------
     best : the hyperparameters of the final fit: plain Python numbers, LightGBM's names.
-    best_loss : the binary log loss measured with them on the held-out rows.
+    best_loss : the mean loss measured with them on the held-out rows.
     trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `penalized_loss`,
         `noise` (the standard error of the difference to the first trial's loss), `rounds` (by early
         stopping), `decisions` (per row, see train/cost.py), `seconds`, `pruned`.
@@ -77,7 +77,7 @@ class BaseOptimizer(ABC):
     ) -> None:
         self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
         self.objective = {  # the same in tuning and in the final fit
-            "objective": "binary",  # the default is regression
+            **dataset.target.objective,
             "metric": "None",  # evaluate() measures it
             "is_unbalance": is_unbalance,
             "subsample_freq": 1,  # 0, the default, would make LightGBM ignore `subsample`
@@ -197,7 +197,7 @@ class BaseOptimizer(ABC):
             "seed": self.seed,
             "rows": self.rows,
             "features": self.experiment["features"],
-            "metric": METRIC,
+            "metric": dataset.target.metric,
             "description": self.experiment,
         }
 

@@ -47,23 +47,25 @@ def say_what_is_filled(filled: dict[str, int]) -> None:
 
     if filled:
         columns = ", ".join(f"{name} of {rows:,}" for name, rows in filled.items())
-        warn(f"Observations from before a change of the columns have nulls: {columns}.")
+        warn(f"Observations from before a change of the columns have its default: {columns}.")
 
 
 def decide(registry: "Registry", champion: "Model", model: "Model", data: "TrainingData") -> None:
     """Note in the model's card whether it is to replace the champion, and why."""
     from train.judge import judge
-    from train.rows import SPLIT
+    from train.rows import SPLIT, columns_that_split, has_split
     from utils.model_store.model import load_anchor
 
-    card = model.card
-    card.judge_rows_held_out, card.split = data.held_out, SPLIT
-    if champion.card.split == SPLIT:
+    card, columns = model.card, columns_that_split(champion.card)
+    card.judge_rows_held_out, card.split, card.split_columns = data.held_out, SPLIT, columns
+    if has_split(champion.card, columns):
         anchor = load_anchor(registry, champion.card)
+        if anchor and not has_split(anchor.card, columns):
+            anchor = None
         verdict = judge(champion, model, data.judge, data.judge_groups, anchor)
         card.decision, card.why, card.judge, card.anchor = verdict
     else:  # it would seem better than any model that was not trained on these rows
-        known = f"model {champion.model_id}, of an earlier version, was trained on"
+        known = f"model {champion.model_id}, made before a change, was trained on"
         card.decision, card.why = "promoted", f"not judged: {known} rows that judge now"
     if settings.promote == "always":
         card.decision, card.why, card.anchor = "promoted", f"PROMOTE=always; {card.why}", None
@@ -77,7 +79,7 @@ def retrain(arguments: Namespace) -> None:
     # isort: split
     from train.fit import fit_model
     from train.observations import STORE
-    from train.rows import training_data
+    from train.rows import columns_that_split, training_data
     from train.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
@@ -88,7 +90,8 @@ def retrain(arguments: Namespace) -> None:
     champion, _ = load_champion(registry)
     snapshot = read_snapshot(STORE, settings.train_window)
     say_what_is_filled(snapshot.filled)
-    data = training_data(settings.data_dir, snapshot, settings.train_window)
+    columns = columns_that_split(champion.card)
+    data = training_data(settings.data_dir, snapshot, settings.train_window, columns)
     digest_of_rows = data.training.digest()
     snapshot.forget_rows()
     model = fit_model(
@@ -105,7 +108,7 @@ def retrain(arguments: Namespace) -> None:
     card = model.card
     card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = snapshot.observations
-    card.filled_with_null = snapshot.filled
+    card.filled = snapshot.filled
     card.digest_of_rows = digest_of_rows
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records

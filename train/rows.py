@@ -1,6 +1,7 @@
 """Which rows a model is trained on, and which rows judge it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from train.columns import narrow
 from train.row_hash import hash_frame, shuffle
 from train.snapshot import Snapshot
 from utils.datasets import dataset
+from utils.model_store.card import Card
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +29,7 @@ SPLIT = "values"  # what decides which rows are for the judge; rename it when th
 
 @dataclass
 class LabeledRows:
-    """Rows of the data set, as a frame, and their true outcomes, 0.0 or 1.0.
+    """Rows of the data set, as a frame, and their true outcomes; see utils/datasets/targets.py.
 
     The frame has narrow numbers and categorical columns, which take a few bytes a value.
     """
@@ -50,15 +52,23 @@ class LabeledRows:
         frame = pd.DataFrame(columns, copy=False)
         return LabeledRows(frame, np.concatenate([self.outcomes, other.outcomes]))
 
-    def for_judge(self) -> np.ndarray:
-        """Return which of the rows are for the judge; see is_for_judge()."""
-        return is_for_judge(hash_frame(self.frame))
+    def hashes(self, columns: Sequence[str]) -> np.ndarray:
+        """Return a hash of each row's values in these columns; see hash_frame()."""
+        return hash_frame(self.frame[list(columns)])
 
     def digest(self) -> str:
         """Return a SHA-256 of the rows' hashes (see train/row_hash.py) and outcomes, in order."""
         digest = hashlib.sha256(hash_frame(self.frame))
         digest.update(self.outcomes)
         return digest.hexdigest()
+
+
+def as_categories(column: "pd.Series") -> "pd.Categorical":
+    """Return a column of strings and nulls as a Categorical, also if there are nulls alone."""
+    import pandas as pd
+
+    codes, categories = pd.factorize(column, sort=True)
+    return pd.Categorical.from_codes(codes, pd.Index(categories, dtype="str"))
 
 
 def _append(column: "pd.Series", other: "pd.Series"):
@@ -72,21 +82,32 @@ def _append(column: "pd.Series", other: "pd.Series"):
 
 def original_rows(folder: Path) -> LabeledRows:
     """Return the original data."""
-    frame, outcomes = dataset.read_training(folder)
-    for name in dataset.NUMERIC_COLUMNS:
-        frame[name] = narrow(frame[name].to_numpy(np.float64))
-    for name in dataset.CATEGORICAL_COLUMNS:
-        frame[name] = frame[name].astype("category")
-    names = [*dataset.NUMERIC_COLUMNS, *dataset.CATEGORICAL_COLUMNS]
-    return LabeledRows(frame[names], outcomes)
+    frame, outcomes = dataset.training(folder)
+    numbers = {name: narrow(frame[name].to_numpy(np.float64)) for name in dataset.numeric}
+    categories = {name: as_categories(frame[name]) for name in dataset.categorical}
+    return LabeledRows(frame.assign(**numbers, **categories), outcomes)
+
+
+def columns_that_split(champion: Card) -> list[str]:
+    """Return the columns whose values decide which rows are for the judge.
+
+    They are those that decided it for the champion, so that what judges it is not what it was
+    trained on, although the data set has got more columns since.
+    """
+    known = champion.split_columns or champion.features
+    return [name for name in known if name in dataset.names] or list(dataset.names)
+
+
+def has_split(card: Card, columns: Sequence[str]) -> bool:
+    """Return whether the model was not trained on the rows that these columns keep from it."""
+    return card.split == SPLIT and (card.split_columns or card.features) == list(columns)
 
 
 def is_for_judge(hashes: np.ndarray) -> np.ndarray:
-    """Return which rows are for the judge, by their hashes; see hash_frame().
+    """Return which rows are for the judge, by their hashes; see columns_that_split().
 
     The values decide, not the outcome. So equal rows are on the same side, in every training: what
-    judges a model, or what its early stopping watches, is never what it was trained on. A data set
-    that gains a column divides its rows anew; models of the former columns do not load then.
+    judges a model, or what its early stopping watches, is never what it was trained on.
     """
     return hashes % np.uint64(JUDGE_ONE_IN) == 0
 
@@ -127,15 +148,18 @@ class TrainingData:
     judge_groups: np.ndarray  # of each judge's row: the first training that used it, 0 for none
 
 
-def training_data(folder: Path, snapshot: Snapshot, window: int) -> TrainingData:
+def training_data(
+    folder: Path, snapshot: Snapshot, window: int, columns: Sequence[str] | None = None
+) -> TrainingData:
     """Return the rows to train on and the rows to judge with.
 
     Training uses the newest `window` rows (original rows count as the oldest; 0 means all rows),
     without those for the judge. The judge uses its observations of the last W trainings.
-    snapshot : read with the same window.
+    snapshot : read with the same window; columns : see columns_that_split(), None for all.
     """
+    columns = columns or dataset.names
     original, observed = original_rows(folder), LabeledRows(snapshot.frame, snapshot.outcomes)
-    hashes, observed_hashes = hash_frame(original.frame), hash_frame(observed.frame)
+    hashes, observed_hashes = original.hashes(columns), observed.hashes(columns)
     original_for_judge, for_judge = is_for_judge(hashes), is_for_judge(observed_hashes)
     before_window = max(len(original) + snapshot.observations - window, 0) if window else 0
     original_in_window = np.arange(len(original)) >= before_window

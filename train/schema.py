@@ -13,17 +13,22 @@ Invariants, after every transaction:
   all those in `segments` are smaller than those in `recent`.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from train.columns import columns_of, encode_columns
 from train.database import Database
+from utils.datasets import dataset
 
-SCHEMA_VERSION = 4  # raise it with every change of the schema
+SCHEMA_VERSION = 5  # raise it with every change of the schema
 SEGMENT_ROWS = 8_192
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS waiting (
     key BLOB PRIMARY KEY,   -- digest of the request id, see train/keys.py
     data BLOB,              -- JSON of the request's data; NULL until the request is read
-    outcome REAL,           -- 0.0 or 1.0; NULL until the outcome is read
+    outcome REAL,           -- see the table target; NULL until the outcome is read
     seen REAL               -- when the first of the two was read; see StoreClock
 );
 CREATE TABLE IF NOT EXISTS recent (
@@ -33,7 +38,7 @@ CREATE TABLE IF NOT EXISTS segments (
     first INTEGER PRIMARY KEY,  -- position of its first observation
     size INTEGER,               -- how many observations
     seen REAL,                  -- when the newest one was complete
-    outcomes BLOB,              -- one byte each
+    outcomes BLOB,              -- one byte each if they are classes, else a float64 each
     columns BLOB,               -- see train/columns.py
     keys BLOB                   -- KEY_BYTES each
 );
@@ -47,6 +52,9 @@ CREATE TABLE IF NOT EXISTS offsets (
     leader_epoch INTEGER,   -- of the last record before; -1 if unknown
     topic_id TEXT,          -- the offset is of this topic only; '' if unknown
     PRIMARY KEY (topic, partition)
+);
+CREATE TABLE IF NOT EXISTS target (  -- one row: what outcomes mean; see train/stored_target.py
+    dataset TEXT, kind TEXT, labels TEXT  -- JSON: the classes, in the order of their outcomes
 );
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counters VALUES
@@ -63,9 +71,14 @@ INSERT OR IGNORE INTO counters VALUES
 def write_segment(db: Database, rows: list[tuple]) -> None:
     """Store rows (position, key, data, outcome, seen), oldest first, as a segment."""
     positions, keys, data, outcomes, seen = zip(*rows, strict=True)
-    columns, known = encode_columns(columns_of(data)), bytes(map(int, outcomes))
-    row = (positions[0], len(rows), max(seen), known, columns, b"".join(keys))
+    columns = encode_columns(columns_of(data))
+    row = (positions[0], len(rows), max(seen), as_bytes(outcomes), columns, b"".join(keys))
     db.query("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", row)
+
+
+def as_bytes(outcomes: Sequence[float]) -> bytes:
+    """Return outcomes as a segment holds them."""
+    return np.array(outcomes, dataset.target.outcome_dtype).tobytes()
 
 
 def add_positions(db: Database, rows: list[tuple]) -> None:

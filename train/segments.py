@@ -7,7 +7,8 @@ import numpy as np
 from train.columns import Columns, columns_of, decode_columns
 from train.database import Database
 from train.keys import KEY_BYTES
-from train.schema import write_segment
+from train.schema import as_bytes, write_segment
+from utils.datasets import dataset
 
 
 def seal(db: Database, size: int) -> bool:
@@ -27,7 +28,7 @@ def correct_outcome(db: Database, position: int, outcome: float) -> None:
     if not db.query("SELECT changes()")[0][0]:
         last = "SELECT max(first) FROM segments WHERE first <= ?"
         [(first,)] = db.query(last, (position,))
-        db.write_byte("segments", "outcomes", first, position - first, int(outcome))
+        db.write_bytes("segments", "outcomes", first, position - first, as_bytes([outcome]))
 
 
 def delete_oldest(db: Database, keep_rows: int | None, seen_before: float | None) -> int:
@@ -78,9 +79,9 @@ def read_blocks(
         if is_wanted(first, size):
             what = "SELECT outcomes, columns FROM segments WHERE first = ?"
             [(outcomes, columns)] = db.query(what, (first,))
-            known = np.frombuffer(outcomes, np.uint8)
+            known = np.frombuffer(outcomes, dataset.target.outcome_dtype)
             yield np.arange(first, first + size), decode_columns(columns), known
     rows = db.query("SELECT position, data, outcome FROM recent ORDER BY position")
     if rows and is_wanted(rows[0][0], len(rows)):
         positions, data, outcomes = zip(*rows, strict=True)
-        yield np.array(positions), columns_of(data), np.array(outcomes, np.uint8)
+        yield np.array(positions), columns_of(data), np.array(outcomes)

@@ -10,6 +10,7 @@ import numpy as np
 from train.columns import FrameBuilder
 from train.database import Database
 from train.segments import read_blocks
+from train.stored_target import check_target
 from utils.datasets import dataset
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Snapshot:
     """
 
     frame: "pd.DataFrame"
-    outcomes: np.ndarray  # 0.0 or 1.0
+    outcomes: np.ndarray  # float64, see utils/datasets/targets.py
     first_training: np.ndarray  # number, from 1, of the first training that used the observation
     in_window: np.ndarray  # bool: among the newest `window` rows
     is_judged: np.ndarray  # bool: the judge may use it, if it is on its side
@@ -53,6 +54,7 @@ def read_snapshot(path: Path, window: int = 0) -> Snapshot:
     """
     with closing(Database(path, read_only=True)) as db:
         db.query("BEGIN")  # all that follows reads the same state
+        check_target(db, path)
         counters = dict(db.query("SELECT name, value FROM counters"))
         offsets = dict(db.query("SELECT topic || '-' || partition, next_offset FROM offsets"))
         borders = db.query("SELECT number, observations FROM trainings ORDER BY number")
@@ -104,7 +106,7 @@ def _is_in(positions: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
 
 def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> dict:
     """Return the fields of Snapshot that hold the rows in these ranges, and their positions."""
-    builder = FrameBuilder(dataset.NUMERIC_COLUMNS, dataset.CATEGORICAL_COLUMNS)
+    builder = FrameBuilder(dataset.numeric, dataset.categorical, dataset.defaults)
     positions, outcomes = [np.empty(0, int)], [np.empty(0)]
     for block, columns, known in read_blocks(db, ranges):
         chosen = _is_in(block, ranges)

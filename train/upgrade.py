@@ -11,6 +11,10 @@ from utils.console import say
 SAY_EVERY = 500_000  # observations
 
 
+def upgrade_from_4(db: Database) -> None:
+    """Do nothing: the table target is new, and the trainer fills it."""
+
+
 def upgrade_from_3(db: Database) -> None:
     """Drop the columns that told which rows are for the judge: now the rows' values do."""
     for table in ("waiting", "recent", "segments"):
@@ -72,3 +76,6 @@ def _upgrade_complete(db: Database, now: float) -> int:
     db.execute_many("INSERT INTO recent VALUES (?, ?, ?, ?, ?)", rows)
     add_positions(db, rows)
     return complete
+
+
+UPGRADES = {2: upgrade_from_2, 3: upgrade_from_3, 4: upgrade_from_4}

@@ -9,9 +9,34 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from threading import Event, Lock
 
+import numpy as np
+
+from utils.answers import IS_NUMBER, label_of, number_text
+from utils.datasets import dataset
+from utils.datasets.targets import Label
+from utils.messages import Prediction
+from utils.settings import settings
+
+MAX_WAITING = 100_000  # predictions, and outcomes, that wait for each other; of more, the newest
 NEVER_REPORTED = 0.02  # share of the outcomes
 REPORTED_TWICE = 0.02
 LATER = "outcome known later"
+
+
+def visitors(drift_at: int | None) -> Iterator[tuple[dict, Label]]:
+    """Yield the data of a request and its label for each visitor of the data set.
+
+    Only what belongs to a request, as JSON can contain it: a data set that simulates may know more
+    of a visitor, and calculate with numpy. DatasetError if a label is none of the target's.
+    """
+    for visitor in dataset.visitors(settings.data_dir, drift_at):
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in visitor.items()}
+        label = plain.get(dataset.target.name)
+        try:
+            dataset.target.outcome_of(label)
+        except (TypeError, ValueError) as error:
+            dataset.refuse(f"visitors(): {error}")
+        yield {name: value for name, value in plain.items() if name in dataset.names}, label
 
 
 class Company:
@@ -19,7 +44,7 @@ class Company:
 
     messages : requests to send; interval : seconds between two of them; delay : seconds, on
     average, until an outcome is reported, 0 if the requests contain it; drift : whether the second
-    half has the opposite outcomes; stop : set to end all threads.
+    half has another relation between data and outcome; stop : set to end all threads.
     """
 
     def __init__(
@@ -30,14 +55,15 @@ class Company:
         self.stop = stop
         self.listening = Event()
         self.all_sent = Event()
-        self.unanswered: dict[str, str] = {}  # request_id -> description of the person
-        self.sent = self.offers = self.errors = 0
+        self.unanswered: dict[str, str] = {}  # request_id -> description of the visitor
+        self.sent = self.errors = 0
         self.model_id: int | None = None  # of the last answer
-        self._due: SimpleQueue[tuple[float, str, str]] = SimpleQueue()  # when, request_id, label
+        self._due: SimpleQueue[tuple[float, str, Label]] = SimpleQueue()  # when, request_id, label
         self._lock = Lock()
         self._predictions: dict[str, float] = {}  # until the outcome is known
         self._outcomes: dict[str, float] = {}  # until the prediction is there
-        self._compared = self._right = 0
+        self._compared = 0
+        self._total = 0.0  # of right predictions, or of absolute errors
 
     def run(self, *works: Callable[["Company"], None], show: Callable[[str], None]) -> None:
         """Run each function in a thread; raise the error of one that fails, and stop the others.
@@ -58,7 +84,7 @@ class Company:
         for future in futures:
             future.result()
 
-    def report_later(self, request_id: str, label: str) -> None:
+    def report_later(self, request_id: str, label: Label) -> None:
         """Let the outcome of a request become due after about `delay` seconds.
 
         As in real life some come twice, some never, and one is of a request that was never sent.
@@ -70,9 +96,9 @@ class Company:
         if self.sent == 0:
             self._due.put((0, str(uuid.uuid4()), label))
 
-    def outcomes_due(self) -> Iterator[tuple[str, str]]:
+    def outcomes_due(self) -> Iterator[tuple[str, Label]]:
         """Yield (request_id, label) as they become due; ends after the last one."""
-        waiting: list[tuple[float, str, str]] = []  # a heap
+        waiting: list[tuple[float, str, Label]] = []  # a heap
         done = False
         while not done and not self.stop.wait(0.05):
             last = self.all_sent.is_set()
@@ -82,33 +108,42 @@ class Company:
                 yield heapq.heappop(waiting)[1:]
             done = last and not waiting
 
-    def add_outcome(self, request_id: str, outcome: float) -> None:
-        """Take note of a true outcome, 0.0 or 1.0."""
-        self._outcomes[request_id] = outcome
-        self._compare(request_id)
+    def add_outcome(self, request_id: str, label: Label) -> None:
+        """Take note of a true outcome."""
+        self._compare(request_id, self._outcomes, dataset.target.outcome_of(label))
 
-    def add_prediction(self, request_id: str, prediction: float, model_id: int | None) -> str:
-        """Take note of a prediction, 0.0 or 1.0; return "right", "wrong" or LATER."""
-        self.model_id = model_id
-        self._predictions[request_id] = prediction
-        return self._compare(request_id)
+    def add_prediction(self, reply: Prediction) -> str:
+        """Take note of a prediction; return "right", "wrong", "off by 2.50" for a number, or LATER.
 
-    def _compare(self, request_id: str) -> str:
+        LATER means that its outcome is not known yet.
+        """
+        self.model_id = reply.model_id
+        predicted = dataset.target.outcome_of(label_of(reply))
+        return self._compare(reply.request_id, self._predictions, predicted)
+
+    def _compare(self, request_id: str, ours: dict[str, float], value: float) -> str:
+        """Compare the value with the one that waits for it; let it wait if there is none."""
+        others = self._outcomes if ours is self._predictions else self._predictions
         with self._lock:
-            if request_id not in self._predictions or request_id not in self._outcomes:
+            if (other := others.pop(request_id, None)) is None:
+                ours[request_id] = value
+                if len(ours) > MAX_WAITING:
+                    del ours[next(iter(ours))]  # the oldest one: what it waits for may never come
                 return LATER
-            right = self._predictions.pop(request_id) == self._outcomes.pop(request_id)
             self._compared += 1
-            self._right += right
-        return "right" if right else "wrong"
+            error = abs(value - other)
+            self._total += error if IS_NUMBER else error == 0
+        return f"off by {number_text(error)}" if IS_NUMBER else "wrong" if error else "right"
 
     def progress(self) -> str:
         """Return the state in one line."""
         text = f"{self.sent:,} requests sent, {len(self.unanswered):,} not answered"
-        text += f", {self.offers:,} offers, {self.errors:,} errors"
+        text += f", {self.errors:,} errors"
         if self.model_id is not None:
             text += f", model {self.model_id}"
         if self._compared:
-            share = self._right / self._compared
-            text += f", accuracy so far {share:.3f} ({self._compared:,} known outcomes)"
+            mean = self._total / self._compared
+            text += f", {'mean absolute error' if IS_NUMBER else 'accuracy'} so far "
+            text += number_text(mean) if IS_NUMBER else f"{mean:.3f}"
+            text += f" ({self._compared:,} known outcomes)"
         return text

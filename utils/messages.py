@@ -8,30 +8,26 @@ message in one pass, against types built from the data set's columns.
 import json
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from utils.datasets import dataset
+from utils.datasets.targets import FiniteNumber, Probability
 from utils.kafka_client.records import Unreadable
 
 MAX_ECHO = 80  # characters of an invalid value that an error reply repeats
 
 RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
-Label = Literal[tuple(dataset.LABELS)]
-# A larger number is a mistake, and in a scaled column one such row would compress all the others.
-Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
+Label = dataset.target.label_type
 # A model keeps the categories that it has learned, and a predictor keeps models in memory.
 Category = Annotated[str, Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
-Probability = Annotated[float, Meta(ge=0, le=1)]
-Data = TypedDict(
-    "Data",
-    {column: Number | None for column in dataset.NUMERIC_COLUMNS}
-    | {column: Category | None for column in dataset.CATEGORICAL_COLUMNS}
-    | {dataset.TARGET: NotRequired[Label | None]},
-)
+_values = dict.fromkeys(dataset.numeric, FiniteNumber | None)
+_values |= dict.fromkeys(dataset.categorical, Category | None)
+_values |= {name: NotRequired[_values[name]] for name in dataset.defaults}
+Data = TypedDict("Data", _values | {dataset.target.name: NotRequired[Label | None]})
 
 
 class AppMessage(Struct):
@@ -51,18 +47,19 @@ class Request(Struct):
 
     @property
     def outcome(self) -> float | None:
-        """The true outcome as 0.0 or 1.0, or None if the request does not contain it."""
-        label = self.data.get(dataset.TARGET)
-        return None if label is None else dataset.LABELS[label]
+        """The true outcome, None if the request does not contain it; see datasets/targets.py."""
+        label = self.data.get(dataset.target.name)
+        return None if label is None else dataset.target.outcome_of(label)
 
 
-class Prediction(Struct):
-    """The answer to a valid request."""
+class Prediction(Struct, omit_defaults=True):
+    """The answer to a valid request; its fields depend on the target, see datasets/targets.py."""
 
     request_id: str
-    prediction: Probability
-    probability: Probability | None = None  # None in a reply of the tutorial's predictor,
-    model_id: Count | None = None  # which sends the first two fields only
+    prediction: dataset.target.prediction_type
+    probability: Probability | None = None  # of the second of two classes
+    model_id: Count | None = None  # None in a reply of the tutorial's predictor
+    probabilities: dict[str, Probability] | None = None  # of each of several classes
 
 
 class ErrorReply(Struct):
@@ -174,12 +171,12 @@ def decode_control(value: bytes | None) -> ControlMessage | None:
 
 
 def decode_outcome(value: bytes | None) -> tuple[str, float] | None:
-    """Return (request_id, 0.0 or 1.0) of a reported outcome, or None if it is invalid."""
+    """Return (request_id, outcome) of a reported outcome, or None if it is invalid."""
     try:
         message = _decode_outcome(value)
     except _DECODE_ERRORS:
         return None
-    return message.request_id, dataset.LABELS[message.outcome]
+    return message.request_id, dataset.target.outcome_of(message.outcome)
 
 
 def outcome_problem(value: bytes | Unreadable | None) -> str:
@@ -238,11 +235,12 @@ def _reason(content: dict, error: str) -> str:
     for field in fields:
         value = value.get(field) if isinstance(value, dict) else None
     name = ".".join(fields) or "message"
+    if dataset.target.labels and fields[-1:] in ([dataset.target.name], ["outcome"]):
+        labels = ", ".join(map(str, dataset.target.labels))
+        return f"{name}: expected one of {labels}, got {_echo(value)}"
     if expected := re.match(r"Expected `(.+?)(?: \| null)?`(.*?)(?:, got .*)?$", text):
         what = _EXPECTED.get(expected[1], expected[1]) + expected[2]
         return f"{name}: expected {what}, got {_echo(value)}"
-    if text.startswith("Invalid enum value"):
-        return f"{name}: expected one of {', '.join(dataset.LABELS)}, got {_echo(value)}"
     return f"{name}: {text[0].lower()}{text[1:]}, got {_echo(value)}"
 
 

@@ -1,4 +1,4 @@
-"""How good probabilities are; numpy alone."""
+"""How good probabilities are, with numpy alone."""
 
 import numpy as np
 
@@ -10,6 +10,12 @@ def log_losses(outcomes: np.ndarray, probabilities: np.ndarray | float) -> np.nd
     binary cross-entropy.
     """
     of_outcome = np.where(outcomes == 1, probabilities, 1 - probabilities)
+    return -np.log(np.clip(of_outcome, 1e-15, 1))
+
+
+def class_log_losses(outcomes: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the log loss of each row; outcomes (n,) are classes, probabilities (n, classes)."""
+    of_outcome = np.take_along_axis(probabilities, outcomes.astype(np.intp)[:, None], axis=1)[:, 0]
     return -np.log(np.clip(of_outcome, 1e-15, 1))
 
 

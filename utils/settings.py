@@ -53,6 +53,13 @@ Folder = Annotated[Path, AfterValidator(_from_root)]
 File = Annotated[str, AfterValidator(_find_file)]
 Secret = Annotated[SecretStr, AfterValidator(_check_text)]
 
+# The files of utils/datasets/ that DATASET may name; the first one is the default.
+DATASETS = (
+    "adult",
+    "shop",
+    "diabetes",
+)
+
 _PROTOCOL = "KAFKA_SECURITY_PROTOCOL"
 
 # What has an effect only where KAFKA_SECURITY_PROTOCOL has this in its name.
@@ -71,6 +78,11 @@ class Settings(BaseSettings):
 
     kafka_host: Annotated[str, AfterValidator(_check_hosts)] = Field(
         "localhost:9092", description="Kafka's bootstrap servers, host:port, separated by commas"
+    )
+    dataset: Literal[DATASETS] = Field(
+        DATASETS[0],
+        description="the data set, a file of `utils/datasets/`; with NAME, any other than the "
+        "default, TOPIC_PREFIX is NAME-, DATA_DIR data/NAME and MODELS_DIR models/NAME, unless set",
     )
     retrain_every: int = Field(
         25, gt=0, description="requests, and known outcomes, after which the model is retrained"
@@ -144,6 +156,20 @@ class Settings(BaseSettings):
         "", description="PEM file of the client key, if the certificate file lacks it"
     )
     kafka_key_password: Secret = Field(SecretStr(""), description="password of the client key")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _separate(cls, given: dict) -> dict:
+        """Give each data set but the first its own topics and folders by default."""
+        name = given.get("dataset", DATASETS[0])
+        if name == DATASETS[0]:
+            return given
+        own = {
+            "topic_prefix": f"{name}-",
+            "data_dir": f"data/{name}",
+            "models_dir": f"models/{name}",
+        }
+        return own | given
 
     @property
     def observations_kept(self) -> tuple[int | None, float | None]:

@@ -25,7 +25,7 @@ class Visitors:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self._random = np.random.default_rng(seed)
-        original, outcomes = dataset.read_training(folder)
+        original, outcomes = dataset.training(folder)
         rows = original.iloc[self._random.integers(len(original), size=POOL)]
         rows = self._vary(rows.reset_index(drop=True))
         self._weights = original[UNUSED].to_numpy(int)
@@ -38,7 +38,7 @@ class Visitors:
         for column, (most, least, largest) in MOVED.items():
             moved = rows[column] + self._random.integers(-most, most + 1, size=len(rows))
             rows[column] = moved.clip(least, largest)
-        for column in dataset.CATEGORICAL_COLUMNS:
+        for column in dataset.categorical:
             others = rows[column].to_numpy()[self._random.permutation(len(rows))]
             swapped = self._random.random(len(rows)) < SWAPPED
             rows[column] = np.where(swapped, others, rows[column].to_numpy())
@@ -72,7 +72,7 @@ def _true_probabilities(
 ) -> np.ndarray:
     def features(frame: pd.DataFrame) -> pd.DataFrame:
         frame = frame.drop(columns=UNUSED)
-        for column in dataset.CATEGORICAL_COLUMNS:
+        for column in dataset.categorical:
             frame[column] = pd.Categorical(frame[column], sorted(set(original[column])))
         return frame
 

@@ -30,15 +30,15 @@ def running_broker(
         local_kafka.stop(folder)
 
 
-def initialize(folder: Path, *options: str) -> None:
-    """Run initialize.py with these options; it makes data/ and models/ in the folder."""
+def initialize(folder: Path, *options: str, project: Path = ROOT, **environment: str) -> None:
+    """Run the project's initialize.py; it makes data/ and models/ in the folder."""
     folders = {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
     log = folder / "initialize.log"
     with open(log, "wb") as file:
         ended = subprocess.run(
             [sys.executable, "initialize.py", *options],
-            cwd=ROOT,
-            env=os.environ | folders,
+            cwd=project,
+            env=os.environ | folders | environment,
             stdout=file,
             stderr=subprocess.STDOUT,
         )

@@ -9,11 +9,12 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from utils.datasets import dataset
+from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.kafka_client.batch import Batch
 from utils.kafka_client.consumer import Consumer
@@ -60,20 +61,29 @@ def answer(batch: Batch) -> Batch:
 
 
 class Pipeline:
-    """One pipeline: its scripts as processes, its topics as lists of messages."""
+    """One pipeline: its scripts as processes, its topics as lists of messages.
 
-    def __init__(self, host: str, prefix: str, folder: Path) -> None:
-        self.host, self.prefix, self.folder = host, prefix, folder
+    project : the folder of the scripts; environment : settings, beside those of the harness.
+    """
+
+    def __init__(
+        self, host: str, prefix: str, folder: Path, project: Path = ROOT, **environment: str
+    ) -> None:
+        self.host, self.prefix, self.folder, self.project = host, prefix, folder, project
         self.processes: list[subprocess.Popen] = []
         self.producer = KafkaProducer(bootstrap_servers=host, linger_ms=5)
-        self.rows = dataset.read_test_requests(folder / "data")
         self.environment = {
             "KAFKA_HOST": host,
             "TOPIC_PREFIX": prefix,
             "DATA_DIR": str(folder / "data"),
             "MODELS_DIR": str(folder / "models"),
             "PYTHONUNBUFFERED": "1",
-        }
+        } | environment
+
+    @cached_property
+    def rows(self) -> list[dict]:
+        """The rows of adult.test that requests are made of."""
+        return read_test_requests(self.folder / "data")
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
         """Start a script with Python."""
@@ -85,7 +95,7 @@ class Pipeline:
         with open(log, "wb") as file:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=self.project,
                 env=os.environ | self.environment | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -100,7 +110,7 @@ class Pipeline:
         """Run `python -m module` to its end; AssertionError if the exit code is another one."""
         ended = subprocess.run(
             [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
+            cwd=self.project,
             env=os.environ | self.environment,
             capture_output=True,
         )

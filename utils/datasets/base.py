@@ -1,73 +1,224 @@
-"""The interface of a data set, and functions for one whose files ship with the project.
+"""What a data set has to say about itself: a class derived from `Dataset`, in a file of its own.
 
-A data set is a module with:
+    dataset = Mine()    # the last line of utils/datasets/mine.py, which DATASET=mine chooses
 
-- NUMERIC_COLUMNS, CATEGORICAL_COLUMNS, CROSSED_COLUMNS, TARGET: the names of its columns;
-- LABELS: each label of the target and the outcome it stands for, 0.0 or 1.0; outcome_of(label);
-- fetch(folder): unpacks or downloads the original data into the folder; returns what it did;
-- read_training(folder), read_test(folder): the features as a DataFrame, the outcomes as an array;
-- read_test_requests(folder): the rows that the sample app sends, with their labels;
-- describe(row): a short text that identifies a row to a reader;
-- with_opposite_outcome(row): the row as the sample app sends it after the drift.
+The file's name is also in DATASETS of utils/settings.py. All else follows from it: which requests
+are valid, the features, what is minimized, the answers, the judge, the tables. docs/own_data.md
+makes one step by step.
 """
 
-import hashlib
-import lzma
+import numbers
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-from utils.files import ROOT, write_atomically
+import numpy as np
 
-SHIPPED = ROOT / "data"  # compressed copies of the original files
-_MAX_BYTES = 20_000_000  # a copy that unpacks to more is damaged
+from utils.datasets.targets import Label, Target
+
+if TYPE_CHECKING:  # pandas takes long to import, and the predictor does not need it
+    import pandas as pd
+
+REQUIRED = object()  # the default of a column that each request must have
+LARGEST = 1e15  # of a number, as in a request
 
 
 class DatasetError(Exception):
-    """A file that can't be used; the message names it and gives the reason."""
+    """A file or a data set that can't be used; the message names it and gives the reason."""
 
 
-def unpack_shipped(folder: Path, digests: dict[str, str], shipped: Path = SHIPPED) -> str:
-    """Unpack the files ({name: SHA-256}) that the folder lacks; return what was done as a sentence.
+@dataclass(frozen=True)
+class Column:
+    """A column that a model may use.
 
-    A file with the right digest is kept; any other is replaced by `shipped`/<name>.xz, unpacked.
-    DatasetError if that is missing or damaged, OSError if a file can't be written.
+    default : the value of a request that lacks the field, None for a null; without a default, a
+    request that lacks it is invalid. Observations from before a column was added have its default,
+    a null if there is none.
     """
-    wanted = [name for name, digest in digests.items() if not _is_intact(folder / name, digest)]
-    if not wanted:
-        return f"{folder} holds {' and '.join(digests)}, checked."
-    replaced = [name for name in wanted if (folder / name).exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in wanted:
-        write_atomically(folder / name, _unpack(shipped / f"{name}.xz", digests[name]))
-    text = f"Unpacked {' and '.join(wanted)} into {folder}, checked."
-    return f"{text} Replaced, as damaged: {', '.join(replaced)}." if replaced else text
+
+    name: str
+    default: Any = REQUIRED
+
+    @property
+    def is_required(self) -> bool:
+        """Whether each request must have the field."""
+        return self.default is REQUIRED
 
 
-def read_verified(path: Path, digest: str) -> bytes:
-    """Return a file's content; DatasetError if it can't be read or has another SHA-256."""
-    try:
-        return _verified(path.read_bytes(), digest)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DatasetError(f"{path} can't be used ({reason}): run python initialize.py") from None
+class Numeric(Column):
+    """A column of numbers; a null is a missing number."""
+
+    kind = "numeric"
 
 
-def _is_intact(path: Path, digest: str) -> bool:
-    try:
-        read_verified(path, digest)
-    except DatasetError:
-        return False
-    return True
+class Categorical(Column):
+    """A column of strings that are categories; a null is the category "?"."""
+
+    kind = "categorical"
 
 
-def _unpack(path: Path, digest: str) -> bytes:
-    try:
-        with lzma.open(path) as file:
-            return _verified(file.read(_MAX_BYTES), digest)
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        raise DatasetError(f"{path} can't be used ({error})") from None
+class Dataset(ABC):
+    """A data set: its columns, its target, how its rows are read, and what visitors look like."""
+
+    columns: tuple[Column, ...]
+    crossed: tuple[tuple[str, ...], ...] = ()  # each becomes one more column: their combination
+    target: Target
+    test_rows = "the test rows"  # their name in the table that initialize.py prints
+    outcome_delay = 0.0  # seconds until the sample app reports outcomes; 0: requests have them
+
+    @abstractmethod
+    def read_training(self, folder: Path) -> "pd.DataFrame":
+        """Return the original rows: the columns, and the labels in the target's column."""
+
+    @abstractmethod
+    def read_test(self, folder: Path) -> "pd.DataFrame":
+        """Return rows like those of read_training() that no model is trained on."""
+
+    def prepare(self, folder: Path) -> str:
+        """Unpack, make or download files into the folder; return what was done, as a sentence."""
+        return f"The data set {self.name} needs no files."
+
+    def visitors(self, folder: Path, drift_at: int | None = None) -> Iterator[dict]:
+        """Yield what the sample app sends, without end: rows with the label of the target.
+
+        drift_at : from this number on, the relation between data and outcome is another one. These
+        are the test rows again and again; then with other labels.
+        """
+        test = self.read_test(folder)
+        number, names = 0, [n for n in (*self.names, self.target.name) if n in test.columns]
+        while True:
+            for row in test[names].astype(object).to_dict("records"):
+                visitor = {name: None if v != v else v for name, v in row.items()}  # NaN
+                if drift_at is not None and number >= drift_at:
+                    visitor[self.target.name] = self.target.changed(visitor[self.target.name])
+                yield visitor
+                number += 1
+
+    def describe(self, data: dict) -> str:
+        """Return a short text that identifies a request's data to a reader."""
+        return ", ".join(f"{name} {data.get(name)}" for name in self.names[:3])
+
+    def action(self, prediction: Label, probability: float | None) -> str:
+        """Return what the company does when it gets this prediction, in a few words; "" if nothing.
+
+        prediction : a class as the target names it, or a number; probability : that of the second
+        of two classes, or of the predicted one of several, None if there is none.
+        """
+        return ""
+
+    def true_scores(self, rows: "pd.DataFrame") -> np.ndarray | None:
+        """Return the best possible scores of rows of read_test(); None if nobody knows them."""
+        return None
+
+    def __new__(cls) -> Self:
+        """Return a data set; DatasetError if its class lacks a method or an attribute."""
+        lacking = [name for name in ("columns", "target") if not hasattr(cls, name)]
+        if lacking := [*sorted(cls.__abstractmethods__), *lacking]:
+            raise DatasetError(f"{_file(cls)}: {cls.__name__} lacks {', '.join(lacking)}")
+        return super().__new__(cls)
+
+    def __init__(self) -> None:
+        """Check what the data set says; DatasetError if it contradicts itself."""
+        self.name = type(self).__module__.rpartition(".")[2]
+        names = Counter([*self.names, self.target.name])
+        twice = [name for name, times in names.items() if times > 1]
+        if self.target.name in self.names:
+            self.refuse(f"the target {self.target.name} is among the columns")
+        if twice:
+            self.refuse(f"the column {twice[0]} is there twice")
+        if not self.names:
+            self.refuse("there is no column")
+        for column in self.columns:
+            if not (column.is_required or self._is_value(column, column.default)):
+                self.refuse(f"{column.name} is {column.kind}, its default is {column.default!r}")
+        for crossing in self.crossed:
+            if wrong := [name for name in crossing if name not in self.categorical]:
+                self.refuse(f"crossed columns: {wrong[0]} is not a categorical column")
+
+    def refuse(self, problem: str) -> None:
+        """Raise DatasetError with the name of the data set's file."""
+        raise DatasetError(f"{_file(type(self))}: {problem}")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns, numeric ones first."""
+        return self.numeric + self.categorical
+
+    @cached_property
+    def numeric(self) -> tuple[str, ...]:
+        """The names of the numeric columns."""
+        return tuple(column.name for column in self.columns if isinstance(column, Numeric))
+
+    @cached_property
+    def categorical(self) -> tuple[str, ...]:
+        """The names of the categorical columns."""
+        return tuple(column.name for column in self.columns if isinstance(column, Categorical))
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The default of each optional column."""
+        return {column.name: column.default for column in self.columns if not column.is_required}
+
+    def training(self, folder: Path) -> tuple["pd.DataFrame", np.ndarray]:
+        """Return the features of the original rows, numeric ones first, and their outcomes."""
+        return self.checked(self.read_training(folder), "read_training()")
+
+    def test(self, folder: Path) -> tuple["pd.DataFrame", np.ndarray]:
+        """Return the features and the outcomes of the test rows."""
+        return self.checked(self.read_test(folder), "read_test()")
+
+    def checked(self, rows: "pd.DataFrame", where: str) -> tuple["pd.DataFrame", np.ndarray]:
+        """Return features and outcomes of these rows; DatasetError if they are not as declared.
+
+        Optional columns that are absent have their default.
+        """
+        if rows.columns.duplicated().any():
+            twice = rows.columns[rows.columns.duplicated()][0]
+            self.refuse(f"{where} returns the column {twice} twice")
+        if not len(rows):
+            self.refuse(f"{where} returns no row")
+        for name in (*self.names, self.target.name):
+            if name not in rows.columns:
+                if name not in self.defaults:
+                    self.refuse(f"{where} returns no column {name}")
+                rows = rows.assign(**{name: self.defaults[name]})
+        for column in self.columns:
+            self._check_values(column, rows[column.name], where)
+        labels = rows[self.target.name].astype(object).tolist()
+        try:
+            outcomes = np.array([self.target.outcome_of(label) for label in labels])
+        except (ValueError, TypeError) as error:
+            self.refuse(f"{where}: {error}")
+        return rows[[*self.names]], outcomes
+
+    def _check_values(self, column: Column, values: "pd.Series", where: str) -> None:
+        numeric = isinstance(column, Numeric)
+        if (
+            numeric
+            and getattr(values.dtype, "kind", "O") in "iuf"
+            and not values.abs().max() > LARGEST
+        ):
+            return
+        for value in values.astype(object).unique().tolist():
+            if not (value is None or value != value or self._is_value(column, value)):
+                expected = f"is {column.kind}, expected {'a number' if numeric else 'a string'}"
+                got = repr(value)[:80]
+                self.refuse(f"{where}: the column {column.name} {expected}, got {got}")
+
+    @staticmethod
+    def _is_value(column: Column, value: Any) -> bool:
+        """Return whether a request may have this value in the column."""
+        if value is None:
+            return True
+        if isinstance(column, Categorical):
+            return isinstance(value, str)
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return is_number and abs(value) <= LARGEST
 
 
-def _verified(content: bytes, digest: str) -> bytes:
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(f"damaged: its SHA-256 is not {digest[:12]}...")
-    return content
+def _file(dataset: type[Dataset]) -> str:
+    return f"{dataset.__module__.replace('.', '/')}.py"

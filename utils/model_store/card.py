@@ -7,13 +7,7 @@ import msgspec
 ModelId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
-class Figures(msgspec.Struct):
-    """How good probabilities are on some rows; see score() of train/fit.py."""
-
-    logloss: float
-    auc: float
-    accuracy: float
-    calibration_error: float
+Figures = dict[str, float]  # how good scores are on some rows; see utils/datasets/targets.py
 
 
 class Judgement(msgspec.Struct):
@@ -23,7 +17,7 @@ class Judgement(msgspec.Struct):
     observed: int  # of these rows: observations, not original data; fewer than half do not count
     champion: Figures
     challenger: Figures
-    difference: tuple[float, float]  # 95 % interval of challenger's minus champion's log loss
+    difference: tuple[float, float]  # 95 % interval of challenger's minus champion's loss
     estimate: float = 0.0  # of this difference: that of the median group
     finding: str = ""  # which of the rules of train/judge.py decided
     margin: float = 0.0  # the smallest loss that matters
@@ -46,7 +40,10 @@ class Card(msgspec.Struct, kw_only=True):
     experiment: str  # a digest: which trials are comparable, see train/trials.py
     seed: int
     parameters: dict[str, int | float]
-    tuning_logloss: float  # on the rows that tuning held out
+    tuning_loss: float = 0.0  # on the rows that tuning held out
+    dataset: str = ""  # its name; "" if not recorded
+    target: str = ""  # its kind, "classes" or "number"; "" if not recorded
+    classes: list[str | int] = []  # in the order of the model's outputs; [] if not recorded
     model_cost: str = ""  # the setting MODEL_COST of this tuning; "" if not recorded
     trees: int = 0
     decisions_per_row: float = 0.0  # tree nodes that a row passes on average; see train/cost.py
@@ -57,7 +54,8 @@ class Card(msgspec.Struct, kw_only=True):
     observations: int = 0  # complete ones when the training began
     judge_rows_held_out: int = 0  # never trained on, they judge
     split: str = ""  # the rule that decided which rows these are, see train/rows.py
-    filled_with_null: dict[str, int] = {}  # column: rows that lack it, see train/columns.py
+    split_columns: list[str] = []  # whose values decided it; [] for all of `features`
+    filled: dict[str, int] = {}  # column: rows that lack it, see train/columns.py
     digest_of_rows: str = ""  # SHA-256 of the training set
     offsets: dict[str, int] = {}  # "topic-partition": the offset that was to be read next
     missed_records: int = 0  # deleted by Kafka before the trainer read them, so far

@@ -7,7 +7,7 @@ predictor: the digest in the card detects damage, not an attack.
 
 import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -17,6 +17,13 @@ from utils.console import warn
 from utils.datasets import dataset
 from utils.feature_encoder import FeatureEncoder
 from utils.model_store.card import Card
+from utils.model_store.compatibility import (
+    absent_columns,
+    add_absent,
+    check,
+    class_places,
+    of_classes,
+)
 from utils.model_store.registry import ModelError, Registry
 
 # LightGBM imports scikit-learn, pandas and pyarrow if they are installed. A Booster, and a Dataset
@@ -35,11 +42,20 @@ LIBRARIES = ("lightgbm", "scikit-learn", "numpy")
 
 @dataclass
 class Model:
-    """A fitted preprocessor, the booster trained on its output, and their card."""
+    """A fitted preprocessor, the booster trained on its output, and their card.
+
+    The columns and the classes may be those of an earlier state of the data set, see
+    compatibility.py. ModelError if they don't fit to today's.
+    """
 
     features: FeatureEncoder
     booster: lgb.Booster
     card: Card
+
+    def __post_init__(self) -> None:
+        check(self.card, self.features, self.booster.num_model_per_iteration())
+        self.absent = absent_columns(self.features)
+        self._places = class_places(self.card)
 
     @property
     def model_id(self) -> int:
@@ -47,14 +63,20 @@ class Model:
         return self.card.model_id
 
     def predict(self, rows: Sequence[dict]) -> np.ndarray:
-        """Return P(outcome = 1) of each row, shape (n_rows,); rows are dicts or a DataFrame.
+        """Return the scores of rows, dicts or a DataFrame; see utils/datasets/targets.py.
 
         Uses one thread: a batch is too small to divide, and Kafka and the trainer need the other
         cores. ValueError for rows that FeatureTools can't transform.
         """
         if not len(rows):
             return np.empty(0)
-        return self.booster.predict(self.features.transform(rows), num_threads=1)
+        rows = add_absent(rows, self.absent)
+        scores = self.booster.predict(self.features.transform(rows), num_threads=1)
+        return scores if self._places is None else of_classes(scores, self._places)
+
+    def answers(self, rows: Sequence[dict]) -> Iterable[tuple]:
+        """Return the fields of the reply to each row, without its request_id."""
+        return dataset.target.answers(self.predict(rows), self.model_id) if rows else ()
 
 
 def save(model: Model, registry: Registry) -> None:
@@ -68,13 +90,13 @@ def save(model: Model, registry: Registry) -> None:
 def load(registry: Registry, model_id: int) -> Model:
     """Return a model that has been checked and has made a first prediction.
 
-    ModelError if the model or its card is missing or damaged, or if the model was made for other
-    columns or with another major version of a library.
+    ModelError if the model or its card is missing or damaged, or if the model can't be used with
+    the data set, or was made with another major version of a library.
     """
     card = registry.card(model_id)
     content = registry.content(card)
     try:
-        _check(card)
+        _check_libraries(card)
         parts = pickle.loads(content)  # noqa: S301 - see the module's docstring
         model = Model(parts["features"], lgb.Booster(model_str=parts["booster"]), card)
         _warm_up(model)
@@ -115,12 +137,7 @@ def load_anchor(registry: Registry, champion: Card) -> Model | None:
         return None
 
 
-def _check(card: Card) -> None:
-    columns = list(dataset.NUMERIC_COLUMNS + dataset.CATEGORICAL_COLUMNS)
-    if card.features != columns:
-        raise ModelError(
-            f"model {card.model_id}: trained on other columns than those of the data set"
-        )
+def _check_libraries(card: Card) -> None:
     for name, made_by in card.libraries.items():
         if made_by.split(".")[0] != version(name).split(".")[0]:
             raise ModelError(
@@ -129,7 +146,6 @@ def _check(card: Card) -> None:
 
 
 def _warm_up(model: Model) -> None:
-    row = dict.fromkeys(dataset.NUMERIC_COLUMNS + dataset.CATEGORICAL_COLUMNS)
-    probability = model.predict([row])
-    if probability.shape != (1,) or not 0 <= probability[0] <= 1:
-        raise ModelError(f"model {model.model_id}: its first prediction is {probability}")
+    scores = model.predict([dict.fromkeys(dataset.names)])
+    if len(scores) != 1 or not dataset.target.are_scores(scores):
+        raise ModelError(f"model {model.model_id}: its first prediction is {scores}")

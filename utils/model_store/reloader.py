@@ -14,6 +14,7 @@ import threading
 import time
 
 from utils.console import say, warn
+from utils.datasets import dataset
 from utils.kafka_client.positions import read_from_now_on
 from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import decode_control
@@ -53,6 +54,7 @@ class Reloader:
             ) from None
         for warning in warnings:
             warn(f"{warning}; starting with model {model.model_id} instead.")
+        say_what_is_dropped(model)
         return model
 
     def _run(self) -> None:
@@ -94,6 +96,7 @@ class Reloader:
         except ModelError as error:
             self._note_unusable(champion, error)
         else:
+            say_what_is_dropped(self.model)
             say(f"Model {champion} answers from now on.", "bold green")
 
     def _note_unusable(self, champion: int, error: ModelError) -> None:
@@ -111,3 +114,11 @@ class Reloader:
         self._stop.set()
         self._thread.join(timeout=5)
         self._consumer.close(timeout_ms=1_000)
+
+
+def say_what_is_dropped(model: Model) -> None:
+    """Warn of columns that the model knows and the data set has no more."""
+    dropped = [name for name in model.absent if name not in dataset.names]
+    if dropped:
+        what = f"Model {model.model_id} knows the columns {', '.join(dropped)}"
+        warn(f"{what}, which requests have no more: they are nulls for it until the next training.")
