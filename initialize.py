@@ -9,6 +9,7 @@ makes another first model, of the original data alone, and running predictors ch
 second. Observations are kept, and the next training uses all of them again.
 """
 
+import os
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -77,7 +78,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         save(model, registry)
         registry.promote(model.model_id)
     cost = f"{model.card.trees} trees, {model.card.us_per_row:.1f} us a prediction"
-    where = f"in {settings.models_dir.name}/"
+    where = f"in {os.path.relpath(settings.models_dir)}/"
     say(f"Saved model {model.model_id}, the champion, {where}: {cost}.", "green")
     if replaced is not None:
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
@@ -94,12 +95,10 @@ def show_quality(model: Model) -> None:
     }
     if (best := dataset.true_scores(rows)) is not None:
         scores["the best possible"] = best
-    table = Table(
-        f"on {dataset.test_rows}", *dataset.target.figures(outcomes, model.predict(frame))
-    )
-    for name, each in scores.items():
-        figures = dataset.target.figures(outcomes, each).values()
-        table.add_row(name, *(f"{figure:,.4f}" for figure in figures))
+    figures = {name: dataset.target.figures(outcomes, each) for name, each in scores.items()}
+    table = Table(f"on {dataset.test_rows}", *figures["mean outcome"])
+    for name, each in figures.items():
+        table.add_row(name, *(f"{figure:,.4f}" for figure in each.values()))
     Console().print(table)
 
 
