@@ -30,7 +30,7 @@ from threading import Event
 
 from kafka.errors import KafkaError
 
-from examples.follow_up.events import ADDRESS, EVENTS, decode_event, decode_prediction
+from examples.follow_up.events import ADDRESS, EVENTS, TOPICS, decode_event, decode_prediction
 from examples.follow_up.mail import (
     Refused,
     Server,
@@ -100,9 +100,12 @@ class FollowUp:
                     predictions.append(decode_prediction(record.value))
                     continue
                 try:
-                    events.append((decode_event(record.value), _time_of(record.timestamp)))
+                    event = decode_event(record.value)
                 except ValueError as error:
                     self._complain(str(error))
+                    continue
+                if event.session:
+                    events.append((event, _time_of(record.timestamp)))
         self._schedule.add(events, filter(None, predictions), polled.positions)
 
     def _complain(self, reason: str) -> None:
@@ -116,7 +119,7 @@ class FollowUp:
         message = compose(due, self._options.sender)
         if self._options.dry_run:
             self._schedule.settle(due.session, "sent")
-            return say(f"Would send to {due.visitor}: {message['Subject']}", "green")
+            return say(f"Would send to {due.email}: {message['Subject']}", "green")
         try:
             with connect(self._options.server) as smtp:
                 offer(smtp, message)
@@ -127,17 +130,17 @@ class FollowUp:
                 self._schedule.settle(due.session, "sent")
         except Refused as error:
             self._schedule.settle(due.session, "refused")
-            warn(f"The e-mail to {due.visitor} was refused, and is given up: {error}")
+            warn(f"The e-mail to {due.email} was refused, and is given up: {error}")
         except TryLater as error:
             self._schedule.postpone(due.session, self._options.retry)
-            warn(f"The e-mail to {due.visitor} has to wait {self._options.retry:g} s: {error}")
+            warn(f"The e-mail to {due.email} has to wait {self._options.retry:g} s: {error}")
         except (smtplib.SMTPException, OSError) as error:
             self._server_back_at = time.monotonic() + self._options.retry
             host, port, *_ = self._options.server
             warn(f"{host}:{port} takes no e-mail, next try in {self._options.retry:g} s: {error}")
         else:
             again = "; an earlier attempt may have arrived too" if due.attempts else ""
-            say(f"Sent to {due.visitor}{again}.", "green")
+            say(f"Sent to {due.email}{again}.", "green")
 
 
 def _time_of(timestamp: int) -> float:
@@ -181,7 +184,7 @@ def main() -> None:
     stop = stop_on_signals()
     make_private(settings.data_dir, ROOT)
     path = settings.data_dir / f"follow_up{'_dry_run' if options.dry_run else ''}.db"
-    prepare_topics(read=(EVENTS, APP_MESSAGES))
+    prepare_topics(read=(EVENTS, APP_MESSAGES), others=TOPICS)
     with only_one(path.with_suffix(".lock"), stop):
         try:
             with closing(Schedule(path)) as schedule:

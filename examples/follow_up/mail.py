@@ -39,7 +39,7 @@ class TryLater(Exception):
 def compose(mail: Due, sender: str) -> EmailMessage:
     """Return the message; the same bytes for the same visit, however often it is asked for."""
     message = EmailMessage(policy.SMTP.clone(max_line_length=998))  # addresses can't be folded
-    message["From"], message["To"] = sender, mail.visitor
+    message["From"], message["To"] = sender, mail.email
     message["Subject"] = f"Still interested in {mail.item or 'what you were looking at'}?"
     message["Date"] = format_datetime(datetime.fromtimestamp(mail.due_at, UTC))
     message["Message-ID"] = message_id(mail.session, sender)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from examples.follow_up.events import BUY, LEAVE, Event
+from examples.follow_up.events import Event
 from utils.kafka_client.records import Position
 
 DAY = 86_400  # seconds; a visitor who bought or was written to is left alone for so long
@@ -26,10 +26,10 @@ CREATE TABLE IF NOT EXISTS positions (
 );
 CREATE TABLE IF NOT EXISTS sessions (
     session TEXT PRIMARY KEY,
-    visitor TEXT COLLATE NOCASE,
+    email TEXT COLLATE NOCASE,
     item TEXT,
     worth INTEGER NOT NULL DEFAULT 0, -- by the last prediction
-    active_at REAL NOT NULL DEFAULT 0, -- the last event but "leave"
+    active_at REAL NOT NULL DEFAULT 0, -- the last event but "left"
     left_at REAL, -- NULL: the visitor is there
     retry_at REAL NOT NULL DEFAULT 0, -- not before
     attempts INTEGER NOT NULL DEFAULT 0, -- to hand it over, whose end is not known
@@ -38,18 +38,18 @@ CREATE TABLE IF NOT EXISTS sessions (
     touched_at REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS waiting ON sessions (left_at) WHERE worth AND settled_at IS NULL;
-CREATE INDEX IF NOT EXISTS visitors ON sessions (visitor);
+CREATE INDEX IF NOT EXISTS emails ON sessions (email);
 CREATE INDEX IF NOT EXISTS ages ON sessions (touched_at);
 """
 
 # Another session of the same visitor counts too: a phone, another browser, the next day.
 _DUE = """
-SELECT session, visitor, item, left_at + :delay, attempts FROM sessions AS mine
-WHERE worth AND settled_at IS NULL AND visitor IS NOT NULL
+SELECT session, email, item, left_at + :delay, attempts FROM sessions AS mine
+WHERE worth AND settled_at IS NULL AND email IS NOT NULL
   AND left_at BETWEEN :now - :delay - :too_late AND :now - :delay AND retry_at <= :now
   AND NOT EXISTS (
     SELECT 1 FROM sessions AS other
-    WHERE other.visitor = mine.visitor AND other.session != mine.session
+    WHERE other.email = mine.email AND other.session != mine.session
       AND (other.active_at > mine.left_at OR other.settled_at > :now - :peace))
 ORDER BY left_at LIMIT 1
 """
@@ -59,7 +59,7 @@ class Due(NamedTuple):
     """An e-mail that is due."""
 
     session: str
-    visitor: str
+    email: str
     item: str | None
     due_at: float  # seconds since 1970
     attempts: int  # so far, whose end is not known
@@ -117,14 +117,14 @@ class Schedule:
 
     def _add_event(self, event: Event, at: float) -> None:
         self._db.execute(
-            "INSERT INTO sessions (session, visitor, item, touched_at) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET visitor = coalesce(excluded.visitor, visitor), "
+            "INSERT INTO sessions (session, email, item, touched_at) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET email = coalesce(excluded.email, email), "
             "item = coalesce(excluded.item, item), touched_at = excluded.touched_at",
-            (event.session, event.visitor, event.item, time.time()),
+            (event.session, event.email, event.item, time.time()),
         )
-        if event.event == LEAVE:  # a repeated one postpones nothing
+        if event.is_leaving:  # a repeated one postpones nothing
             change = "left_at = coalesce(left_at, :at)"
-        elif event.event == BUY:
+        elif event.is_purchase:
             change = (
                 "left_at = NULL, active_at = :at, settled_at = coalesce(settled_at, :at), "
                 "outcome = coalesce(outcome, 'bought')"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 
 from kafka import KafkaAdminClient
@@ -28,26 +28,28 @@ _TOPICS = {
     OUTCOMES_TOPIC: {"num_partitions": 1},
     DEAD_LETTER_TOPIC: {"num_partitions": 1, "configs": {"max.message.bytes": str(2**23)}},
 }
-_OTHER_TOPIC = {"num_partitions": settings.partitions}  # of a program beside the pipeline
 
 
-def prepare_topics(read: Iterable[str] = (), write: Iterable[str] = ()) -> None:
+def prepare_topics(
+    read: Iterable[str] = (), write: Iterable[str] = (), others: Mapping[str, dict] | None = None
+) -> None:
     """Wait until Kafka answers, then create those of the topics that do not exist.
 
+    others : how to create topics that are not among those above, as the values of _TOPICS.
     Raises SystemExit with one sentence when Kafka does not answer within BROKER_TIMEOUT seconds of
     the script's start (a process that restarted itself waits without a limit), or when a topic is
     missing and can't be created; Refused when Kafka rejects the login, or when the right to read or
     write a topic is missing.
     """
-    rights = Rights(read, write)
+    rights, known = Rights(read, write), _TOPICS | (others or {})
     with closing(_wait_for_admin()) as admin:
         for topic in admin.describe_topics(rights.topics):
             name, partitions = topic["name"], len(topic["partitions"])
             if is_forbidden(topic):
                 continue
             if not partitions:
-                _create_topic(admin, name)
-            elif partitions != _TOPICS.get(name, _OTHER_TOPIC)["num_partitions"]:
+                _create_topic(admin, name, known[name])
+            elif partitions != known[name]["num_partitions"]:
                 _accept_partitions(name, partitions)
         rights.check_topics(admin)
 
@@ -74,9 +76,9 @@ def _wait_for_admin() -> KafkaAdminClient:
     )
 
 
-def _create_topic(admin: KafkaAdminClient, name: str) -> None:
+def _create_topic(admin: KafkaAdminClient, name: str, options: dict) -> None:
     try:
-        admin.create_topics({name: _TOPICS.get(name, _OTHER_TOPIC)}, wait_for_metadata=True)
+        admin.create_topics({name: options}, wait_for_metadata=True)
     except TopicAlreadyExistsError:  # another script was faster
         admin.wait_for_topics([name])
     except KafkaError as error:
