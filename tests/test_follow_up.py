@@ -234,8 +234,9 @@ def test_killed_while_visitors_leave_each_gets_one_email(shop, mail):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_a_hundred_times_while_visitors_leave(shop, mail):
-    kill_while_they_leave(shop, mail, kills=100, visitors=50)
+    kill_while_they_leave(shop, mail, kills=100, visitors=500)
 
 
 def test_a_server_that_refuses_and_one_that_is_away(shop):
