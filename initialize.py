@@ -89,11 +89,9 @@ def show_quality(model: Model) -> None:
     """Print how good the model is on rows it has never seen, beside what needs no model."""
     rows = dataset.read_test(settings.data_dir)
     frame, outcomes = dataset.checked(rows, "read_test()")
-    scores = {
-        f"model {model.model_id}": model.predict(frame),
-        "mean outcome": dataset.target.constant(outcomes),
-    }
-    if (best := dataset.true_scores(rows)) is not None:
+    mean, best = dataset.target.constant(outcomes), dataset.true_scores(rows)
+    scores = {f"model {model.model_id}": model.predict(frame), "mean outcome": mean}
+    if best is not None:
         scores["the best possible"] = best
     figures = {name: dataset.target.figures(outcomes, each) for name, each in scores.items()}
     table = Table(f"on {dataset.test_rows}", *figures["mean outcome"])

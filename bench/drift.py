@@ -1,7 +1,7 @@
 """Changes the outcomes half-way and compares the pipeline with a model that is never retrained.
 
     python -m bench.drift --requests 48000
-    DATASET=shop python -m bench.drift
+    DATASET=shop python -m bench.drift --interval 0.005    # time for its slower trainings
 
 Runs predictor.py, trainer.py and `sample_app.py --drift` with late outcomes on a broker of its own
 and shows the progress. Then prints the figures of the answers, one row for each RETRAIN_EVERY
@@ -113,14 +113,15 @@ class Follower:
         self._consumer.close()
 
 
-def run(pipeline: Pipeline, requests: int) -> Follower:
+def run(pipeline: Pipeline, requests: int, interval: float) -> Follower:
     """Send all requests; return when they are answered and the trainings that are due are done."""
     every = max(requests // BATCHES, 1)
     pipeline.environment |= {"RETRAIN_EVERY": str(every), "TRAIN_WINDOW": str(int(every * WINDOW))}
     pipeline.predictor()
     pipeline.trainer()
     follower = Follower(pipeline)
-    options = ["--drift", "--outcome-delay", "1", "--interval", "0", "--messages", str(requests)]
+    options = ["--drift", "--outcome-delay", "1", "--messages", str(requests)]
+    options += ["--interval", str(interval)]
     app = pipeline.start("sample_app.py", *options)
     follower.follow(lambda: app.poll() is not None, timeout=1_200)
     if app.returncode:
@@ -165,17 +166,18 @@ def best_scores(rows: list[dict]) -> np.ndarray:
 
     from utils.datasets import shop
 
-    number = np.arange(len(rows))
-    season = number + shop.PERIOD // 2 * (number >= len(rows) // 2)
+    season = shop.season(np.arange(len(rows)), drift_at=len(rows) // 2)
     frame = pd.DataFrame([dataset.defaults | row for row in rows])
-    return dataset.true_scores(frame.assign(season=season / shop.PERIOD))
+    return dataset.true_scores(frame.assign(season=season))
 
 
 def main() -> None:
     """Do one run and print its table."""
     parser = command_line(__doc__, "bench.drift")
     parser.add_argument("--requests", type=int, default=48_000, help="to send (48000)")
-    requests = parser.parse_args().requests
+    parser.add_argument("--interval", type=float, default=0, help="seconds between them (0)")
+    arguments = parser.parse_args()
+    requests = arguments.requests
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     with (
         suppress(KeyboardInterrupt),
@@ -183,7 +185,7 @@ def main() -> None:
         own_pipeline(Path(folder), "drift-", *QUICK) as pipeline,
     ):
         first, _ = load_champion(Registry(Path(folder) / "models"))
-        found = run(pipeline, requests)
+        found = run(pipeline, requests, arguments.interval)
         for message in found.announcements:
             say(json.dumps(message)[:230])
         Console(width=130).print(figures(found, first, max(requests // BATCHES, 1)))
