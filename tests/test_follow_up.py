@@ -208,16 +208,18 @@ def kill_while_they_leave(shop: Shop, mail: MailServer, kills: int, visitors: in
         return OK
 
     mail.answer_data = answer_slowly
+    share = visitors // kills
     for number in range(kills):
         process = shop.start("--delay", "0.5")
-        shop.leave(*leaving[number * visitors // kills : (number + 1) * visitors // kills])
+        shop.leave(*leaving[number * share : (number + 1) * share])
         if number == kills // 2:
             for name in back:
                 shop.event(name, "left")
                 shop.event(name, "arrived")
-        process_end = time.monotonic() + rng.uniform(0, 0.8)
-        wait_until(lambda end=process_end: time.monotonic() > end)
+        wanted = len(mail.accepted) + rng.randint(0, share)
+        wait_until(lambda wanted=wanted: len(mail.accepted) >= wanted)
         kill(process)
+    shop.leave(*leaving[kills * share :])
     shop.start("--delay", "0.5")
     wait_for_mail(mail, *leaving)
     shop.predict("last")
