@@ -12,9 +12,6 @@ second. Observations are kept, and the next training uses all of them again.
 import os
 from datetime import UTC, datetime
 
-from rich.console import Console
-from rich.table import Table
-
 from train.arguments import parse_arguments
 from train.fit import fit_model
 from train.held_out import Split
@@ -22,7 +19,7 @@ from train.observations import unused_model_id
 from train.rows import original_rows
 from train.space import START
 from train.trials import TRIALS
-from utils.console import say, warn
+from utils.console import print_table, say, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
 from utils.files import ROOT, make_private
@@ -79,10 +76,9 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     with registry.locked():  # against a trainer that promotes its model at the same moment
         save(model, registry)
         registry.promote(model.model_id)
-    saved = (
-        f"Saved model {model.model_id}, the champion, in {os.path.relpath(settings.models_dir)}/"
-    )
-    say(f"{saved}: {model.card.trees} trees, {model.card.us_per_row:.1f} us a prediction.", "green")
+    where, card = os.path.relpath(settings.models_dir), model.card
+    cost = f"{card.trees} trees, {card.us_per_row:.1f} us a prediction"
+    say(f"Saved model {model.model_id}, the champion, in {where}/: {cost}.", "green")
     if replaced is not None:
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
     return model
@@ -97,10 +93,8 @@ def show_quality(model: Model) -> None:
     if best is not None:
         scores["the best possible"] = best
     figures = {name: dataset.target.figures(outcomes, each) for name, each in scores.items()}
-    table = Table(f"on {dataset.test_rows}", *figures["mean outcome"])
-    for name, each in figures.items():
-        table.add_row(name, *(dataset.target.shown(figure) for figure in each.values()))
-    Console().print(table)
+    rows = [(name, *map(dataset.target.shown, each.values())) for name, each in figures.items()]
+    print_table((f"on {dataset.test_rows}", *figures["mean outcome"]), rows)
 
 
 def main() -> None:
