@@ -10,6 +10,7 @@ second. Observations are kept, and the next training uses all of them again.
 """
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from train.arguments import parse_arguments
@@ -23,7 +24,7 @@ from utils.console import print_table, say, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
 from utils.files import ROOT, make_private
-from utils.model_store.model import Model, load_champion, save
+from utils.model_store.model import Model, load, load_champion, save
 from utils.model_store.registry import ModelError, Registry
 from utils.script import run
 from utils.settings import settings
@@ -50,6 +51,7 @@ def keep_champion() -> bool:
 def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     """Tune, fit and save a model of the original data, and make it the champion."""
     replaced = registry.champion_id()
+    dataset.test(settings.data_dir)  # a mistake in it is to be found before the tuning
     original = original_rows(settings.data_dir)
     # One row in ten is never trained on. The trainer compares models on these rows, so they must be
     # new to the first model too.
@@ -79,7 +81,8 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     where, card = os.path.relpath(settings.models_dir), model.card
     cost = f"{card.trees} trees, {card.us_per_row:.1f} us a prediction"
     say(f"Saved model {model.model_id}, the champion, in {where}/: {cost}.", "green")
-    if replaced is not None:
+    with suppress(ModelError):
+        load(registry, replaced)
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
     return model
 

@@ -16,8 +16,8 @@ from itertools import chain, islice
 
 from kafka.errors import KafkaError
 
-from utils.answers import label_of, probability_of, text_of
-from utils.company import Company, visitors
+from utils.answers import text_of
+from utils.company import Company, action, description, visitors
 from utils.console import say, status_line, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
@@ -46,7 +46,7 @@ def start_producing(company: Company) -> None:
         if company.stop.wait(company.interval if company.sent else 0):
             break
         request_id = str(uuid.uuid4())
-        company.unanswered[request_id] = dataset.describe(data)
+        company.unanswered[request_id] = description(data)
         if not company.delay:  # requests contain outcomes: the tutorial's shortcut to learn soon
             data[dataset.target.name] = label
             company.add_outcome(request_id, label)
@@ -108,11 +108,11 @@ def receive(company: Company, reply: Prediction | ErrorReply) -> bool:
 
 def act_on(company: Company, reply: Prediction, visitor: str) -> None:
     """Do what the data set says about such a prediction; here, print it."""
-    action = dataset.action(label_of(reply), probability_of(reply))
+    does = action(reply)
     verdict = company.add_prediction(reply)
     if company.interval >= SHORTEST_INTERVAL:
         style = {"right": "green", "wrong": "yellow"}.get(verdict, "")
-        answer = f"{text_of(reply)}, {action}" if action else text_of(reply)
+        answer = f"{text_of(reply)}, {does}" if does else text_of(reply)
         say(f"{visitor} -> {answer}; {verdict}", style)
 
 

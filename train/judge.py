@@ -10,8 +10,9 @@ observations a training.
 
 The first of these rules that applies decides:
 
-not judged : no rows are held out, or all of them have the same outcome. The challenger is promoted:
-    otherwise a data set like this could never replace its first model.
+not judged : no rows are held out, or all of them have the same outcome; or the champion does not
+    know a class that training rows have. The challenger is promoted: otherwise a data set like this
+    could never replace its first model.
 better : the challenger is better beyond noise. It is promoted.
 worse : it is worse beyond noise. It is rejected.
 can't tell : it may be worse by more than a twentieth of what the champion gains over always
@@ -40,6 +41,8 @@ from utils.model_store.model import Model
 from utils.settings import settings
 
 PROMOTED = {"better", "as good"}
+IMPOSSIBLE = 1e-9  # the probability of a class without training rows is below
+SAMPLED_ROWS = 1_000
 # The part of the champion's gain that matters. On the default data set, 200 rows promoted 0.2 % of
 # the models that lost more than a tenth of the gain (48 % if only "worse" is rejected). Of models
 # that follow each other in a stream without drift, 2,000 rows rejected 4 %, with and without it.
@@ -106,6 +109,22 @@ def judge(
             next_anchor = anchor.model_id
     why = explain(finding, compared[:2], groups, margin) + copies(rows, groups)
     return Verdict(decision, why, judgement, next_anchor)
+
+
+def unlearned_class(champion: Model, rows: LabeledRows) -> str | int | None:
+    """Return a class that two of the rows have, and that the champion takes for impossible.
+
+    It was added to the data set after the champion was trained, for example. Where observations of
+    it are few, they would not count before the judge, see above.
+    """
+    target = dataset.target
+    if target.outputs == 1:
+        return None
+    sizes = np.bincount(rows.outcomes.astype(int), minlength=target.outputs)
+    step = max(len(rows) // SAMPLED_ROWS, 1)
+    highest = champion.predict(rows.frame[::step]).max(axis=0)
+    places = np.flatnonzero((sizes >= 2) & (highest < IMPOSSIBLE))
+    return target.labels[places[0]] if len(places) else None
 
 
 def decide(compared: list[Comparison], margin: float) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
+from utils.datasets.base import DatasetError
 from utils.script import command_line
 from utils.settings import settings
 
@@ -53,13 +54,17 @@ def say_what_is_filled(filled: dict[str, int]) -> None:
 def decide(registry: "Registry", champion: "Model", model: "Model", data: "TrainingData") -> None:
     """Note in the model's card whether it is to replace the champion, and why."""
     from train.held_out import Split
-    from train.judge import judge
+    from train.judge import judge, unlearned_class
     from utils.model_store.model import load_anchor
 
     card, split = model.card, Split.after(champion.card)
     card.judge_rows_held_out = data.held_out
     split.note(card)
-    if Split.of(champion.card) == split:
+    unlearned = unlearned_class(champion, data.training)
+    if unlearned is not None:
+        why = f"not judged: model {champion.model_id} does not know the class {unlearned!r}"
+        card.decision, card.why = "promoted", why
+    elif Split.of(champion.card) == split:
         anchor = load_anchor(registry, champion.card)
         if anchor and Split.of(anchor.card) != split:
             anchor = None
@@ -132,6 +137,9 @@ def main() -> None:
     end_with_parent(arguments.folder)
     try:
         retrain(arguments)
+    except DatasetError as error:
+        (arguments.folder / ERROR).write_text(str(error))
+        sys.exit(1)
     except Exception as error:
         traceback.print_exc()
         (arguments.folder / ERROR).write_text(f"{type(error).__name__}: {error}")

@@ -6,13 +6,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
 from queue import SimpleQueue
 from threading import Event, Lock
 
 import numpy as np
 
-from utils.answers import IS_NUMBER, label_of, number_text
+from utils.answers import IS_NUMBER, label_of, number_text, probability_of
+from utils.console import warn
 from utils.datasets import dataset
+from utils.datasets.base import Dataset
 from utils.datasets.targets import Label
 from utils.messages import Prediction
 from utils.settings import settings
@@ -37,6 +40,30 @@ def visitors(drift_at: int | None) -> Iterator[tuple[dict, Label]]:
         except (TypeError, ValueError) as error:
             dataset.refuse(f"visitors(): {error}")
         yield {name: value for name, value in plain.items() if name in dataset.names}, label
+
+
+def description(data: dict) -> str:
+    """Return the data set's short text for a visitor, or one of columns if it can't be made."""
+    try:
+        return dataset.describe(data)
+    except Exception as error:  # it is for people only: no mistake in it ends the sample app
+        warn_once(f"describe() of the data set fails: {type(error).__name__}: {error}")
+        return Dataset.describe(dataset, data)
+
+
+def action(reply: Prediction) -> str:
+    """Return what the company does when it gets this reply, "" for nothing."""
+    try:
+        return dataset.action(label_of(reply), probability_of(reply))
+    except Exception as error:
+        warn_once(f"action() of the data set fails: {type(error).__name__}: {error}")
+        return ""
+
+
+@cache
+def warn_once(problem: str) -> None:
+    """Warn, unless the same was said before."""
+    warn(problem)
 
 
 class Company:

@@ -215,6 +215,8 @@ def load() -> Settings:
             sys.exit(text)
         name = str(problem["loc"][0])
         secret = Settings.model_fields[name].annotation is SecretStr
+        if name == "dataset" and (ROOT / f"utils/datasets/{problem['input']}.py").exists():
+            text = f"add {problem['input']!r} to DATASETS in utils/settings.py"
         value = "" if secret else f" (it is {str(problem['input'])[:80]!r})"
         sys.exit(f"{name.upper()}: {text[0].lower()}{text[1:]}{value}")
 

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from utils.datasets.base import Dataset, DatasetError
+from utils.datasets.base import Dataset, DatasetError, in_words
 from utils.settings import settings
 
 
@@ -11,18 +11,18 @@ def load(name: str) -> Dataset:
     """Return the data set of the file with this name; SystemExit if it contradicts itself."""
     where = f"utils/datasets/{name}.py"
     try:
-        found = import_module(f"utils.datasets.{name}").dataset
-        if not isinstance(found, Dataset):
-            raise TypeError("its last line has to be like: dataset = Mine()")
-        return found
+        found = getattr(import_module(f"utils.datasets.{name}"), "dataset", None)
     except DatasetError as error:
         sys.exit(str(error))
-    except (AttributeError, TypeError, ValueError) as error:
-        sys.exit(f"{where}: {error}")
     except ModuleNotFoundError as error:
         if error.name != f"utils.datasets.{name}":
-            raise
+            sys.exit(in_words(error, where))
         sys.exit(f"DATASET: there is no file {where}")
+    except Exception as error:
+        sys.exit(in_words(error, where))
+    if not isinstance(found, Dataset):
+        sys.exit(f"{where}: its last line has to be like: dataset = Mine()")
+    return found
 
 
 dataset = load(settings.dataset)

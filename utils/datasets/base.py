@@ -7,9 +7,10 @@ are valid, the features, what is minimized, the answers, the judge, the tables. 
 makes one step by step.
 """
 
+import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -92,6 +93,11 @@ class Dataset(ABC):
     def __init__(self) -> None:
         """Check what the data set says; DatasetError if it contradicts itself."""
         self.name = type(self).__module__.rpartition(".")[2]
+        if not isinstance(self.columns, tuple | list):
+            self.refuse("columns: expected a tuple, such as (Numeric('age'), Categorical('job'))")
+        for column in self.columns:
+            if not isinstance(column, Numeric | Categorical):
+                self.refuse(f"columns: expected Numeric or Categorical, got {column!r}")
         names = Counter([*self.names, self.target.name])
         twice = [name for name, times in names.items() if times > 1]
         if self.target.name in self.names:
@@ -101,8 +107,6 @@ class Dataset(ABC):
         if not self.names:
             self.refuse("there is no column")
         for column in self.columns:
-            if not isinstance(column, Numeric | Categorical):
-                self.refuse(f"{column} is neither Numeric nor Categorical")
             if not (column.is_required or column.default is None or column.accepts(column.default)):
                 self.refuse(f"{column.name} is {column.kind}, its default is {column.default!r}")
         for crossing in self.crossed:
@@ -139,11 +143,30 @@ class Dataset(ABC):
 
     def training(self, folder: Path) -> tuple["pd.DataFrame", np.ndarray]:
         """Return the features of the original rows, numeric ones first, and their outcomes."""
-        return self.checked(self.read_training(folder), "read_training()")
+        frame, outcomes = self.checked(self.read(self.read_training, folder), "read_training()")
+        sizes = np.bincount(self.target.strata(outcomes), minlength=max(len(self.target.labels), 1))
+        if np.sort(sizes)[-2:].min() < 2:
+            which = " of each of two classes" if self.target.labels else ""
+            self.refuse(f"read_training(): a model needs at least two rows{which}")
+        return frame, outcomes
 
     def test(self, folder: Path) -> tuple["pd.DataFrame", np.ndarray]:
         """Return the features and the outcomes of the test rows."""
-        return self.checked(self.read_test(folder), "read_test()")
+        return self.checked(self.read(self.read_test, folder), "read_test()")
+
+    def read(self, method: Callable[[Path], Any], folder: Path) -> "pd.DataFrame":
+        """Return the rows of read_training() or read_test(); DatasetError if there are none."""
+        import pandas as pd
+
+        try:
+            rows = method(folder)
+        except DatasetError:
+            raise
+        except Exception as error:  # a mistake in the data set's file, or a file that is missing
+            raise DatasetError(in_words(error, _file(type(self)))) from error
+        if not isinstance(rows, pd.DataFrame):
+            self.refuse(f"{method.__name__}() returns {type(rows).__name__}, not a DataFrame")
+        return rows
 
     def checked(self, rows: "pd.DataFrame", where: str) -> tuple["pd.DataFrame", np.ndarray]:
         """Return features and outcomes of these rows; DatasetError if they are not as declared.
@@ -164,17 +187,28 @@ class Dataset(ABC):
             for wrong in column.first_wrong(rows[column.name]):
                 problem = f"{column.name} is {column.kind}, expected {column.expected}"
                 self.refuse(f"{where}: the column {problem}, got {repr(wrong)[:80]}")
-        labels = rows[self.target.name].astype(object).tolist()
-        try:
-            outcomes = np.array([self.target.outcome_of(label) for label in labels])
-        except (ValueError, TypeError) as error:
-            self.refuse(f"{where}: {error}")
+        outcomes = np.empty(len(rows))
+        for row, label in enumerate(rows[self.target.name].astype(object)):
+            try:
+                outcomes[row] = self.target.outcome_of(label)
+            except ValueError as error:
+                self.refuse(f"{where}, row {row}: {error}")
         return rows[[*self.names]], outcomes
 
 
 def _without_nan(rows: "pd.DataFrame") -> "pd.DataFrame":
     """Return the rows with None for each kind of missing value."""
     return rows.astype(object).where(rows.notna(), None)
+
+
+def in_words(error: Exception, where: str) -> str:
+    """Return an error as one sentence; where : the data set's file, whose line is added."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename.endswith(where)]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    line = f", line {lines[-1]}" if lines else ""
+    return f"{where}{line}: {type(error).__name__}: {error}"
 
 
 def _file(dataset: type[Dataset]) -> str:

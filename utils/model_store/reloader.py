@@ -54,7 +54,7 @@ class Reloader:
             ) from None
         for warning in warnings:
             warn(f"{warning}; starting with model {model.model_id} instead.")
-        say_what_is_dropped(model)
+        say_what_differs(model)
         return model
 
     def _run(self) -> None:
@@ -96,7 +96,7 @@ class Reloader:
         except ModelError as error:
             self._note_unusable(champion, error)
         else:
-            say_what_is_dropped(self.model)
+            say_what_differs(self.model)
             say(f"Model {champion} answers from now on.", "bold green")
 
     def _note_unusable(self, champion: int, error: ModelError) -> None:
@@ -116,13 +116,12 @@ class Reloader:
         self._consumer.close(timeout_ms=1_000)
 
 
-def say_what_is_dropped(model: Model) -> None:
-    """Warn of columns that the model uses and the data set of this process lacks.
-
-    They were dropped, or were added after the process started.
-    """
-    dropped = [name for name in model.absent if name not in dataset.names]
+def say_what_differs(model: Model) -> None:
+    """Say which columns only one of the two has: the model, or the data set of this process."""
+    dropped = [name for name in model.features.columns if name not in dataset.names]
+    added = [name for name in dataset.names if name not in model.features.columns]
     if dropped:
-        what = f"Model {model.model_id} uses columns that the data set does not have"
-        names = ", ".join(dropped)
-        warn(f"{what} ({names}): they are nulls for it. Restart predictor.py if they were added.")
+        names, them = ", ".join(dropped), "that the data set does not have: they are nulls for it"
+        warn(f"Model {model.model_id} uses columns {them} ({names}).")
+    if added:
+        say(f"Model {model.model_id} does not know these columns yet: {', '.join(added)}.")
