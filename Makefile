@@ -58,7 +58,7 @@ bench-retrain: env ## measure a retraining, the tutorial's and ours: time, loglo
 bench-tuning: env ## measure the first model, and what a second tuning gains (10 minutes)
 	$(RUN) -m bench.tuning
 
-quality: env ## measure each data set's models beside what is reachable (5 minutes, ONLY=shop, SEEDS=3)
+quality: env ## measure each data set's models beside what is reachable (ONLY=shop, SEEDS=3)
 	$(RUN) -m bench.quality $(if $(ONLY),--only $(ONLY)) --seeds $(or $(SEEDS),3)
 
 generations: env ## retrain 200 times: do models get worse, or dearer? (half an hour, TRAININGS=200)

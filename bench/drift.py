@@ -166,10 +166,9 @@ def best_scores(rows: list[dict]) -> np.ndarray:
 
     from utils.datasets import shop
 
-    number = np.arange(len(rows))
-    season = number + shop.PERIOD // 2 * (number >= len(rows) // 2)
+    season = shop.season(np.arange(len(rows)), drift_at=len(rows) // 2)
     frame = pd.DataFrame([dataset.defaults | row for row in rows])
-    return dataset.true_scores(frame.assign(season=season / shop.PERIOD))
+    return dataset.true_scores(frame.assign(season=season))
 
 
 def main() -> None:

@@ -135,3 +135,10 @@ def test_soak():
 def test_hostile():
     output = run("tests.chaos.hostile", "--messages", "1000", "--requests", "100")
     assert all(row[-1] in ("yes", "") for row in rows_of("hostile input", output))
+
+
+def test_quality():
+    rows = rows_of("shop: log loss", run("bench.quality", "--only", "shop", "--seeds", "1"))
+    assert [row[0] for row in rows[:2]] == ["initialize.py's model", "LightGBM with its defaults"]
+    assert len(rows) == 7
+    assert all(row[-1].endswith("%") for row in rows)

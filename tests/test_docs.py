@@ -11,6 +11,7 @@ from utils.settings import Settings
 
 README = (ROOT / "README.md").read_text()
 DOCS = "\n".join([README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
+EXAMPLES = "\n".join(page.read_text() for page in sorted((ROOT / "examples").glob("*/*.md")))
 BUDGETS = {"predictor.py": 120, "trainer.py": 150, "initialize.py": 120, "sample_app.py": 150}
 
 
@@ -37,7 +38,8 @@ def test_every_file_that_is_named_exists(path):
 
 
 @pytest.mark.parametrize(
-    "command", sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS)))
+    "command",
+    sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS + EXAMPLES))),
 )
 def test_every_python_command_exists_with_its_options(command):
     words = command.split()

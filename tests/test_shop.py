@@ -236,7 +236,7 @@ def test_visitors_are_valid_requests(tmp_path):
 
 
 def test_a_model_learns_most_of_what_there_is_to_learn(tmp_path):
-    found = json.loads(run_with("shop", LOSSES, tmp_path))
+    found = json.loads(run_with("shop", LOSSES, tmp_path, 1))
     least, most = found["best possible"], found["always the same"]
     assert least < found["model"] < least + 0.25 * (most - least)
     assert found["model"] < found["plain LightGBM"] < most

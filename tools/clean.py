@@ -23,7 +23,7 @@ from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
 from train.observations import STORE
 from train.training_process import remove_attempts
 from utils.console import say
-from utils.datasets.shipped import SHIPPED
+from utils.datasets import dataset
 from utils.files import locked
 from utils.kafka_client.connection import is_reachable, make_admin
 from utils.kafka_client.group import group_members
@@ -103,9 +103,9 @@ def wait_until_deleted(admin: KafkaAdminClient) -> None:
 
 
 def delete_files() -> None:
-    """Delete the models, the store, and the unpacked data; lock files stay."""
+    """Delete the models, the store, and the files of the data set; lock files stay."""
     remove_attempts()
-    data = [path for name in SHIPPED.glob("*.xz") for path in settings.data_dir.glob(name.stem)]
+    data = [settings.data_dir / name for name in dataset.files]
     store = settings.data_dir.glob(f"{STORE.name}*")
     models = [path for pattern in MODEL_FILES for path in settings.models_dir.glob(pattern)]
     for path in (*data, *store, *models):

@@ -81,7 +81,7 @@ class FrameBuilder:
     a number in a categorical one) is a null. To leave these rows out would break the promise that
     each observation is in each later training set; and a request may have a null in any column too.
 
-    defaults : of columns; filled : column -> how many rows were changed for such a reason.
+    defaults : of optional columns; filled : column -> how many rows have a null for such a reason.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class FrameBuilder:
             for name, parts in names.items():
                 values, is_known = read(name, columns.get(name), chosen)
                 parts.append(values)
-                if filled := int(len(values) - np.count_nonzero(is_known)):
+                filled = int(len(values) - np.count_nonzero(is_known))
+                if filled and not (name in self._defaults and columns.get(name) is None):
                     self.filled[name] = self.filled.get(name, 0) + filled
 
     def frame(self) -> "pd.DataFrame":

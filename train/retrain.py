@@ -47,7 +47,7 @@ def say_what_is_filled(filled: dict[str, int]) -> None:
 
     if filled:
         columns = ", ".join(f"{name} of {rows:,}" for name, rows in filled.items())
-        warn(f"Observations from before a change of the columns have its default: {columns}.")
+        warn(f"Observations from before a change of the columns have nulls: {columns}.")
 
 
 def decide(registry: "Registry", champion: "Model", model: "Model", data: "TrainingData") -> None:
@@ -108,7 +108,7 @@ def retrain(arguments: Namespace) -> None:
     card = model.card
     card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = snapshot.observations
-    card.filled = snapshot.filled
+    card.filled_with_null = snapshot.filled
     card.digest_of_rows = digest_of_rows
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records

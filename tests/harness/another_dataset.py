@@ -21,6 +21,7 @@ def run_with(dataset: str, program: str, *arguments: object) -> str:
 
 
 # Prints the losses on the test rows as JSON. The rows to train on are those of initialize.py.
+# Arguments: a folder for the data, and the number of evaluations.
 LOSSES = """
 import json, sys
 from pathlib import Path
@@ -40,7 +41,7 @@ model = fit_model(
     rows.outcomes,
     model_id=0,
     hyper="hyperopt",
-    max_evals=1,
+    max_evals=int(sys.argv[2]),
     known_points=[START],
     num_threads=1,  # other tests, and other programs, run beside it
 )

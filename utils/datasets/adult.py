@@ -58,6 +58,7 @@ class Adult(Dataset):
         positive=">50K",
         aliases={"<=50K.": "<=50K", ">50K.": ">50K"},  # as in UCI's test file
     )
+    files = (TRAINING_FILE, TEST_FILE)
     test_rows = TEST_FILE
 
     def prepare(self, folder: Path) -> str:

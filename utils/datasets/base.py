@@ -67,6 +67,7 @@ class Dataset(ABC):
     columns: tuple[Column, ...]
     crossed: tuple[tuple[str, ...], ...] = ()  # each becomes one more column: their combination
     target: Target
+    files: tuple[str, ...] = ()  # that prepare() writes; `make clean` deletes them
     test_rows = "the test rows"  # their name in the table that initialize.py prints
     outcome_delay = 0.0  # seconds until the sample app reports outcomes; 0: requests have them
 

@@ -42,6 +42,7 @@ class Diabetes(Dataset):
         Numeric("blood_sugar"),
     )
     target = Number("progression")
+    files = (FILE,)
     test_rows = f"{TEST} other patients"
 
     def prepare(self, folder: Path) -> str:

@@ -23,6 +23,7 @@ from utils.kafka_client.records import Position
 from utils.kafka_client.topic_ids import TopicIdentity
 
 CHECK_INTERVAL = 5.0  # seconds between looks for changed topics and added partitions
+ENDS_TIMEOUT_MS = 2_000
 
 Positions = dict[TopicPartition, Position]
 
@@ -92,6 +93,15 @@ class Reader:
         self._positions = _known(positions)
         for partition in self._consumer.assignment():
             self._seek(partition)
+
+    def ends(self) -> dict[TopicPartition, int]:
+        """Return the present end of every partition that is read, for has_read(); KafkaError."""
+        return self._consumer.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
+
+    def has_read(self, ends: dict[TopicPartition, int]) -> bool:
+        """Return True if poll() has returned everything before these offsets."""
+        positions = self._consumer.positions()  # unlike ours, behind the markers of transactions
+        return all(positions.get(partition, -1) >= end for partition, end in ends.items())
 
     def close(self) -> None:
         """Close the consumer."""
