@@ -12,16 +12,14 @@ second. Observations are kept, and the next training uses all of them again.
 import os
 from datetime import UTC, datetime
 
-from rich.console import Console
-from rich.table import Table
-
 from train.arguments import parse_arguments
 from train.fit import fit_model
+from train.held_out import Split
 from train.observations import unused_model_id
-from train.rows import SPLIT, is_for_judge, original_rows
+from train.rows import original_rows
 from train.space import START
 from train.trials import TRIALS
-from utils.console import say, warn
+from utils.console import print_table, say, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
 from utils.files import ROOT, make_private
@@ -55,7 +53,8 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     original = original_rows(settings.data_dir)
     # One row in ten is never trained on. The trainer compares models on these rows, so they must be
     # new to the first model too.
-    rows = original[~is_for_judge(original.hashes(dataset.names))]
+    split = Split.of_first_model(original.frame)
+    rows = original[~original.held_out(split)]
     limits = f"at most {max_evals} evaluations in {timeout:g} s"
     say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}.")
     model = fit_model(
@@ -71,15 +70,15 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     )
     model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
     model.card.judge_rows_held_out = len(original) - len(rows)
-    model.card.split = SPLIT
+    split.note(model.card)
     # First the model, then champion.json that names it: a predictor that starts between the two
     # finds either no champion or a whole one.
     with registry.locked():  # against a trainer that promotes its model at the same moment
         save(model, registry)
         registry.promote(model.model_id)
-    cost = f"{model.card.trees} trees, {model.card.us_per_row:.1f} us a prediction"
-    where = f"in {os.path.relpath(settings.models_dir)}/"
-    say(f"Saved model {model.model_id}, the champion, {where}: {cost}.", "green")
+    where, card = os.path.relpath(settings.models_dir), model.card
+    cost = f"{card.trees} trees, {card.us_per_row:.1f} us a prediction"
+    say(f"Saved model {model.model_id}, the champion, in {where}/: {cost}.", "green")
     if replaced is not None:
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
     return model
@@ -94,10 +93,8 @@ def show_quality(model: Model) -> None:
     if best is not None:
         scores["the best possible"] = best
     figures = {name: dataset.target.figures(outcomes, each) for name, each in scores.items()}
-    table = Table(f"on {dataset.test_rows}", *figures["mean outcome"])
-    for name, each in figures.items():
-        table.add_row(name, *(f"{figure:,.4f}" for figure in each.values()))
-    Console().print(table)
+    rows = [(name, *map(dataset.target.shown, each.values())) for name, each in figures.items()]
+    print_table((f"on {dataset.test_rows}", *figures["mean outcome"]), rows)
 
 
 def main() -> None:

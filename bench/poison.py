@@ -16,10 +16,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from train.fit import evaluate, fit_model
+from train.fit import fit_model
+from train.held_out import is_for_judge
 from train.judge import judge
 from train.row_hash import hash_frame
-from train.rows import LabeledRows, is_for_judge, rows_that_judge
+from train.rows import LabeledRows, rows_that_judge
 from train.snapshot import JUDGED_TRAININGS
 from train.space import START
 from train.warm_start import champion_points
@@ -53,6 +54,11 @@ class Stream:
         self.unseen = self.rows[self.groups > trainings]
         poisoned = (self.groups <= trainings) & (rng.random(len(order)) < wrong * self.groups)
         self.rows.outcomes[poisoned] = 1 - self.rows.outcomes[poisoned]
+
+    def loss_of(self, model: Model) -> float:
+        """Return the log loss of a model on the rows that no model sees."""
+        scores = model.predict(self.unseen.frame)
+        return float(dataset.target.losses(self.unseen.outcomes, scores).mean())
 
     def training(self, number: int) -> LabeledRows:
         """Return the rows that a training uses."""
@@ -106,12 +112,12 @@ def run(trainings: int, wrong: float, seed: int) -> dict[str, Line]:
     """Do all trainings; return the two lines of champions, and print them as a table."""
     stream = Stream(trainings, wrong, seed)
     first = train(stream.training(0), 0, None)
-    loss = evaluate(first, stream.unseen.frame, stream.unseen.outcomes)["logloss"]
+    loss = stream.loss_of(first)
     lines = {name: Line(first, loss, name == "anchor") for name in ("no anchor", "anchor")}
     table = Table("training", "its logloss", *lines)
     for number in range(1, trainings + 1):
         model = train(stream.training(number), number, lines["anchor"].champion)
-        loss = evaluate(model, stream.unseen.frame, stream.unseen.outcomes)["logloss"]
+        loss = stream.loss_of(model)
         judged = stream.judge(number)
         found = [line.challenge(model, loss, *judged) for line in lines.values()]
         table.add_row(str(number), f"{loss:.4f}", *found)

@@ -35,7 +35,8 @@ from tqdm import tqdm
 
 from bench.retrain_once import FIRST
 from train.fit import fit_model
-from train.rows import LabeledRows, is_for_judge, original_rows
+from train.held_out import Split
+from train.rows import LabeledRows, original_rows
 from train.space import START
 from train.warm_start import champion_points
 from utils.datasets import dataset
@@ -61,7 +62,7 @@ def retrained(rows: LabeledRows, champion: Model, seed: int) -> Predict:
 
 
 def _model(rows: LabeledRows, seed: int, **tuning) -> Model:
-    rows = rows[~is_for_judge(rows.hashes(dataset.names))]
+    rows = rows[~rows.held_out(Split.of_first_model(rows.frame))]
     return fit_model(rows.frame, rows.outcomes, model_id=0, hyper="hyperopt", seed=seed, **tuning)
 
 

@@ -29,8 +29,8 @@ from bench import tutorial
 from bench.clock import Clock, peak_megabytes
 from train.encoded_rows import EncodedRows
 from train.fit import fit_features, fit_model
+from train.held_out import BY_VALUES
 from train.observations import STORE, Observations
-from train.rows import SPLIT
 from train.space import START
 from train.train_hyperopt import LGBOptimizer
 from train.training_process import TrainingProcess
@@ -95,7 +95,7 @@ def make_first_model(evals: int, seed: int, threads: int) -> dict:
         max_evals=evals, timeout=FIRST["timeout"],
     )  # fmt: skip
     seconds = start.seconds()
-    model.card.split = SPLIT  # the training process is to judge it
+    model.card.split = BY_VALUES  # the training process is to judge it
     registry = Registry()
     save(model, registry)
     registry.promote(0)

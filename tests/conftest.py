@@ -20,6 +20,8 @@ for name in SETTINGS:
     os.environ.pop(name, None)
 
 from tests.harness.brokers import QUICK, initialize, running_broker  # noqa: E402
+from tests.harness.left_visitors import Shop  # noqa: E402
+from tests.harness.mail_server import MailServer  # noqa: E402
 from tests.harness.pipeline import Pipeline  # noqa: E402
 from utils import process  # noqa: E402
 from utils.kafka_client.transactions import TransactionalStream  # noqa: E402
@@ -68,3 +70,16 @@ def stream(pipeline):
     stream = TransactionalStream(topic, f"{pipeline.prefix}predictors", "p", (topic,))
     yield stream
     stream.close()
+
+
+@pytest.fixture
+def mail():
+    """A running mail server."""
+    with MailServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+def shop(pipeline, mail) -> Shop:
+    """A shop whose visitors leave; its e-mails go to `mail`."""
+    return Shop(pipeline, mail.port)

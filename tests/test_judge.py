@@ -18,14 +18,12 @@ import pytest
 
 from train.comparison import Comparison, estimates, weighted_medians
 from train.fit import fit_model
+from train.held_out import BY_VALUES, JUDGE_ONE_IN, Split, is_for_judge
 from train.judge import explain, gain, judge
 from train.observations import Observations
 from train.row_hash import hash_frame
 from train.rows import (
-    JUDGE_ONE_IN,
-    SPLIT,
     LabeledRows,
-    is_for_judge,
     newest_of_equal,
     original_rows,
     training_data,
@@ -226,13 +224,13 @@ def test_of_equal_rows_the_newest_in_each_group_judges():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["", SPLIT])
+@pytest.mark.parametrize("split", ["", BY_VALUES])
 def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
     """Rows that it was trained on judge: it would win for as long as these judge."""
     shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
     registry, attempt = Registry(tmp_path / "models"), tmp_path / "attempt"
     card = registry.card(0)
-    assert card.split == SPLIT
+    assert card.split == BY_VALUES
     card.split = split
     registry.write_card(card)
     attempt.mkdir()
@@ -246,8 +244,8 @@ def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
     assert child.wait() == 0
     child.stdin.close()
     made = Registry(attempt).card(1)
-    assert made.split == SPLIT
-    if split == SPLIT:
+    assert made.split == BY_VALUES
+    if split == BY_VALUES:
         assert made.judge.rows == 2_000
     else:
         assert made.decision == "promoted"
@@ -342,7 +340,7 @@ def test_without_rows_that_can_judge_the_newer_model_is_promoted(champion, weak,
 def test_copies_judge_where_few_rows_are_distinct(monkeypatch, folder, champion, weak):
     """Such as a data set of three columns with few categories each."""
     original = original_rows(folder)
-    held_out = is_for_judge(original.hashes(dataset.names))
+    held_out = original.held_out(Split.of_first_model(original.frame))
     few = np.concatenate([np.flatnonzero(held_out)[:20], np.flatnonzero(~held_out)[:180]])
     copies = original[np.tile(few, 100)]
     copies.outcomes = (

@@ -470,7 +470,7 @@ def test_max_evals_below_one_is_refused(max_evals):
     ("ones", "message"), [(0, "40 of class 0, 0 of class 1"), (1, "39 of class 0, 1 of class 1")]
 )
 def test_too_few_rows_of_a_class_are_refused(ones, message):
-    with pytest.raises(ValueError, match=f"^a model needs two rows .* got {message}$"):
+    with pytest.raises(ValueError, match=f"^a model needs at least two rows .* got {message}$"):
         make_optimizer(y=np.array([1.0] * ones + [0.0] * (40 - ones)))
 
 

@@ -123,7 +123,8 @@ class FrameBuilder:
         if column is None:
             number = self._defaults.get(name)
             value = np.nan if number is None else number
-            return np.full(chosen.sum(), value), np.zeros(chosen.sum(), bool)
+            narrowest = narrow(np.array([value], dtype=np.float64)).dtype
+            return np.full(chosen.sum(), value, narrowest), np.zeros(chosen.sum(), bool)
         values = column.array()[chosen]
         if column.categories is None:
             return values, np.ones(len(values), bool)

@@ -16,8 +16,8 @@ MAX_ROUNDS = 500  # the tutorial's limit; every tree costs time in each predicti
 PATIENCE = 30  # early stopping: rounds without a lower loss before a trial ends
 
 # Tuning minimizes the log loss plus this much for each tree node that a row passes (of a number:
-# the squared error plus this part of its variance): a tree that gains less than it costs is not
-# worth its time in every prediction. At this rate a learning rate of 0.18 and one of 0.07 are
+# a part of its variance, which is 1 here): a tree that gains less than it costs is not worth its
+# time in every prediction. At this rate a learning rate of 0.18 and one of 0.07 are
 # equally good for the data of docs/tuning.md: 510 decisions and a log loss of 0.2750, against 1,460
 # and 0.2740.
 PENALTY = {"low": 1e-6, "any": 0.0}[settings.model_cost]
@@ -41,7 +41,6 @@ class Holdout:
     ) -> None:
         self._fitted, self._unseen = (subset(rows, part) for part in split)
         self._outcomes = self._unseen.get_label().astype(float)
-        self._penalty = PENALTY * dataset.target.loss_scale(self._outcomes)
         self._parameters = parameters
 
     def evaluate(
@@ -62,7 +61,7 @@ class Holdout:
             round_before = booster.current_iteration()
             losses = self._add_round(booster)
             decisions += decisions_per_row(booster, first_round=round_before)
-            curve.append(float(losses.mean()) + self._penalty * decisions)
+            curve.append(float(losses.mean()) + PENALTY * decisions)
             if curve[-1] < curve[best]:
                 best, least = len(curve) - 1, losses
                 rounds, decisions_at_best = booster.current_iteration(), decisions

@@ -10,7 +10,7 @@ from train import optimizer_class
 from train.category_order import OrderByOutcome
 from train.cost import decisions_per_row, microseconds_per_row
 from train.encoded_rows import EncodedRows
-from train.row_hash import hash_frame
+from train.row_hash import has_few_values, hash_frame
 from train.split import number_of_folds, split_rows
 from utils.datasets import dataset
 from utils.feature_encoder import FeatureEncoder, fit_encoder
@@ -31,8 +31,9 @@ def fit_features(
     fit_model().
     """
     strata = dataset.target.strata(outcomes)
+    hashes = np.arange(len(frame), dtype=np.uint64) if has_few_values(frame) else hash_frame(frame)
     folds = number_of_folds(strata, max(len(dataset.target.labels), 1))
-    split = split_rows(hash_frame(frame), strata, folds, seed)
+    split = split_rows(hashes, strata, folds, seed)
     held_out = np.zeros(len(outcomes), dtype=bool)
     held_out[split[1]] = True
     encoder = fit_encoder(
@@ -67,9 +68,10 @@ def fit_model(
     ValueError if there are fewer than two rows of each of two classes, or of a number.
     """
     encoder, split = fit_features(frame, outcomes, seed)
+    center, spread = dataset.target.scale(outcomes)
     optimizer = optimizer_class(hyper)(
         EncodedRows(encoder, frame),
-        outcomes,
+        (outcomes - center) / spread,
         split,
         encoder.names_out,
         num_threads=num_threads,
@@ -96,11 +98,6 @@ def fit_model(
         trees=booster.num_trees(),
         decisions_per_row=decisions_per_row(booster),
     )
-    model = Model(encoder, booster, card)
+    model = Model(encoder, booster, card, center, spread)
     card.us_per_row = microseconds_per_row(model, frame)
     return model
-
-
-def evaluate(model: Model, frame: "pd.DataFrame", outcomes: np.ndarray) -> dict[str, float]:
-    """Return the figures of a model on these rows; see utils/datasets/targets.py."""
-    return dataset.target.figures(outcomes, model.predict(frame))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -42,7 +43,7 @@ class BaseOptimizer(ABC):
     Parameters
     ----------
     X : float64 array (rows, features), or an lgb.Sequence of its rows; NaN is a missing number.
-    y : array (rows,), the outcomes; see utils/datasets/targets.py.
+    y : array (rows,), the outcomes as the target scales them; see utils/datasets/targets.py.
     split : the rows to fit on while tuning, and the rows to measure on; see split_rows().
     feature_names : one name per column of X.
     num_threads : for LightGBM; 0 lets it choose. More threads than free cores are much slower.
@@ -81,7 +82,6 @@ class BaseOptimizer(ABC):
             "metric": "None",  # evaluate() measures it
             "is_unbalance": is_unbalance,
             "subsample_freq": 1,  # 0, the default, would make LightGBM ignore `subsample`
-            "min_child_samples": 5,  # min_child_weight limits leaves, too, and is tuned
         }
         self.fixed = self.objective | {
             "seed": seed,
@@ -94,9 +94,8 @@ class BaseOptimizer(ABC):
         }
         # One Dataset for all trials: no tuned parameter changes how it is binned. Codes are plain
         # numbers to it: sets of categories cost a third more in each prediction, and overfit.
-        self.dataset = lgb.Dataset(
-            X, y, feature_name=list(feature_names), params=self.fixed
-        ).construct()
+        names = lightgbm_names(feature_names)
+        self.dataset = lgb.Dataset(X, y, feature_name=names, params=self.fixed).construct()
         self.holdout = Holdout(self.dataset, split, self.fixed)
         self.experiment = {
             "features": list(feature_names),
@@ -204,6 +203,12 @@ class BaseOptimizer(ABC):
     def libraries(self) -> dict[str, str]:
         """Return the versions of the libraries that a trial depends on."""
         return {name: version(name) for name in ("lightgbm", "numpy", self.hyper)}
+
+
+def lightgbm_names(names: Iterable[str]) -> list[str] | str:
+    """Return the names as LightGBM accepts them, or "auto": it refuses brackets, for example."""
+    safe = [re.sub(r"\W", "_", name) for name in names]
+    return safe if len(set(safe)) == len(safe) else "auto"
 
 
 def _digest(contents: Iterable[bytes | np.ndarray]) -> str:

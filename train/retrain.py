@@ -52,15 +52,16 @@ def say_what_is_filled(filled: dict[str, int]) -> None:
 
 def decide(registry: "Registry", champion: "Model", model: "Model", data: "TrainingData") -> None:
     """Note in the model's card whether it is to replace the champion, and why."""
+    from train.held_out import Split
     from train.judge import judge
-    from train.rows import SPLIT, columns_that_split, has_split
     from utils.model_store.model import load_anchor
 
-    card, columns = model.card, columns_that_split(champion.card)
-    card.judge_rows_held_out, card.split, card.split_columns = data.held_out, SPLIT, columns
-    if has_split(champion.card, columns):
+    card, split = model.card, Split.after(champion.card)
+    card.judge_rows_held_out = data.held_out
+    split.note(card)
+    if Split.of(champion.card) == split:
         anchor = load_anchor(registry, champion.card)
-        if anchor and not has_split(anchor.card, columns):
+        if anchor and Split.of(anchor.card) != split:
             anchor = None
         verdict = judge(champion, model, data.judge, data.judge_groups, anchor)
         card.decision, card.why, card.judge, card.anchor = verdict
@@ -78,8 +79,9 @@ def retrain(arguments: Namespace) -> None:
 
     # isort: split
     from train.fit import fit_model
+    from train.held_out import Split
     from train.observations import STORE
-    from train.rows import columns_that_split, training_data
+    from train.rows import training_data
     from train.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
@@ -90,8 +92,8 @@ def retrain(arguments: Namespace) -> None:
     champion, _ = load_champion(registry)
     snapshot = read_snapshot(STORE, settings.train_window)
     say_what_is_filled(snapshot.filled)
-    columns = columns_that_split(champion.card)
-    data = training_data(settings.data_dir, snapshot, settings.train_window, columns)
+    split = Split.after(champion.card)
+    data = training_data(settings.data_dir, snapshot, settings.train_window, split)
     digest_of_rows = data.training.digest()
     snapshot.forget_rows()
     model = fit_model(

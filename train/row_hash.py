@@ -23,13 +23,32 @@ def hash_frame(frame: "pd.DataFrame") -> np.ndarray:
     """
     hashes = np.zeros(len(frame), np.uint64)
     for name in frame:
-        if getattr(frame[name].dtype, "kind", "O") in "iufb":
+        if _is_numeric(frame[name]):
             _add(hashes, frame[name].to_numpy(), _bits)
         else:
             column = coded(frame[name].astype("category"))
             of_values = np.array([_hash_category(value) for value in column.values], np.uint64)
             _add(hashes, column, lambda part, known=of_values: part.take(known))
     return hashes
+
+
+def has_few_values(frame: "pd.DataFrame") -> bool:
+    """Return whether there are fewer possible rows than rows, by the values of each column.
+
+    Then equal rows are different visitors, not one who comes again.
+    """
+    possible, rows = 1, len(frame)
+    codes = [frame[name].astype("category") for name in frame if not _is_numeric(frame[name])]
+    for column in codes:
+        possible *= len(column.cat.categories) + 1
+    for name in frame:  # the slower ones last
+        if possible <= rows and _is_numeric(frame[name]):
+            possible *= frame[name].nunique(dropna=False)
+    return possible <= rows
+
+
+def _is_numeric(column: "pd.Series") -> bool:
+    return getattr(column.dtype, "kind", "O") in "iufb"
 
 
 def shuffle(hashes: np.ndarray, seed: int) -> np.ndarray:

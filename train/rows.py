@@ -1,7 +1,6 @@
 """Which rows a model is trained on, and which rows judge it."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,22 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train.columns import narrow
+from train.held_out import OBSERVED, Split, is_for_judge
 from train.row_hash import hash_frame, shuffle
 from train.snapshot import Snapshot
 from utils.datasets import dataset
-from utils.model_store.card import Card
 
 if TYPE_CHECKING:
     import pandas as pd
 
-JUDGE_ONE_IN = 10  # one distinct row in ten is never trained on: it judges models
 # At least; original rows are added if these observations are fewer. The observations count only if
 # they are at least half of all: see train/judge.py.
 JUDGE_ROWS = 2_000
 # If fewer rows are distinct, the interval is too long to promote a model that is as good; and they
 # have so few possible values that equal rows are different visitors.
 DISTINCT_ROWS = 100
-SPLIT = "values"  # what decides which rows are for the judge; rename it when the rule changes
 
 
 @dataclass
@@ -52,9 +49,9 @@ class LabeledRows:
         frame = pd.DataFrame(columns, copy=False)
         return LabeledRows(frame, np.concatenate([self.outcomes, other.outcomes]))
 
-    def hashes(self, columns: Sequence[str]) -> np.ndarray:
-        """Return a hash of each row's values in these columns; see hash_frame()."""
-        return hash_frame(self.frame[list(columns)])
+    def held_out(self, split: Split) -> np.ndarray:
+        """Return which of these rows, the original ones, are for the judge."""
+        return is_for_judge(split.hashes(self.frame, np.arange(len(self))))
 
     def digest(self) -> str:
         """Return a SHA-256 of the rows' hashes (see train/row_hash.py) and outcomes, in order."""
@@ -86,30 +83,6 @@ def original_rows(folder: Path) -> LabeledRows:
     numbers = {name: narrow(frame[name].to_numpy(np.float64)) for name in dataset.numeric}
     categories = {name: as_categories(frame[name]) for name in dataset.categorical}
     return LabeledRows(frame.assign(**numbers, **categories), outcomes)
-
-
-def columns_that_split(champion: Card) -> list[str]:
-    """Return the columns whose values decide which rows are for the judge.
-
-    They are those that decided it for the champion, so that what judges it is not what it was
-    trained on, although the data set has got more columns since.
-    """
-    known = champion.split_columns or champion.features
-    return [name for name in known if name in dataset.names] or list(dataset.names)
-
-
-def has_split(card: Card, columns: Sequence[str]) -> bool:
-    """Return whether the model was not trained on the rows that these columns keep from it."""
-    return card.split == SPLIT and (card.split_columns or card.features) == list(columns)
-
-
-def is_for_judge(hashes: np.ndarray) -> np.ndarray:
-    """Return which rows are for the judge, by their hashes; see columns_that_split().
-
-    The values decide, not the outcome. So equal rows are on the same side, in every training: what
-    judges a model, or what its early stopping watches, is never what it was trained on.
-    """
-    return hashes % np.uint64(JUDGE_ONE_IN) == 0
 
 
 def newest_of_equal(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -149,17 +122,18 @@ class TrainingData:
 
 
 def training_data(
-    folder: Path, snapshot: Snapshot, window: int, columns: Sequence[str] | None = None
+    folder: Path, snapshot: Snapshot, window: int, split: Split | None = None
 ) -> TrainingData:
     """Return the rows to train on and the rows to judge with.
 
     Training uses the newest `window` rows (original rows count as the oldest; 0 means all rows),
     without those for the judge. The judge uses its observations of the last W trainings.
-    snapshot : read with the same window; columns : see columns_that_split(), None for all.
+    snapshot : read with the same window; split : None for that of a first model.
     """
-    columns = columns or dataset.names
     original, observed = original_rows(folder), LabeledRows(snapshot.frame, snapshot.outcomes)
-    hashes, observed_hashes = original.hashes(columns), observed.hashes(columns)
+    split = split or Split.of_first_model(original.frame)
+    hashes = split.hashes(original.frame, np.arange(len(original)))
+    observed_hashes = split.hashes(observed.frame, OBSERVED + snapshot.positions)
     original_for_judge, for_judge = is_for_judge(hashes), is_for_judge(observed_hashes)
     before_window = max(len(original) + snapshot.observations - window, 0) if window else 0
     original_in_window = np.arange(len(original)) >= before_window

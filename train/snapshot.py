@@ -29,6 +29,7 @@ class Snapshot:
     """
 
     frame: "pd.DataFrame"
+    positions: np.ndarray  # in the order in which they were complete, from 0; they never change
     outcomes: np.ndarray  # float64, see utils/datasets/targets.py
     first_training: np.ndarray  # number, from 1, of the first training that used the observation
     in_window: np.ndarray  # bool: among the newest `window` rows
@@ -42,7 +43,7 @@ class Snapshot:
 
     def forget_rows(self) -> None:
         """Free the memory of all rows; what describes the snapshot remains."""
-        for name in ("frame", "outcomes", "first_training", "in_window", "is_judged"):
+        for name in ("frame", "positions", "outcomes", "first_training", "in_window", "is_judged"):
             delattr(self, name)
 
 
@@ -62,7 +63,7 @@ def read_snapshot(path: Path, window: int = 0) -> Snapshot:
         newest = (max(end - window, 0) if window else 0, end)
         judged = judged_ranges(borders, training, end)
         rows = _read_rows(db, [newest, *judged])
-    positions = rows.pop("positions")
+    positions = rows["positions"]
     return Snapshot(
         **rows,
         first_training=first_trainings(positions, borders, training),

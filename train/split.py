@@ -67,6 +67,6 @@ def number_of_folds(strata: np.ndarray, classes: int) -> int:
     second_largest = int(np.sort(sizes)[-min(classes, 2)])
     if second_largest < 2:
         found = ", ".join(f"{size:,} of class {place}" for place, size in enumerate(sizes.tolist()))
-        what = f"of each of two classes, got {found}" if classes > 1 else f", got {len(strata)}"
-        raise ValueError(f"a model needs two rows {what}")
+        what = f" of each of two classes, got {found[:200]}" if classes > 1 else ""
+        raise ValueError(f"a model needs at least two rows{what}")
     return min(FOLDS, second_largest)

@@ -10,14 +10,17 @@ from pathlib import Path
 
 from train.database import Database, StoreError
 from utils.datasets import dataset
+from utils.settings import DATASETS
 
-# The newest observations are rows; there are a few thousand of them at most.
 _OUTCOMES = (
     (
-        "SELECT rowid, outcome FROM waiting WHERE outcome NOT NULL",
-        "UPDATE waiting SET outcome = ? WHERE rowid = ?",
+        "SELECT DISTINCT outcome FROM waiting WHERE outcome NOT NULL",
+        "UPDATE waiting SET outcome = (SELECT now FROM moved WHERE before = outcome)",
     ),
-    ("SELECT position, outcome FROM recent", "UPDATE recent SET outcome = ? WHERE position = ?"),
+    (
+        "SELECT DISTINCT outcome FROM recent",
+        "UPDATE recent SET outcome = (SELECT now FROM moved WHERE before = outcome)",
+    ),
 )
 _NEW = "INSERT INTO target VALUES (?, ?, ?)"
 
@@ -30,11 +33,12 @@ def adapt_target(db: Database, path: Path) -> None:
     """
     now = _now()
     with db.transaction():
-        # A store of an earlier version knew two classes only.
-        before = _stored(db) or (dataset.name, "classes", list(dataset.target.labels[:2]))
+        # A store of an earlier version knew the default data set only, with two classes.
+        before = _stored(db) or (DATASETS[0], "classes", list(dataset.target.labels[:2]))
         if before != now and _has_outcomes(db):
             _check(path, before, now)
-            _move(db, path, before[2], now[2])
+            if before[2] != now[2]:
+                _move(db, path, before[2])
         db.query("DELETE FROM target")
         db.query(_NEW, (*now[:2], json.dumps(now[2])))
 
@@ -54,6 +58,8 @@ def _file() -> str:
 
 
 def _stored(db: Database) -> tuple[str, str, list] | None:
+    if not db.query("SELECT 1 FROM sqlite_master WHERE name = 'target'"):
+        return None  # the store of an earlier version whose trainer is still running
     for name, kind, labels in db.query("SELECT * FROM target"):
         return name, kind, json.loads(labels)
     return None
@@ -74,22 +80,25 @@ def _check(path: Path, before: tuple, now: tuple) -> None:
         raise StoreError(f"{path}: {problem}: choose another DATA_DIR")
 
 
-def _move(db: Database, path: Path, before: list, now: list) -> None:
+def _move(db: Database, path: Path, before: list) -> None:
     """Change the position of each class, wherever an outcome is."""
-    gone = {place for place, label in enumerate(before) if label not in now}
-    places = [0 if place in gone else now.index(label) for place, label in enumerate(before)]
+    known = dataset.target.outcomes
+    gone = {place for place, label in enumerate(before) if label not in known}
+    places = [int(known.get(label, 0)) for label in before]
     for first, outcomes in db.query("SELECT first, outcomes FROM segments"):
         _refuse(path, gone & set(outcomes), before)
         moved = outcomes.translate(bytes(places) + bytes(range(len(places), 256)))
         db.query("UPDATE segments SET outcomes = ? WHERE first = ?", (moved, first))
+    db.query("CREATE TEMP TABLE moved (before REAL PRIMARY KEY, now REAL)")
+    db.execute_many("INSERT INTO moved VALUES (?, ?)", list(enumerate(places)))
     for found, change in _OUTCOMES:
-        rows = db.query(found)
-        _refuse(path, gone & {int(outcome) for _, outcome in rows}, before)
-        db.execute_many(change, [(places[int(outcome)], rowid) for rowid, outcome in rows])
+        _refuse(path, gone & {int(outcome) for (outcome,) in db.query(found)}, before)
+        db.query(change)
+    db.query("DROP TABLE moved")
 
 
 def _refuse(path: Path, gone: set[int], before: list) -> None:
     if gone:
         label = before[min(gone)]
-        problem = f"observations have the class {label!r}, which {_file()} has no more"
+        problem = f"observations have the class {label!r}, which {_file()} does not have"
         raise StoreError(f"{path}: {problem}: add it again, or choose another DATA_DIR")

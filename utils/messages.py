@@ -228,16 +228,16 @@ _EXPECTED = {"float": "a number", "str": "a string", "object": "an object"}
 def _reason(content: dict, error: str) -> str:
     """Rewrite msgspec's "Expected `X`, got `Y` - at `$.data.age`" as "data.age: expected ..."."""
     text, _, path = error.partition(" - at `$")
-    fields = path.rstrip("`").strip(".").split(".") if path else []
+    # A message has two levels at most; the names of columns may contain dots.
+    fields = path.rstrip("`").strip(".").split(".", 1) if path else []
     if missing := re.fullmatch(r"Object missing required field `(.+)`", text):
         return ".".join([*fields, missing[1]]) + ": is missing"
     value: Any = content
     for field in fields:
         value = value.get(field) if isinstance(value, dict) else None
     name = ".".join(fields) or "message"
-    if dataset.target.labels and fields[-1:] in ([dataset.target.name], ["outcome"]):
-        labels = ", ".join(map(str, dataset.target.labels))
-        return f"{name}: expected one of {labels}, got {_echo(value)}"
+    if fields in (["data", dataset.target.name], ["outcome"]):
+        return f"{name}: expected {dataset.target.expected}, got {_echo(value)}"
     if expected := re.match(r"Expected `(.+?)(?: \| null)?`(.*?)(?:, got .*)?$", text):
         what = _EXPECTED.get(expected[1], expected[1]) + expected[2]
         return f"{name}: expected {what}, got {_echo(value)}"

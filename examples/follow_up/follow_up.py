@@ -65,7 +65,8 @@ class FollowUp:
 
     def step(self) -> None:
         """Read what has come, then send one e-mail if one is due; KafkaError, sqlite3.Error."""
-        polled = self._reader.poll(0.02 if self._due else 0.5)
+        wait = 0.02 if self._ends else 0.5 * (self._due is None)
+        polled = self._reader.poll(wait)
         if polled.positions:
             self._store(polled)
         before, self._due = self._due, self._next_due()

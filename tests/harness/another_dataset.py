@@ -28,14 +28,15 @@ from pathlib import Path
 
 import lightgbm as lgb
 from train.fit import fit_model
-from train.rows import is_for_judge, original_rows
+from train.held_out import Split
+from train.rows import original_rows
 from train.space import START
 from utils.datasets import dataset
 
 folder = Path(sys.argv[1])
 dataset.prepare(folder)
 original = original_rows(folder)
-rows = original[~is_for_judge(original.hashes(dataset.names))]
+rows = original[~original.held_out(Split.of_first_model(original.frame))]
 model = fit_model(
     rows.frame,
     rows.outcomes,

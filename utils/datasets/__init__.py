@@ -11,7 +11,10 @@ def load(name: str) -> Dataset:
     """Return the data set of the file with this name; SystemExit if it contradicts itself."""
     where = f"utils/datasets/{name}.py"
     try:
-        return import_module(f"utils.datasets.{name}").dataset
+        found = import_module(f"utils.datasets.{name}").dataset
+        if not isinstance(found, Dataset):
+            raise TypeError("its last line has to be like: dataset = Mine()")
+        return found
     except DatasetError as error:
         sys.exit(str(error))
     except (AttributeError, TypeError, ValueError) as error:

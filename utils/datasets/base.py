@@ -7,58 +7,24 @@ are valid, the features, what is minimized, the answers, the judge, the tables. 
 makes one step by step.
 """
 
-import numbers
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from utils.datasets.columns import Categorical, Column, Numeric
 from utils.datasets.targets import Label, Target
 
 if TYPE_CHECKING:  # pandas takes long to import, and the predictor does not need it
     import pandas as pd
 
-REQUIRED = object()  # the default of a column that each request must have
-LARGEST = 1e15  # of a number, as in a request
-
 
 class DatasetError(Exception):
     """A file or a data set that can't be used; the message names it and gives the reason."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column that a model may use.
-
-    default : the value of a request that lacks the field, None for a null; without a default, a
-    request that lacks it is invalid. Observations from before a column was added have its default,
-    a null if there is none.
-    """
-
-    name: str
-    default: Any = REQUIRED
-
-    @property
-    def is_required(self) -> bool:
-        """Whether each request must have the field."""
-        return self.default is REQUIRED
-
-
-class Numeric(Column):
-    """A column of numbers; a null is a missing number."""
-
-    kind = "numeric"
-
-
-class Categorical(Column):
-    """A column of strings that are categories; a null is the category "?"."""
-
-    kind = "categorical"
 
 
 class Dataset(ABC):
@@ -90,10 +56,11 @@ class Dataset(ABC):
         are the test rows again and again; then with other labels.
         """
         test = self.read_test(folder)
+        if not len(test):
+            self.refuse("read_test() returns no row")
         number, names = 0, [n for n in (*self.names, self.target.name) if n in test.columns]
         while True:
-            for row in test[names].astype(object).to_dict("records"):
-                visitor = {name: None if v != v else v for name, v in row.items()}  # NaN
+            for visitor in _without_nan(test[names]).to_dict("records"):
                 if drift_at is not None and number >= drift_at:
                     visitor[self.target.name] = self.target.changed(visitor[self.target.name])
                 yield visitor
@@ -134,9 +101,15 @@ class Dataset(ABC):
         if not self.names:
             self.refuse("there is no column")
         for column in self.columns:
-            if not (column.is_required or self._is_value(column, column.default)):
+            if not isinstance(column, Numeric | Categorical):
+                self.refuse(f"{column} is neither Numeric nor Categorical")
+            if not (column.is_required or column.default is None or column.accepts(column.default)):
                 self.refuse(f"{column.name} is {column.kind}, its default is {column.default!r}")
         for crossing in self.crossed:
+            if isinstance(crossing, str):
+                self.refuse(f"crossed columns: expected tuples of names, got {crossing!r}")
+            if "_".join(crossing) in self.names:
+                self.refuse(f"crossed columns: there is a column {'_'.join(crossing)} already")
             if wrong := [name for name in crossing if name not in self.categorical]:
                 self.refuse(f"crossed columns: {wrong[0]} is not a categorical column")
 
@@ -188,7 +161,9 @@ class Dataset(ABC):
                     self.refuse(f"{where} returns no column {name}")
                 rows = rows.assign(**{name: self.defaults[name]})
         for column in self.columns:
-            self._check_values(column, rows[column.name], where)
+            for wrong in column.first_wrong(rows[column.name]):
+                problem = f"{column.name} is {column.kind}, expected {column.expected}"
+                self.refuse(f"{where}: the column {problem}, got {repr(wrong)[:80]}")
         labels = rows[self.target.name].astype(object).tolist()
         try:
             outcomes = np.array([self.target.outcome_of(label) for label in labels])
@@ -196,29 +171,10 @@ class Dataset(ABC):
             self.refuse(f"{where}: {error}")
         return rows[[*self.names]], outcomes
 
-    def _check_values(self, column: Column, values: "pd.Series", where: str) -> None:
-        numeric = isinstance(column, Numeric)
-        if (
-            numeric
-            and getattr(values.dtype, "kind", "O") in "iuf"
-            and not values.abs().max() > LARGEST
-        ):
-            return
-        for value in values.astype(object).unique().tolist():
-            if not (value is None or value != value or self._is_value(column, value)):
-                expected = f"is {column.kind}, expected {'a number' if numeric else 'a string'}"
-                got = repr(value)[:80]
-                self.refuse(f"{where}: the column {column.name} {expected}, got {got}")
 
-    @staticmethod
-    def _is_value(column: Column, value: Any) -> bool:
-        """Return whether a request may have this value in the column."""
-        if value is None:
-            return True
-        if isinstance(column, Categorical):
-            return isinstance(value, str)
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        return is_number and abs(value) <= LARGEST
+def _without_nan(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the rows with None for each kind of missing value."""
+    return rows.astype(object).where(rows.notna(), None)
 
 
 def _file(dataset: type[Dataset]) -> str:

@@ -7,7 +7,7 @@ classes, shape (n, k); the number, shape (n,).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,10 +16,18 @@ from msgspec import Meta
 from utils.metrics import area_under_curve, calibration_error, class_log_losses, log_losses
 
 # A larger number is a mistake, and in a scaled column one such row would compress all the others.
-FiniteNumber = Annotated[float, Meta(ge=-1e15, le=1e15)]
+LARGEST = 1e15
+FiniteNumber = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Label = str | int | float
 MAX_CLASSES = 200  # the store keeps the outcome of a class in one byte
+SHOWN_LABELS = 10  # of more classes, an error names so many
+
+
+def is_number(value: Any) -> bool:
+    """Return whether this is a number that a request may contain; NaN is none."""
+    known = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return known and bool(abs(value) <= LARGEST)
 
 
 class Target(ABC):
@@ -46,10 +54,6 @@ class Target(ABC):
         """Return the outcome that a label stands for; ValueError if it is none."""
 
     @abstractmethod
-    def label_of(self, outcome: float) -> Label:
-        """Return the label of an outcome."""
-
-    @abstractmethod
     def changed(self, label: Label) -> Label:
         """Return another label: what the sample app reports after a drift, unless the data set
         says something else."""
@@ -67,10 +71,6 @@ class Target(ABC):
         """Return how good scores are, by the names of the figures; the loss is the first one."""
 
     @abstractmethod
-    def indicators(self, outcomes: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield arrays of shape (n,) whose means, side by side, are the best constant scores."""
-
-    @abstractmethod
     def are_scores(self, scores: np.ndarray) -> bool:
         """Return whether these can be the scores of some rows."""
 
@@ -78,22 +78,30 @@ class Target(ABC):
         """Return a loss, or a difference of losses, as text."""
         return f"{loss:.4f}"
 
+    def sums(self, outcomes: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
+        """Return the sums of the outcomes in each group, shape (size, outputs).
+
+        groups, of shape (n,), are integers below size. Of several classes it is the number of rows
+        of each class: divided by the group's rows, the best scores that are the same for its rows.
+        """
+        return np.bincount(groups, outcomes, size)[:, None]
+
     def constant(self, outcomes: np.ndarray) -> np.ndarray:
         """Return the same scores for each row, those with the least loss; shape as of scores."""
-        means = np.array([values.mean() for values in self.indicators(outcomes)])
-        return self.as_scores(np.broadcast_to(means, (len(outcomes), len(means))))
+        means = self.sums(outcomes, np.zeros(len(outcomes), np.intp), 1) / len(outcomes)
+        return self.as_scores(np.broadcast_to(means, (len(outcomes), self.outputs)))
 
     def as_scores(self, means: np.ndarray) -> np.ndarray:
-        """Return means of the indicators, shape (n, number of indicators), as scores."""
-        return means[:, 0] if means.shape[1] == 1 else means
+        """Return an array of shape (n, outputs) in the shape of scores."""
+        return means[:, 0] if self.outputs == 1 else means
 
     def strata(self, outcomes: np.ndarray) -> np.ndarray:
         """Return the class of each row, for stratified folds: int16, shape (n,)."""
         return outcomes.astype(np.int16)
 
-    def loss_scale(self, outcomes: np.ndarray) -> float:
-        """Return what a loss of one nat of information corresponds to."""
-        return 1.0
+    def scale(self, outcomes: np.ndarray) -> tuple[float, float]:
+        """Return (center, spread): what LightGBM learns is (outcome - center) / spread."""
+        return 0.0, 1.0
 
 
 class Classes(Target):
@@ -109,24 +117,27 @@ class Classes(Target):
         self, name: str, labels: Iterable[Label], aliases: dict[Label, Label] | None = None
     ) -> None:
         super().__init__(name)
-        self.labels = tuple(labels)
+        self.labels = tuple(_plain(label) for label in labels)
         self._check(aliases or {})
         self.outcomes = {label: float(place) for place, label in enumerate(self.labels)}
         self.outcomes |= {alias: self.outcomes[of] for alias, of in (aliases or {}).items()}
         self.label_type = Literal[tuple(self.outcomes)]
         self.prediction_type = Literal[self.labels]
         self.objective = {"objective": "multiclass", "num_class": len(self.labels)}
+        self.objective |= {"min_child_samples": 5}  # min_child_weight limits leaves, and is tuned
         self.outputs = len(self.labels)
         self._names = [str(label) for label in self.labels]
+        more = ", ..." if len(self.labels) > SHOWN_LABELS else ""
+        self.expected = f"one of {', '.join(self._names[:SHOWN_LABELS])}{more}"
 
     def _check(self, aliases: dict) -> None:
-        wrong = [each for each in [*self.labels, *aliases] if type(each) not in (str, int)]
+        wrong = [each for each in [*self.labels, *aliases] if not _is_label(each)]
         if wrong:
             raise ValueError(f"{self.name}: a class is a string or an integer, not {wrong[0]!r}")
         if not 2 <= len(self.labels) <= MAX_CLASSES:
             found = f"it has {len(self.labels)}"
             raise ValueError(f"{self.name}: needs 2 to {MAX_CLASSES} classes, {found}")
-        names = [str(label) for label in [*self.labels, *aliases]]
+        names = [*map(str, self.labels), *(alias for alias in aliases if alias in self.labels)]
         if twice := sorted(name for name in names if names.count(name) > 1):
             raise ValueError(f"{self.name}: the class {twice[0]!r} is there twice")
         if unknown := [of for of in aliases.values() if of not in self.labels]:
@@ -135,13 +146,8 @@ class Classes(Target):
     def outcome_of(self, label: Label) -> float:
         """Return the position of the label's class."""
         if type(label) not in (str, int) or label not in self.outcomes:
-            expected = ", ".join(map(str, self.labels))
-            raise ValueError(f"{self.name}: expected one of {expected}, got {repr(label)[:80]}")
+            raise ValueError(f"{self.name}: expected {self.expected}, got {repr(label)[:80]}")
         return self.outcomes[label]
-
-    def label_of(self, outcome: float) -> Label:
-        """Return the class at this position."""
-        return self.labels[int(outcome)]
 
     def changed(self, label: Label) -> Label:
         """Return the next class."""
@@ -166,9 +172,11 @@ class Classes(Target):
             "accuracy": float(np.mean(scores.argmax(axis=1) == outcomes)),
         }
 
-    def indicators(self, outcomes: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield for each class which rows are of it."""
-        return (outcomes == place for place in range(len(self.labels)))
+    def sums(self, outcomes: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
+        """Return how many rows each group has of each class, shape (size, classes)."""
+        classes = len(self.labels)
+        both = groups * classes + outcomes.astype(np.intp)
+        return np.bincount(both, minlength=size * classes).reshape(size, classes)
 
     def are_scores(self, scores: np.ndarray) -> bool:
         """Return whether each row has a probability for each class, and these add up to 1."""
@@ -185,7 +193,7 @@ class TwoClasses(Classes):
         self, name: str, negative: Label, positive: Label, aliases: dict | None = None
     ) -> None:
         super().__init__(name, (negative, positive), aliases)
-        self.objective, self.outputs = {"objective": "binary"}, 1
+        self.objective, self.outputs = {"objective": "binary", "min_child_samples": 5}, 1
         self.prediction_type = Probability  # 0.0 or 1.0
 
     def answers(self, scores: np.ndarray, model_id: int) -> Iterable[tuple]:
@@ -208,9 +216,9 @@ class TwoClasses(Classes):
             "calibration_error": calibration_error(outcomes, scores),
         }
 
-    def indicators(self, outcomes: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the outcomes, whose mean is the probability of the second class."""
-        yield outcomes
+    def sums(self, outcomes: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
+        """Return how many rows of the second class each group has, shape (size, 1)."""
+        return Target.sums(self, outcomes, groups, size)
 
     def are_scores(self, scores: np.ndarray) -> bool:
         """Return whether these are probabilities."""
@@ -221,20 +229,17 @@ class Number(Target):
     """A number; the squared error is minimized, so its mean is predicted."""
 
     kind, loss, metric = "number", "squared error", "l2"
-    objective = {"objective": "regression"}
-    label_type = prediction_type = FiniteNumber
-    outcome_dtype = np.float64
+    # min_child_weight, a sum of second derivatives, limits leaves of probabilities only: that of a
+    # squared error is 1 in each row.
+    objective = {"objective": "regression", "min_child_samples": 20}
+    label_type, prediction_type = FiniteNumber, float
+    outcome_dtype, expected = np.float64, "a number"
 
     def outcome_of(self, label: Label) -> float:
         """Return the number."""
-        is_number = isinstance(label, int | float | np.number) and not isinstance(label, bool)
-        if not (is_number and abs(label) <= 1e15):  # False for NaN too
+        if not is_number(label):
             raise ValueError(f"{self.name}: expected a number, got {repr(label)[:80]}")
         return float(label)
-
-    def label_of(self, outcome: float) -> Label:
-        """Return the number."""
-        return outcome
 
     def changed(self, label: Label) -> Label:
         """Return half the number."""
@@ -258,10 +263,6 @@ class Number(Target):
             "r2": 1 - error / variance if variance else 0.0,
         }
 
-    def indicators(self, outcomes: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the numbers."""
-        yield outcomes
-
     def are_scores(self, scores: np.ndarray) -> bool:
         """Return whether these are finite numbers."""
         return bool(scores.ndim == 1 and np.isfinite(scores).all())
@@ -274,6 +275,15 @@ class Number(Target):
         """Return zeros: all rows are in one stratum."""
         return np.zeros(len(outcomes), np.int16)
 
-    def loss_scale(self, outcomes: np.ndarray) -> float:
-        """Return the variance: what always predicting the mean loses."""
-        return float(np.var(outcomes)) or 1.0
+    def scale(self, outcomes: np.ndarray) -> tuple[float, float]:
+        """Return mean and standard deviation: then a penalty means the same in each unit."""
+        return float(outcomes.mean()), float(outcomes.std()) or 1.0
+
+
+def _plain(label: Any) -> Any:
+    """Return a label of numpy, as pandas' unique() returns them, as one of Python."""
+    return label.item() if isinstance(label, np.generic) else label
+
+
+def _is_label(label: Any) -> bool:
+    return type(label) is str or (type(label) is int and abs(label) < 2**53)

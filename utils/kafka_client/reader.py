@@ -17,7 +17,7 @@ from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
 from kafka.structs import OffsetAndMetadata
 
 from utils.console import say, warn
-from utils.kafka_client.consumer import make_consumer
+from utils.kafka_client.consumer import Consumer, make_consumer
 from utils.kafka_client.positions import assign_all
 from utils.kafka_client.records import Position
 from utils.kafka_client.topic_ids import TopicIdentity
@@ -56,6 +56,7 @@ class Reader:
             metadata_max_age_ms=int(CHECK_INTERVAL * 1000),
             auto_offset_reset="none",  # an error instead of a silent jump, see _relocate()
         )
+        self._asking: Consumer | None = None
         partitions = assign_all(self._consumer, *topics)
         self._identity = TopicIdentity(self._consumer, *topics)
         for partition in partitions:
@@ -96,7 +97,10 @@ class Reader:
 
     def ends(self) -> dict[TopicPartition, int]:
         """Return the present end of every partition that is read, for has_read(); KafkaError."""
-        return self._consumer.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
+        if self._asking is None:
+            # On the other one's connection Kafka answers behind a fetch that waits for records.
+            self._asking = make_consumer()
+        return self._asking.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
 
     def has_read(self, ends: dict[TopicPartition, int]) -> bool:
         """Return True if poll() has returned everything before these offsets."""
@@ -104,8 +108,9 @@ class Reader:
         return all(positions.get(partition, -1) >= end for partition, end in ends.items())
 
     def close(self) -> None:
-        """Close the consumer."""
-        self._consumer.close(timeout_ms=1_000)
+        """Close the consumers."""
+        for consumer in filter(None, (self._consumer, self._asking)):
+            consumer.close(timeout_ms=1_000)
 
     def _behind(self, last: ConsumerRecord) -> Position:
         epoch = -1 if last.leader_epoch is None else last.leader_epoch

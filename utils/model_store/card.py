@@ -40,7 +40,9 @@ class Card(msgspec.Struct, kw_only=True):
     experiment: str  # a digest: which trials are comparable, see train/trials.py
     seed: int
     parameters: dict[str, int | float]
-    tuning_loss: float = 0.0  # on the rows that tuning held out
+    # On the rows that tuning held out; of a number, as a part of its variance. In the file it has
+    # the name that older code reads.
+    tuning_loss: float = msgspec.field(default=0.0, name="tuning_logloss")
     dataset: str = ""  # its name; "" if not recorded
     target: str = ""  # its kind, "classes" or "number"; "" if not recorded
     classes: list[str | int] = []  # in the order of the model's outputs; [] if not recorded
@@ -55,6 +57,7 @@ class Card(msgspec.Struct, kw_only=True):
     judge_rows_held_out: int = 0  # never trained on, they judge
     split: str = ""  # the rule that decided which rows these are, see train/rows.py
     split_columns: list[str] = []  # whose values decided it; [] for all of `features`
+    split_defaults: dict[str, str | float | None] = {}  # of those of them that may be absent
     filled_with_null: dict[str, int] = {}  # column: rows that lack it, see train/columns.py
     digest_of_rows: str = ""  # SHA-256 of the training set
     offsets: dict[str, int] = {}  # "topic-partition": the offset that was to be read next

@@ -21,7 +21,7 @@ from utils.model_store.compatibility import (
     absent_columns,
     add_absent,
     check,
-    class_places,
+    class_matrix,
     of_classes,
 )
 from utils.model_store.registry import ModelError, Registry
@@ -44,6 +44,8 @@ LIBRARIES = ("lightgbm", "scikit-learn", "numpy")
 class Model:
     """A fitted preprocessor, the booster trained on its output, and their card.
 
+    center, spread : a number is the booster's output * spread + center; see Target.scale().
+
     The columns and the classes may be those of an earlier state of the data set, see
     compatibility.py. ModelError if they don't fit to today's.
     """
@@ -51,11 +53,13 @@ class Model:
     features: FeatureEncoder
     booster: lgb.Booster
     card: Card
+    center: float = 0.0
+    spread: float = 1.0
 
     def __post_init__(self) -> None:
-        check(self.card, self.features, self.booster.num_model_per_iteration())
+        check(self.card, self.features)
         self.absent = absent_columns(self.features)
-        self._places = class_places(self.card)
+        self._to_today = class_matrix(self.card, self.booster.num_model_per_iteration())
 
     @property
     def model_id(self) -> int:
@@ -72,7 +76,9 @@ class Model:
             return np.empty(0)
         rows = add_absent(rows, self.absent)
         scores = self.booster.predict(self.features.transform(rows), num_threads=1)
-        return scores if self._places is None else of_classes(scores, self._places)
+        if self._to_today is not None:
+            return of_classes(scores, self._to_today)
+        return scores if self.spread == 1.0 else scores * self.spread + self.center
 
     def answers(self, rows: Sequence[dict]) -> Iterable[tuple]:
         """Return the fields of the reply to each row, without its request_id."""
@@ -84,6 +90,7 @@ def save(model: Model, registry: Registry) -> None:
     model.card.features = model.features.columns
     model.card.libraries = {name: version(name) for name in LIBRARIES}
     parts = {"features": model.features, "booster": model.booster.model_to_string()}
+    parts |= {"center": model.center, "spread": model.spread}
     registry.publish(model.card, pickle.dumps(parts))
 
 
@@ -98,7 +105,8 @@ def load(registry: Registry, model_id: int) -> Model:
     try:
         _check_libraries(card)
         parts = pickle.loads(content)  # noqa: S301 - see the module's docstring
-        model = Model(parts["features"], lgb.Booster(model_str=parts["booster"]), card)
+        scale = parts.get("center", 0.0), parts.get("spread", 1.0)
+        model = Model(parts["features"], lgb.Booster(model_str=parts["booster"]), card, *scale)
         _warm_up(model)
     except ModelError:
         raise

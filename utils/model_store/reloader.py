@@ -117,8 +117,12 @@ class Reloader:
 
 
 def say_what_is_dropped(model: Model) -> None:
-    """Warn of columns that the model knows and the data set has no more."""
+    """Warn of columns that the model uses and the data set of this process lacks.
+
+    They were dropped, or were added after the process started.
+    """
     dropped = [name for name in model.absent if name not in dataset.names]
     if dropped:
-        what = f"Model {model.model_id} knows the columns {', '.join(dropped)}"
-        warn(f"{what}, which requests have no more: they are nulls for it until the next training.")
+        what = f"Model {model.model_id} uses columns that the data set does not have"
+        names = ", ".join(dropped)
+        warn(f"{what} ({names}): they are nulls for it. Restart predictor.py if they were added.")
