@@ -1,13 +1,14 @@
 """The web shop in examples/journey: how long from a click to the changed page?
 
-    python -m bench.journey                                # three minutes
+    python -m bench.journey                                # five minutes
     python -m bench.journey --clicks 50 --sessions 10 --tabs 5
 
-Starts a Kafka of its own, a predictor, the aggregator and the shop, and measures in a headless
-Chromium from the click to the frame that shows the new layout. Then the same while sessions without
-a browser look at an item a second each, and in many tabs, each with a session of its own, that
-click at once. Last, it compares all that was received with what the predictor sent to Kafka: an
-answer that reached another session than its own is counted as mixed up.
+Starts a Kafka of its own, a predictor, the aggregator and the shop. Measures until an answer is
+received without a browser; in a headless Chromium, from the click to the frame that shows the new
+layout; the same while sessions without a browser look at an item a second each; and in many tabs,
+each with a session of its own, that click at once. Last, it compares all that was received with
+what the predictor sent to Kafka: an answer that reached another session than its own is counted as
+mixed up.
 """
 
 import os
@@ -46,6 +47,14 @@ def clicks(tabs: list[Tab], number: int, chance: Random) -> list[float]:
     return taken
 
 
+def looks(visitor: Visitor, number: int, chance: Random) -> list[float]:
+    """Look at one item after the other without a browser; return milliseconds."""
+    for _ in range(number):
+        visitor.view(chance.choice(ITEMS))
+        wait_for_all([visitor])
+    return wait_for_all([visitor])
+
+
 @contextmanager
 def busy(port: int, sessions: int, visitors: list[Visitor]):
     """Have sessions that look at an item a second each; they are added to `visitors`."""
@@ -75,7 +84,7 @@ def wait_for_all(visitors: list[Visitor]) -> list[float]:
     deadline = time.monotonic() + 30
     while any(len(each.received_at) < len(each.posted) for each in visitors):
         assert time.monotonic() < deadline, "a view got no answer"
-        time.sleep(0.05)
+        time.sleep(0.01)
     return [
         (visitor.received_at[view] - posted) * 1000
         for visitor in visitors
@@ -102,17 +111,18 @@ def mixed_up(journey: Journey, visitors: list[Visitor], tabs: list[Tab]) -> tupl
 
 def measure(journey: Journey, chromium: Browser, chosen) -> Table:
     """Return the table of all figures."""
-    chance, visitors = Random(1), []
+    chance, visitors, lone = Random(1), [], Visitor(journey.port)
     tab = Tab(chromium, journey.port)
     clicks([tab], 10, chance)  # warms up
-    rows = {"one browser": clicks([tab], chosen.clicks, chance)}
+    rows = {"one session, until the answer is received": looks(lone, chosen.clicks, chance)}
+    rows["one browser"] = clicks([tab], chosen.clicks, chance)
     with busy(journey.port, chosen.sessions, visitors):
         beside = clicks([tab], chosen.clicks, chance)
     rows[f"one browser beside {chosen.sessions} sessions"] = beside
     rows[f"{chosen.sessions} sessions, until the answer is received"] = wait_for_all(visitors)
     tabs = [Tab(chromium, journey.port, SOURCES[n % 4]) for n in range(chosen.tabs)]
     rows[f"{chosen.tabs} tabs that click at once"] = clicks(tabs, chosen.rounds, chance)
-    received, wrong = mixed_up(journey, visitors, [tab, *tabs])
+    received, wrong = mixed_up(journey, [lone, *visitors], [tab, *tabs])
     assert received == sum(map(len, rows.values())) + 10
     table = Table("milliseconds from the click", "clicks", "p50", "p99", "max")
     for name, taken in rows.items():

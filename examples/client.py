@@ -109,7 +109,7 @@ class PredictionClient:
             if request_id in self._waiting:
                 raise ValueError(f"request_id {request_id!r} waits for its answer already")
             self._waiting[request_id] = answer
-        answer.add_done_callback(lambda _: self._take(request_id))
+        answer.add_done_callback(lambda _: self._forget(request_id, answer))
         return answer
 
     def _send(self, request_id: str, data: dict) -> None:
@@ -126,12 +126,14 @@ class PredictionClient:
         with self._lock:
             self._unsent -= 1
 
-    def _take(self, request_id: str) -> Future[Prediction] | None:
+    def _forget(self, request_id: str, answer: Future[Prediction]) -> None:
         with self._lock:
-            return self._waiting.pop(request_id, None)
+            if self._waiting.get(request_id) is answer:
+                del self._waiting[request_id]
 
     def _resolve(self, request_id: str, result: Prediction | Exception) -> None:
-        answer = self._take(request_id)
+        with self._lock:
+            answer = self._waiting.pop(request_id, None)
         if answer is None or not answer.set_running_or_notify_cancel():
             return  # nobody waits for it any more
         if isinstance(result, Exception):

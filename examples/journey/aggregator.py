@@ -9,6 +9,7 @@ the events are one Kafka transaction: killed anywhere, it goes on where it was. 
 can't understand goes to dead_letter_topic.
 """
 
+import re
 import time
 from contextlib import closing, suppress
 
@@ -154,6 +155,8 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.patience <= 0:
         parser.error("--patience must be above 0")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,100}", chosen.name):
+        parser.error("--name: expected letters, digits, '.', '_' and '-' only")
     require_shop()
     stop = stop_on_signals()
     prepare_topics(read=(EVENTS, SESSIONS), write=WRITES, others=TOPICS)
