@@ -51,8 +51,8 @@ def keep_champion() -> bool:
 def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     """Tune, fit and save a model of the original data, and make it the champion."""
     replaced = registry.champion_id()
-    dataset.test(settings.data_dir)  # a mistake in it is to be found before the tuning
     original = original_rows(settings.data_dir)
+    dataset.test(settings.data_dir)  # a mistake in it is to be found before the tuning
     # One row in ten is never trained on. The trainer compares models on these rows, so they must be
     # new to the first model too.
     split = Split.of_first_model(original.frame)

@@ -114,3 +114,30 @@ def test_a_model_explains_a_part_of_the_variance(folder):
     assert "best possible" not in found  # nobody knows it
     assert found["model"] < 0.65 * found["always the same"]
     assert found["model"] < 1.15 * found["plain LightGBM"]
+
+
+# Prints R2 of a model for the progression in other units.
+UNITS = """
+import sys
+from pathlib import Path
+import numpy as np
+from train.fit import fit_model
+from train.rows import original_rows
+from train.space import START
+from utils.datasets import dataset
+
+folder = Path(sys.argv[1])
+dataset.prepare(folder)
+original, (test, outcomes) = original_rows(folder), dataset.test(folder)
+for factor, shift in ((1, 0), (1e-8, 0), (1e10, 0), (1, 1.7e12)):
+    tuning = {"model_id": 1, "hyper": "hyperopt", "max_evals": 2, "known_points": [START]}
+    model = fit_model(original.frame, original.outcomes * factor + shift, **tuning)
+    print(dataset.target.figures(outcomes * factor + shift, model.predict(test))["r2"])
+"""
+
+
+def test_the_unit_of_a_number_does_not_matter(tmp_path):
+    found = [float(line) for line in run_with("diabetes", UNITS, tmp_path).split()]
+    assert len(found) == 4
+    assert found == pytest.approx([found[0]] * 4, abs=0.02)
+    assert found[0] > 0.3

@@ -121,7 +121,8 @@ def test_columns_and_classes_change_in_the_middle_of_operation(shop):
 
     # A column is added. Requests of the old kind are answered; the next training learns it.
     shop.change(PRICE, COLOR, WEIGHT)
-    shop.predictor()
+    predictor = shop.predictor()
+    assert "does not know these columns yet: weight" in predictor.log.read_text()
     shop.trainer()
     [old] = shop.answers({"price": 2, "color": "red"})
     [new] = shop.answers({"price": 2, "color": "red", "weight": 5})
@@ -148,7 +149,9 @@ def test_columns_and_classes_change_in_the_middle_of_operation(shop):
     assert answer["probabilities"]["perhaps"] == 0
     assert answer["prediction"] == "yes"
     shop.answers({"color": "white"}, 20, outcome="perhaps")
-    assert shop.trained(3)["observations"] == 60
+    card = shop.trained(3)
+    assert card["observations"] == 60
+    assert "not judged: model 2 does not know the class 'perhaps'" in card["why"]
     replies = shop.answers({"color": "white"}) + shop.answers({"color": "red"})
     assert [reply["prediction"] for reply in replies] == ["perhaps", "yes"]
 
@@ -156,7 +159,7 @@ def test_columns_and_classes_change_in_the_middle_of_operation(shop):
     shop.change(COLOR, WEIGHT, target=THREE)
     predictor = shop.predictor()
     shop.trainer()
-    assert "knows the columns price, which requests have no more" in predictor.log.read_text()
+    assert "uses columns that the data set does not have" in predictor.log.read_text()
     [answer] = shop.answers({"color": "red"})
     assert answer["prediction"] == "yes"
     shop.answers({"color": "red"}, 20, outcome="yes")
@@ -181,8 +184,8 @@ with closing(Observations(STORE)) as store:
         (
             [PRICE, COLOR],
             'Classes("bought", ["no", "perhaps"])',
-            "model 0: predicts the class 'yes' of bought, which is there no more",
-            "observations have the class 'yes', which utils/datasets/fruit.py has no more",
+            "model 0: predicts the class 'yes', which bought does not have",
+            "observations have the class 'yes', which utils/datasets/fruit.py does not have",
         ),
         (
             [PRICE, COLOR],
@@ -218,6 +221,9 @@ def test_what_a_change_makes_unusable_is_said_in_one_sentence(
         (PRICE + PRICE, TWO, "the column price is there twice"),
         (PRICE + 'Categorical("bought"),', TWO, "the target bought is among the columns"),
         ("", TWO, "there is no column"),
+        (PRICE + "'color',", TWO, "columns: expected Numeric or Categorical, got 'color'"),
+        ("Numeric(),", TWO, ", line 14: TypeError: "),
+        (PRICE + ")", TWO, ", line 14: SyntaxError: unmatched ')'"),
         (PRICE, 'Classes("bought", [])', "bought: needs 2 to 200 classes, it has 0"),
         (PRICE, 'Classes("bought", ["no", 1.5])', "bought: a class is a string or an integer"),
         (PRICE, 'Classes("bought", ["1", 1])', "bought: the class '1' is there twice"),
@@ -234,7 +240,7 @@ def test_a_data_set_that_contradicts_itself_stops_each_script(project, columns, 
         text=True,
     )
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("utils/datasets/wrong.py: ")
+    assert ended.stderr.startswith("utils/datasets/wrong.py")
     assert problem in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
 

@@ -15,7 +15,6 @@ import numpy as np
 from utils.answers import IS_NUMBER, label_of, number_text, probability_of
 from utils.console import warn
 from utils.datasets import dataset
-from utils.datasets.base import Dataset
 from utils.datasets.targets import Label
 from utils.messages import Prediction
 from utils.settings import settings
@@ -43,12 +42,12 @@ def visitors(drift_at: int | None) -> Iterator[tuple[dict, Label]]:
 
 
 def description(data: dict) -> str:
-    """Return the data set's short text for a visitor, or one of columns if it can't be made."""
+    """Return the data set's short text for a visitor, or its data if that fails."""
     try:
         return dataset.describe(data)
     except Exception as error:  # it is for people only: no mistake in it ends the sample app
         warn_once(f"describe() of the data set fails: {type(error).__name__}: {error}")
-        return Dataset.describe(dataset, data)
+        return str(data)[:80]
 
 
 def action(reply: Prediction) -> str:

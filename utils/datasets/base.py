@@ -208,7 +208,8 @@ def in_words(error: Exception, where: str) -> str:
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
     line = f", line {lines[-1]}" if lines else ""
-    return f"{where}{line}: {type(error).__name__}: {error}"
+    kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+    return f"{where}{line}: {kind}{error}"
 
 
 def _file(dataset: type[Dataset]) -> str:
