@@ -71,8 +71,8 @@ def test_each_step_does_what_the_page_says(project, broker):
     (project / FILE).write_text(file_of(COLUMNS, ROWS, FUNCTION, LAST_LINE))
     made = run(project, "initialize.py")
     assert made.returncode == 0, made.stderr
-    figures = re.findall(r"│ (.*?) │", made.stdout)
-    assert figures == re.findall(r"│ (.*?) │", OUTPUTS[1])
+    figures = re.findall(r"│(.*)│", made.stdout)
+    assert figures == re.findall(r"│(.*)│", OUTPUTS[1])
     assert (project / "models" / "diabetes" / "model_0.json").exists()
 
     (project / FILE).write_text(file_of(COLUMNS, ROWS, WORDS, FUNCTION, LAST_LINE))
@@ -90,7 +90,10 @@ def test_each_sentence_about_a_mistake_is_what_a_script_says(project, sentence):
         "the column age": ('Numeric("age"),', 'Numeric("age"), Numeric("age"),'),
         "crossed": ("    target =", '    crossed = (("sex", "age"),)\n    target ='),
         "read_training(): the column sex": ('text.removesuffix(".0")', "int(float(text))"),
-        "read_training(): progression": ('{"sex"', '{"progression": lambda _: "high", "sex"'),
+        "read_training(), row 0: progression": (
+            '{"sex"',
+            '{"progression": lambda _: "high", "sex"',
+        ),
     }
     [change] = [change for start, change in mistakes.items() if f": {start}" in sentence]
     source = file_of(COLUMNS, ROWS, WORDS, FUNCTION, LAST_LINE)
