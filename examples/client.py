@@ -13,7 +13,7 @@ import asyncio
 import threading
 import uuid
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import chain
 
 from kafka.errors import KafkaError
@@ -22,7 +22,7 @@ from utils.console import say, warn
 from utils.datasets import dataset
 from utils.kafka_client.consumer import Consumer
 from utils.kafka_client.positions import read_from_now_on
-from utils.kafka_client.producer import make_producer
+from utils.kafka_client.producer import close_at_once, make_producer
 from utils.kafka_client.security import Refused
 from utils.kafka_client.topics import APP_MESSAGES, prepare_topics
 from utils.messages import Prediction, decode_reply, encode
@@ -171,9 +171,7 @@ class PredictionClient:
         """Stop; ClientClosed for everybody who waits. What is not sent yet is dropped."""
         self._stop.set()
         self._reader.join()
-        self._producer._sender.force_close()  # close() alone would wait for Kafka
-        with suppress(KafkaError):
-            self._producer.close(timeout=1)
+        close_at_once(self._producer)
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ if OBSERVATIONS_KEEP is set.
 """
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from threading import Event
 
@@ -20,9 +20,8 @@ from train.segments import delete_oldest
 from train.store_clock import StoreClock
 from train.stored_target import adapt_target
 from train.upgrade import UPGRADES
-from utils.console import say
-from utils.files import locked
 from utils.kafka_client.records import Position
+from utils.process import only_one
 from utils.settings import settings
 
 STORE = settings.data_dir / "observations.db"
@@ -263,21 +262,7 @@ def unused_model_id(newest: int) -> int:
         return store.new_model_id(at_least=newest + 1)
 
 
-@contextmanager
-def only_trainer(store: Path, stop: Event) -> Iterator[None]:
-    """Hold an OS lock beside the store, and first wait until no other trainer holds it.
-
-    SystemExit if `stop` is set while waiting.
-    """
-    announced = False
-
-    def wait() -> None:
-        nonlocal announced
-        if not announced:
-            say("Another trainer is running; this one takes over when it ends.")
-            announced = True
-        if stop.wait(0.2):
-            raise SystemExit(0)
-
-    with locked(store.with_suffix(".lock"), wait):
-        yield
+def only_trainer(store: Path, stop: Event) -> AbstractContextManager[None]:
+    """Hold an OS lock beside the store; see only_one()."""
+    waiting = "Another trainer is running; this one takes over when it ends."
+    return only_one(store.with_suffix(".lock"), stop, waiting)

@@ -12,9 +12,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NoReturn
 
-from utils.console import warn
+from utils.console import say, warn
+from utils.files import locked
 
 MAX_RESTARTS = 5  # in a row
 _RESTARTS = "PIPELINE_RESTARTS"  # in the environment, which a new program inherits
@@ -148,3 +150,23 @@ def collect_garbage_rarely() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
+
+
+@contextmanager
+def only_one(lock: Path, stop: threading.Event, waiting: str) -> Iterator[None]:
+    """Hold an OS lock, and first wait until no other process holds it.
+
+    waiting : said once while another one does. SystemExit if `stop` is set meanwhile.
+    """
+    said = False
+
+    def wait() -> None:
+        nonlocal said
+        if not said:
+            say(waiting)
+            said = True
+        if stop.wait(0.2):
+            raise SystemExit(0)
+
+    with locked(lock, wait):
+        yield

@@ -23,9 +23,7 @@ import re
 import smtplib
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 from threading import Event
 
 from kafka.errors import KafkaError
@@ -42,10 +40,10 @@ from examples.follow_up.mail import (
 )
 from examples.follow_up.schedule import DAY, KEEP, Due, Schedule
 from utils.console import say, warn
-from utils.files import ROOT, locked, make_private
+from utils.files import ROOT, make_private
 from utils.kafka_client.reader import Polled, Reader
 from utils.kafka_client.topics import APP_MESSAGES, prepare_topics
-from utils.process import reset_restarts, stop_on_signals
+from utils.process import only_one, reset_restarts, stop_on_signals
 from utils.script import command_line, run
 from utils.settings import settings
 
@@ -97,6 +95,8 @@ class FollowUp:
         events, predictions = [], []
         for partition, records in polled.records.items():
             for record in records:
+                if record.value == b"":  # a checkpoint of the journey's aggregator
+                    continue
                 if partition.topic == APP_MESSAGES:
                     predictions.append(decode_prediction(record.value))
                     continue
@@ -186,29 +186,13 @@ def main() -> None:
     make_private(settings.data_dir, ROOT)
     path = settings.data_dir / f"follow_up{'_dry_run' if options.dry_run else ''}.db"
     prepare_topics(read=(EVENTS, APP_MESSAGES), others=TOPICS)
-    with only_one(path.with_suffix(".lock"), stop):
+    waiting = "Another process sends the e-mails: waiting until it ends."
+    with only_one(path.with_suffix(".lock"), stop, waiting):
         try:
             with closing(Schedule(path)) as schedule:
                 follow(FollowUp(schedule, options), stop)
         except sqlite3.Error as error:
             raise SystemExit(f"{path}: {error}") from None
-
-
-@contextmanager
-def only_one(path: Path, stop: Event) -> Iterator[None]:
-    """Wait while another process holds the lock: two of them would send twice."""
-    waiting = False
-
-    def wait() -> None:
-        nonlocal waiting
-        if not waiting:
-            say("Another process sends the e-mails: waiting until it ends.")
-        waiting = True
-        if stop.wait(0.5):
-            raise SystemExit(0)
-
-    with locked(path, wait):
-        yield
 
 
 def follow(follow_up: FollowUp, stop: Event) -> None:

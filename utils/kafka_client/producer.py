@@ -68,6 +68,14 @@ def flush(producer: KafkaProducer, seconds: float) -> None:
     raise KafkaTimeoutError("the records were not acknowledged in time")
 
 
+def close_at_once(producer: KafkaProducer) -> None:
+    """Close a producer without waiting for Kafka; what was not sent or committed is lost."""
+    # close() alone leaves the sender thread running when its flush times out.
+    producer._sender.force_close()
+    with suppress(KafkaError):
+        producer.close(timeout=1)
+
+
 class TransactionalProducer:
     """Sends records and the offsets of a group as one transaction (KIP-98).
 
@@ -139,7 +147,4 @@ class TransactionalProducer:
 
     def close(self) -> None:
         """Close it at once; what was not sent or committed is lost."""
-        # close() alone leaves the sender thread running when its flush times out.
-        self.client._sender.force_close()
-        with suppress(KafkaError):
-            self.client.close(timeout=1)
+        close_at_once(self.client)

@@ -1,14 +1,14 @@
 """Sends single records, and goes on after every error of its producer."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError, MessageSizeTooLargeError
+from kafka.errors import MessageSizeTooLargeError
 
 from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.connection import require_reachable
-from utils.kafka_client.producer import ACKNOWLEDGED_TIMEOUT, flush, make_producer
+from utils.kafka_client.producer import ACKNOWLEDGED_TIMEOUT, close_at_once, flush, make_producer
 from utils.kafka_client.rights import Rights
 
 
@@ -65,7 +65,5 @@ class Sender:
     def close(self) -> None:
         """Close the producer at once; the next send() makes another one."""
         if self._producer:
-            self._producer._sender.force_close()  # close() alone may leave the thread running
-            with suppress(KafkaError):
-                self._producer.close(timeout=1)
+            close_at_once(self._producer)
         self._producer = None
