@@ -209,6 +209,7 @@ def answer_or_none(client, data):
         return None
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_prediction_or_says_what_is_missing(pipeline):
     pipeline.predictor()
     assert b'"prediction"' in pipeline.run("examples.client").stdout

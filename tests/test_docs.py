@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -37,19 +38,23 @@ def test_every_file_that_is_named_exists(path):
     assert (ROOT / path).exists()
 
 
+@cache
+def help_of(*module: str) -> str:
+    command = [sys.executable, *module, "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
 @pytest.mark.parametrize(
     "command",
     sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS + EXAMPLES))),
 )
 def test_every_python_command_exists_with_its_options(command):
     words = command.split()
-    module = words[: 2 if words[0] == "-m" else 1]
-    shown = subprocess.run(
-        [sys.executable, *module, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
+    shown = help_of(*words[: 2 if words[0] == "-m" else 1])
     for option in (word for word in words if word.startswith("--")):
-        assert option in shown.stdout
+        assert option in shown
 
 
 @pytest.mark.parametrize(("script", "budget"), BUDGETS.items())

@@ -87,6 +87,7 @@ def test_no_email_after_a_return_or_a_purchase(shop, mail):
     assert process.wait(10) == 0
 
 
+@pytest.mark.slow
 def test_a_visitor_gets_one_email_a_day_whatever_the_number_of_sessions(shop, mail):
     shop.predict("one", "two", "last")
     shop.start()
@@ -99,6 +100,7 @@ def test_a_visitor_gets_one_email_a_day_whatever_the_number_of_sessions(shop, ma
     assert mail.recipients() == ["Ann@visitors.example", address("last")]
 
 
+@pytest.mark.slow
 def test_login_and_encryption(pipeline, tmp_path):
     certificate = make_certificate(tmp_path, "mail", "-nodes")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -116,6 +118,7 @@ def test_login_and_encryption(pipeline, tmp_path):
         wait_for_mail(server, "a")
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_and_the_second_process_waits(shop, mail):
     shop.predict("a", "b")
     shop.leave("a")

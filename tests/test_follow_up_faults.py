@@ -15,6 +15,7 @@ from tests.harness.pipeline import wait_until
 from tools import local_kafka
 
 
+@pytest.mark.slow
 def test_a_return_during_a_standstill_is_read_before_anything_is_sent(shop, mail):
     """More events than one poll returns lie between the leaving and the return."""
     shop.predict("back", "last", "first")
@@ -97,6 +98,7 @@ def test_killed_a_hundred_times_while_visitors_leave(shop, mail):
     kill_while_they_leave(shop, mail, kills=100, visitors=500)
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_and_one_that_is_away(shop):
     server = MailServer()
     shop.port = server.port
@@ -132,6 +134,7 @@ def stored_as_left(shop: Shop) -> int:
         return store.execute("SELECT count(left_at) FROM sessions").fetchone()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["frozen", pytest.param("stopped", marks=pytest.mark.slow)])
 def test_kafka_away_and_back(shop, mail, broker, how):
     """While Kafka is away nothing is sent: the visitor may be back."""

@@ -116,6 +116,7 @@ def test_an_invalid_request_gets_the_reason(pipeline, client):
     assert answers[2]["prediction"] in (0, 1)
 
 
+@pytest.mark.slow
 def test_no_answer_is_a_timeout_and_a_late_one_is_given_to_nobody(pipeline, client):
     asking = client(timeout="3s")
     asking.ask(pipeline.rows[0])
@@ -128,6 +129,7 @@ def test_no_answer_is_a_timeout_and_a_late_one_is_given_to_nobody(pipeline, clie
     assert answer["request_id"] == request["request_id"]
 
 
+@pytest.mark.slow
 def test_kafka_away_and_back(pipeline, client, broker):
     pipeline.predictor()
     pid = int((broker / "broker.pid").read_text())
@@ -147,6 +149,7 @@ def test_kafka_away_and_back(pipeline, client, broker):
     wait_until(answered)
 
 
+@pytest.mark.slow
 def test_a_missing_topic_ends_with_a_sentence(pipeline, program):
     ended = subprocess.run(
         [program, "-timeout", "5s"], env=os.environ | pipeline.environment, capture_output=True

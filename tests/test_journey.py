@@ -10,7 +10,7 @@ import pytest
 
 from examples.journey.layouts import layout_for
 from tests.harness.brokers import QUICK, initialize
-from tests.harness.journey import Journey, Tab, running_chromium, view_of
+from tests.harness.journey import CHROMIUM, Journey, Tab, running_chromium, view_of
 from tests.harness.pipeline import wait_until
 from tests.harness.shop_visitor import Visitor
 from utils.datasets.shop import ITEMS
@@ -31,6 +31,8 @@ def journey(broker, tmp_path_factory):
 @pytest.fixture(scope="module")
 def chromium():
     """A headless Chromium; its tests come first."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
     with running_chromium() as browser:
         yield browser
 
@@ -73,6 +75,7 @@ def test_two_browsers_at_once_get_their_own_answers(journey, chromium):
         assert tab.problems == []
 
 
+@pytest.mark.slow
 def test_a_closed_page_is_an_ignored_item(journey, chromium):
     tab = Tab(chromium, journey.port)
     tab.click("item-05")
@@ -316,11 +319,13 @@ def test_another_number_of_partitions_of_states_is_refused(pipeline):
     assert b"events has 2 partitions, " in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_journey_needs_the_shops_data_set(pipeline):
     ended = pipeline.run("examples.journey.aggregator", code=1)
     assert ended.stderr == b"DATASET: the journey needs shop (it is 'adult')\n"
 
 
+@pytest.mark.slow
 def test_a_silent_visitor_has_ignored_the_item_although_the_aggregator_was_killed(journey):
     visitor = Visitor(journey.port)
     view = visitor.view("item-07")
@@ -329,6 +334,7 @@ def test_a_silent_visitor_has_ignored_the_item_although_the_aggregator_was_kille
     assert journey.outcome_of(view) == "ignored"
 
 
+@pytest.mark.slow
 def test_both_programs_end_cleanly_on_sigterm(journey):
     Visitor(journey.port)  # with an open stream
     for program in (journey.shop, journey.aggregator):

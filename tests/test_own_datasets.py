@@ -65,6 +65,7 @@ def lines_of_the_app(pipeline: Pipeline) -> list[str]:
     return re.findall(r"sample_app\.1 \| (.* -> .*)$", shown(pipeline), re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_all_is_answered_and_a_retraining_completes(pipelines, name):
     pipeline = pipelines[name]
@@ -78,6 +79,7 @@ def test_all_is_answered_and_a_retraining_completes(pipelines, name):
     assert not any("training_failed" in message for message in announced)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "line"),
     [
@@ -92,6 +94,7 @@ def test_the_sample_app_shows_each_answer(pipelines, name, line):
     assert [each for each in lines if not re.fullmatch(line, each)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "quality"),
     [
@@ -105,6 +108,7 @@ def test_the_sample_app_sums_up(pipelines, name, quality):
     assert re.search(last, shown(pipelines[name]), re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "row"),
     [
@@ -117,6 +121,7 @@ def test_the_summary_has_the_figures_of_the_target(pipelines, name, row):
     assert re.search(row, shown(pipelines[name]))
 
 
+@pytest.mark.slow
 def test_a_model_has_learned_something(pipelines):
     def sent(name: str) -> Iterator[tuple[dict, dict]]:
         replies = {reply["request_id"]: reply for reply in pipelines[name].replies()}
@@ -132,6 +137,7 @@ def test_a_model_has_learned_something(pipelines):
     )
 
 
+@pytest.mark.slow
 def test_requests_and_outcomes_have_the_fields_of_the_data_set(pipelines):
     fields = {
         name: {tuple(m["data"]) for m in pipelines[name].messages("app_messages") if "data" in m}

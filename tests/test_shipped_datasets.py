@@ -12,6 +12,7 @@ from tests.harness.pipeline import Pipeline
 from utils.datasets.shop import dataset as shop
 from utils.settings import settings
 
+pytestmark = pytest.mark.slow
 NAMES = ("shop", "diabetes")
 MESSAGES = 60
 SETTINGS = {"RETRAIN_EVERY": "50", "TRAIN_WINDOW": "3000"}  # one training, a quick one

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
-from utils.datasets.base import DatasetError
 from utils.script import command_line
 from utils.settings import settings
 
@@ -137,12 +136,14 @@ def main() -> None:
     end_with_parent(arguments.folder)
     try:
         retrain(arguments)
-    except DatasetError as error:
-        (arguments.folder / ERROR).write_text(str(error))
-        sys.exit(1)
     except Exception as error:
-        traceback.print_exc()
-        (arguments.folder / ERROR).write_text(f"{type(error).__name__}: {error}")
+        from utils.datasets.base import DatasetError
+
+        reason = str(error)
+        if not isinstance(error, DatasetError):  # it says all
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {reason}"
+        (arguments.folder / ERROR).write_text(reason)
         sys.exit(1)
 
 

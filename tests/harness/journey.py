@@ -10,7 +10,7 @@ from tests.harness.pipeline import Pipeline, wait_until
 from utils.datasets.shop import CATEGORIES, ITEMS
 from utils.messages import Prediction
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def view_of(message: dict) -> str:
