@@ -1,6 +1,7 @@
 """The web shop in examples/journey: its programs on a pipeline, and a browser that shows it."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
