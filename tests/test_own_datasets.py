@@ -169,6 +169,7 @@ for line in sys.stdin.buffer:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "replies"),
     [
