@@ -30,7 +30,7 @@ MAY_IMPORT = {
 # Imports of single modules that the table does not allow.
 EXCEPTIONS = {
     ("utils.messages", "utils.datasets"),  # columns and target make the types of the wire format
-    ("utils.messages", "utils.datasets.targets"),
+    ("utils.messages", "utils.datasets.target"),
     ("utils.answers", "utils.datasets"),  # the target says what a prediction means
     ("utils.answers", "utils.datasets.targets"),
     ("utils.company", "utils.datasets"),  # the visitors

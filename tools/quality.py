@@ -12,7 +12,7 @@ MEASURE = "absolute error" if IS_NUMBER else "accuracy"
 
 
 class Answers(NamedTuple):
-    """Answers whose outcomes are known: outcomes of shape (n,), scores see datasets/targets.py."""
+    """Answers whose outcomes are known: outcomes of shape (n,), scores see datasets/target.py."""
 
     outcomes: np.ndarray
     scores: np.ndarray

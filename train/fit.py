@@ -64,7 +64,7 @@ def fit_model(
     """Return a model of these rows; its card says how it was made.
 
     frame has the data set's columns; outcomes, of shape (n,), are those of utils/datasets/
-    targets.py. The other arguments are those of optimizer_class(hyper) and its optimize().
+    target.py. The other arguments are those of optimizer_class(hyper) and its optimize().
     ValueError if there are fewer than two rows of each of two classes, or of a number.
     """
     encoder, split = fit_features(frame, outcomes, seed)

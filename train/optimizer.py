@@ -43,7 +43,7 @@ class BaseOptimizer(ABC):
     Parameters
     ----------
     X : float64 array (rows, features), or an lgb.Sequence of its rows; NaN is a missing number.
-    y : array (rows,), the outcomes as the target scales them; see utils/datasets/targets.py.
+    y : array (rows,), the outcomes as the target scales them; see utils/datasets/target.py.
     split : the rows to fit on while tuning, and the rows to measure on; see split_rows().
     feature_names : one name per column of X.
     num_threads : for LightGBM; 0 lets it choose. More threads than free cores are much slower.

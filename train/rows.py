@@ -26,7 +26,7 @@ DISTINCT_ROWS = 100
 
 @dataclass
 class LabeledRows:
-    """Rows of the data set, as a frame, and their true outcomes; see utils/datasets/targets.py.
+    """Rows of the data set, as a frame, and their true outcomes; see utils/datasets/target.py.
 
     The frame has narrow numbers and categorical columns, which take a few bytes a value.
     """

@@ -30,7 +30,7 @@ class Snapshot:
 
     frame: "pd.DataFrame"
     positions: np.ndarray  # in the order in which they were complete, from 0; they never change
-    outcomes: np.ndarray  # float64, see utils/datasets/targets.py
+    outcomes: np.ndarray  # float64, see utils/datasets/target.py
     first_training: np.ndarray  # number, from 1, of the first training that used the observation
     in_window: np.ndarray  # bool: among the newest `window` rows
     is_judged: np.ndarray  # bool: the judge may use it, if it is on its side

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from utils.datasets import dataset
-from utils.datasets.targets import FiniteNumber, Probability
+from utils.datasets.target import FiniteNumber, Probability
 from utils.kafka_client.records import Unreadable
 
 MAX_ECHO = 80  # characters of an invalid value that an error reply repeats
@@ -47,13 +47,13 @@ class Request(Struct):
 
     @property
     def outcome(self) -> float | None:
-        """The true outcome, None if the request does not contain it; see datasets/targets.py."""
+        """The true outcome, None if the request does not contain it; see datasets/target.py."""
         label = self.data.get(dataset.target.name)
         return None if label is None else dataset.target.outcome_of(label)
 
 
 class Prediction(Struct, omit_defaults=True):
-    """The answer to a valid request; its fields depend on the target, see datasets/targets.py."""
+    """The answer to a valid request; its fields depend on the target, see datasets/target.py."""
 
     request_id: str
     prediction: dataset.target.prediction_type

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from utils.datasets.columns import Categorical, Column, Numeric
-from utils.datasets.targets import Label, Target
+from utils.datasets.target import Label, Target
 
 if TYPE_CHECKING:  # pandas takes long to import, and the predictor does not need it
     import pandas as pd

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.datasets.targets import LARGEST, is_number
+from utils.datasets.target import LARGEST, is_number
 
 if TYPE_CHECKING:
     import pandas as pd

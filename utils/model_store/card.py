@@ -7,7 +7,7 @@ import msgspec
 ModelId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
-Figures = dict[str, float]  # how good scores are on some rows; see utils/datasets/targets.py
+Figures = dict[str, float]  # how good scores are on some rows; see utils/datasets/target.py
 
 
 class Judgement(msgspec.Struct):

@@ -67,7 +67,7 @@ class Model:
         return self.card.model_id
 
     def predict(self, rows: Sequence[dict]) -> np.ndarray:
-        """Return the scores of rows, dicts or a DataFrame; see utils/datasets/targets.py.
+        """Return the scores of rows, dicts or a DataFrame; see utils/datasets/target.py.
 
         Uses one thread: a batch is too small to divide, and Kafka and the trainer need the other
         cores. ValueError for rows that FeatureTools can't transform.
