@@ -27,7 +27,10 @@ def go_version() -> tuple[int, ...]:
 NEEDED = tuple(
     map(int, re.search(r"^go ([\d.]+)$", (SOURCE / "go.mod").read_text(), re.M)[1].split("."))
 )
-pytestmark = pytest.mark.skipif(go_version() < NEEDED, reason=f"needs Go {NEEDED}")
+pytestmark = [
+    pytest.mark.skipif(go_version() < NEEDED, reason=f"needs Go {NEEDED}"),
+    pytest.mark.slow,  # it builds a program
+]
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from itertools import islice
 
+import pandas as pd
 import pytest
 
 from tests.harness.brokers import QUICK, initialize
 from tests.harness.pipeline import Pipeline, wait_until
 from tests.harness.project import add_dataset, copy_project
+from utils.datasets.base import Dataset, DatasetError
 
 SOURCE = '''
 """Fruit that is bought or not."""
@@ -218,61 +222,98 @@ def test_what_a_change_makes_unusable_is_said_in_one_sentence(
 @pytest.mark.parametrize(
     ("columns", "target", "problem"),
     [
-        (PRICE + PRICE, TWO, "the column price is there twice"),
-        (PRICE + 'Categorical("bought"),', TWO, "the target bought is among the columns"),
-        ("", TWO, "there is no column"),
-        (PRICE + "'color',", TWO, "columns: expected Numeric or Categorical, got 'color'"),
+        (PRICE + PRICE, TWO, ": the column price is there twice"),
         ("Numeric(),", TWO, ", line 14: TypeError: "),
         (PRICE + ")", TWO, ", line 14: SyntaxError: unmatched ')'"),
-        (PRICE, 'Classes("bought", [])', "bought: needs 2 to 200 classes, it has 0"),
-        (PRICE, 'Classes("bought", ["no", 1.5])', "bought: a class is a string or an integer"),
-        (PRICE, 'Classes("bought", ["1", 1])', "bought: the class '1' is there twice"),
-        ('Numeric("price", default="x"),', TWO, "price is numeric, its default is 'x'"),
+        (PRICE, 'Classes("bought", [])', ", line 15: bought: needs 2 to 200 classes, it has 0"),
     ],
 )
 def test_a_data_set_that_contradicts_itself_stops_each_script(project, columns, target, problem):
     add_dataset(project, "wrong", SOURCE.format(columns=columns, target=target))
-    ended = subprocess.run(
-        [sys.executable, "initialize.py"],
-        cwd=project,
-        env=os.environ | {"DATASET": "wrong"},
-        capture_output=True,
-        text=True,
-    )
+    command, environment = [sys.executable, "initialize.py"], os.environ | {"DATASET": "wrong"}
+    ended = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("utils/datasets/wrong.py")
-    assert problem in ended.stderr
+    assert ended.stderr.startswith(f"utils/datasets/wrong.py{problem}")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def fruit(columns: str, target: str) -> Dataset:
+    """Return the data set of a file with these columns and this target."""
+    module = {"__name__": "utils.datasets.wrong"}
+    exec(SOURCE.format(columns=columns, target=target), module)  # noqa: S102 - as an import does
+    return module["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        (PRICE + 'Categorical("bought"),', "the target bought is among the columns"),
+        ("", "there is no column"),
+        (PRICE + "'color',", "columns: expected Numeric or Categorical, got 'color'"),
+        ('Numeric("price", default="x"),', "price is numeric, its default is 'x'"),
+        ('Numeric("price", default=1e16),', "price is numeric, its default is 1e+16"),
+        ('Categorical("color", default=1),', "color is categorical, its default is 1"),
+    ],
+)
+def test_columns_that_contradict_each_other_are_refused(columns, problem):
+    with pytest.raises(DatasetError, match=f"^utils/datasets/wrong.py: {re.escape(problem)}$"):
+        fruit(columns, TWO)
 
 
 @pytest.mark.parametrize(
     ("columns", "target", "problem"),
     [
-        ('Numeric("color"),', TWO, "the column color is numeric, expected a number, got '"),
-        ('Categorical("price"),', TWO, "the column price is categorical, expected a string, got "),
-        ('Numeric("weight"),', TWO, "read_training() returns no column weight"),
-        (
-            PRICE,
-            'Classes("bought", ["no", "maybe"])',
-            "bought: expected one of no, maybe, got 'yes'",
-        ),
-        (PRICE, 'Number("bought")', "bought: expected a number, got "),
-        (PRICE, 'Classes("sold", ["no", "yes"])', "read_training() returns no column sold"),
+        ('Numeric("color"),', TWO, ": the column color is numeric, expected a number, got '"),
+        ('Categorical("price"),', TWO, ": the column price is categorical, expected a string, "),
+        ('Numeric("weight"),', TWO, " returns no column weight"),
+        (PRICE, 'Classes("bought", ["no", "x"])', ", row 3: bought: expected one of no, x, got"),
+        (PRICE, 'Number("bought")', ", row 0: bought: expected a number, got "),
+        (PRICE, 'Classes("sold", ["no", "yes"])', " returns no column sold"),
     ],
 )
-def test_rows_that_are_not_as_declared_are_refused_with_the_column(
-    project, tmp_path, columns, target, problem
+def test_rows_that_are_not_as_declared_are_refused(tmp_path, columns, target, problem):
+    declared = re.escape(f"utils/datasets/wrong.py: read_training(){problem}")
+    with pytest.raises(DatasetError, match=f"^{declared}"):
+        fruit(columns, target).training(tmp_path)
+
+
+def without_return(folder):
+    pass
+
+
+def of_one_class(folder):
+    return pd.DataFrame({"price": [1.0, 2.0, 3.0], "bought": ["no", "no", "yes"]})
+
+
+def of_a_missing_file(folder):
+    return pd.read_csv(folder / "missing.csv")
+
+
+@pytest.mark.parametrize(
+    ("read", "problem"),
+    [
+        (without_return, "without_return() returns NoneType, not a DataFrame"),
+        (of_one_class, "read_training(): a model needs at least two rows of each of two classes"),
+        (of_a_missing_file, "FileNotFoundError: "),
+        (lambda folder: of_one_class(folder)[:0], "read_training() returns no row"),
+    ],
+)
+def test_what_read_training_does_wrong_is_said_in_one_sentence(
+    monkeypatch, tmp_path, read, problem
 ):
-    add_dataset(project, "wrong", SOURCE.format(columns=columns, target=target))
-    folders = {"DATA_DIR": str(tmp_path / "data"), "MODELS_DIR": str(tmp_path / "models")}
-    ended = subprocess.run(
-        [sys.executable, "initialize.py"],
-        cwd=project,
-        env=os.environ | folders | {"DATASET": "wrong"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("utils/datasets/wrong.py: read_training()")
-    assert problem in ended.stderr
-    assert len(ended.stderr.splitlines()) == 1
+    data = fruit(PRICE, TWO)
+    monkeypatch.setattr(data, "read_training", read)
+    with pytest.raises(DatasetError, match=f"^utils/datasets/wrong.py: {re.escape(problem)}"):
+        data.training(tmp_path)
+
+
+def test_nullable_columns_of_pandas_are_read(tmp_path, monkeypatch):
+    data = fruit(PRICE + COLOR, TWO)
+    rows = data.read_training(tmp_path).convert_dtypes()
+    rows.loc[3, ["price", "color"]] = pd.NA
+    monkeypatch.setattr(data, "read_training", lambda folder: rows)
+    monkeypatch.setattr(data, "read_test", lambda folder: rows)
+    frame, _ = data.training(tmp_path)
+    assert frame.isna().sum().tolist() == [1, 1]
+    visitor = list(islice(data.visitors(tmp_path), 4))[3]
+    assert (visitor["price"], visitor["color"]) == (None, None)
