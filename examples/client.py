@@ -16,8 +16,6 @@ from concurrent.futures import Future
 from contextlib import closing
 from itertools import chain
 
-from kafka.errors import KafkaError
-
 from utils.console import say, warn
 from utils.datasets import dataset
 from utils.kafka_client.consumer import Consumer
@@ -25,6 +23,7 @@ from utils.kafka_client.positions import read_from_now_on
 from utils.kafka_client.producer import close_at_once, make_producer
 from utils.kafka_client.security import Refused
 from utils.kafka_client.topics import APP_MESSAGES, prepare_topics
+from utils.kafka_client.transactions import CLIENT_ERRORS
 from utils.messages import Prediction, decode_reply, encode
 from utils.script import command_line, run
 from utils.settings import settings
@@ -52,7 +51,8 @@ class PredictionClient:
 
     max_requests : how many may wait at once; topic : of requests and replies. One thread reads all
     replies and knows its own by their request_id, a random UUID. Replies that nobody waits for
-    (late ones, second ones, those to other programs) are dropped. KafkaError if Kafka or the topic
+    (late ones, second ones, those to other programs) are dropped. Partitions that are added to the
+    topic are used by a new client only. KafkaError if Kafka or the topic
     is not there; Refused if a right is missing.
     """
 
@@ -147,7 +147,7 @@ class PredictionClient:
             while not self._stop.is_set():
                 try:
                     self._receive(consumer)
-                except KafkaError as error:
+                except CLIENT_ERRORS as error:
                     warn(f"Replies can't be read, trying again: {error}")
                     self._stop.wait(RETRY_INTERVAL)
         except Refused as refused:

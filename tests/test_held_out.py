@@ -25,11 +25,12 @@ def zones(rows: int, **columns) -> pd.DataFrame:
         (zones(4_000, size=lambda rng, rows: rng.integers(0, 3, rows)), True),
         (zones(4_000, size=lambda rng, rows: rng.random(rows)), False),
         (zones(15), False),
-        (pd.DataFrame({"size": np.arange(100.0)}), True),
+        (pd.DataFrame({"size": np.arange(100.0)}), False),
+        (pd.DataFrame({"size": np.arange(100) % 9}), True),
         (pd.DataFrame({"size": np.arange(100.0), "price": np.arange(100.0)}), False),
     ],
 )
-def test_there_are_few_values_where_there_are_fewer_possible_rows_than_rows(frame, few):
+def test_there_are_few_values_where_rows_outnumber_the_possible_ones(frame, few):
     assert has_few_values(frame) == few
 
 
@@ -87,3 +88,16 @@ def test_a_column_that_is_gone_is_another_split(monkeypatch):
 def test_a_card_without_columns_is_split_by_all_of_its_model(monkeypatch):
     champion = card_of(Split(BY_VALUES, [], {}))
     assert Split.after(champion) == Split.of(champion)
+
+
+def test_a_card_of_an_earlier_version_has_todays_defaults(monkeypatch):
+    change(monkeypatch, Numeric("height", default=170))
+    champion = card_of(Split.of_today(BY_VALUES, list(dataset.names)))
+    champion.split_defaults = None
+    assert Split.after(champion) == Split.of(champion)
+
+
+def test_where_observations_turn_out_to_have_few_values_the_rule_changes():
+    split = Split(BY_VALUES, ["zone"], {})
+    assert split.for_rows(zones(15)) == split
+    assert split.for_rows(zones(4_000)) == Split(BY_ROWS, ["zone"], {})

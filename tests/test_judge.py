@@ -249,7 +249,7 @@ def test_a_champion_of_another_split_is_replaced(first_model, tmp_path, split):
         assert made.judge.rows == 2_000
     else:
         assert made.decision == "promoted"
-        known = "not judged: model 0, of an earlier version, was trained on rows that judge now"
+        known = "not judged: model 0, made before a change, was trained on rows that judge now"
         assert (made.why, made.judge, made.anchor) == (known, None, None)
 
 

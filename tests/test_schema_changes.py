@@ -9,6 +9,7 @@ import subprocess
 import sys
 from itertools import islice
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -317,3 +318,24 @@ def test_nullable_columns_of_pandas_are_read(tmp_path, monkeypatch):
     assert frame.isna().sum().tolist() == [1, 1]
     visitor = list(islice(data.visitors(tmp_path), 4))[3]
     assert (visitor["price"], visitor["color"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("values", "got"), [([[1], [2]], "[1]"), ([1, -(2**63)], "-9223372036854775808")]
+)
+def test_odd_values_are_refused(tmp_path, monkeypatch, values, got):
+    data = fruit(PRICE, TWO)
+    rows = pd.DataFrame({"price": values, "bought": ["no", "yes"]})
+    monkeypatch.setattr(data, "read_training", lambda folder: rows)
+    with pytest.raises(DatasetError, match=f"is numeric, expected a number, got {re.escape(got)}$"):
+        data.training(tmp_path)
+
+
+def test_null_objects_of_pandas_are_nulls(tmp_path, monkeypatch):
+    data = fruit(PRICE, TWO)
+    prices = pd.Series([1.5, pd.NA, pd.NaT, None, 2], dtype=object)
+    rows = pd.DataFrame({"price": prices, "bought": ["no", "yes", "no", "yes", "no"]})
+    monkeypatch.setattr(data, "read_training", lambda folder: rows)
+    frame, _ = data.training(tmp_path)
+    found = frame["price"].to_numpy(np.float64)
+    np.testing.assert_array_equal(found, [1.5, np.nan, np.nan, np.nan, 2])

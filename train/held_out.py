@@ -1,6 +1,6 @@
 """Which rows are held out for the judge: no model is trained on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,8 +23,8 @@ class Split:
 
     rule : BY_VALUES: the values of a row decide, not its outcome. So equal rows are on the same
         side, in every training: what judges a model, or what its early stopping watches, is never
-        what it was trained on. BY_ROWS: the place of a row decides. This is for data with fewer
-        possible rows than rows: a value that is for the judge would never be learned.
+        what it was trained on. BY_ROWS: the place of a row decides. This is for data with few
+        possible rows: a value that is for the judge would never be learned.
     columns : whose values count.
     defaults : of those of them that a row may lack.
     """
@@ -43,13 +43,15 @@ class Split:
     @classmethod
     def of_first_model(cls, original: "pd.DataFrame") -> Self:
         """Return the split for a model of the original rows, which is to have successors."""
-        rule = BY_ROWS if has_few_values(original) else BY_VALUES
-        return cls.of_today(rule, list(dataset.names))
+        return cls.of_today(BY_VALUES, list(dataset.names)).for_rows(original)
 
     @classmethod
     def of(cls, card: Card) -> Self:
         """Return the split that was made for a model."""
-        return cls(card.split, card.split_columns or card.features, card.split_defaults)
+        columns, defaults = card.split_columns or card.features, card.split_defaults
+        if defaults is None:  # the card of an earlier version: nobody has changed them since
+            defaults = {name: v for name, v in dataset.defaults.items() if name in columns}
+        return cls(card.split, columns, defaults)
 
     @classmethod
     def after(cls, champion: Card) -> Self:
@@ -60,6 +62,10 @@ class Split:
         """
         before = cls.of(champion)
         return cls.of_today(before.rule or BY_VALUES, before.columns)
+
+    def for_rows(self, frame: "pd.DataFrame") -> Self:
+        """Return this split, or one by rows where these rows have few different values."""
+        return replace(self, rule=BY_ROWS) if has_few_values(frame) else self
 
     def note(self, card: Card) -> None:
         """Write the split into the card of a model that was made with it."""

@@ -56,7 +56,7 @@ def decide(registry: "Registry", champion: "Model", model: "Model", data: "Train
     from train.judge import judge, unlearned_class
     from utils.model_store.model import load_anchor
 
-    card, split = model.card, Split.after(champion.card)
+    card, split = model.card, data.split
     card.judge_rows_held_out = data.held_out
     split.note(card)
     unlearned = unlearned_class(champion, data.training)

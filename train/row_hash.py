@@ -33,11 +33,11 @@ def hash_frame(frame: "pd.DataFrame") -> np.ndarray:
 
 
 def has_few_values(frame: "pd.DataFrame") -> bool:
-    """Return whether there are fewer possible rows than rows, by the values of each column.
+    """Return whether there are twice as many rows as possible rows, by the values of each column.
 
     Then equal rows are different visitors, not one who comes again.
     """
-    possible, rows = 1, len(frame)
+    possible, rows = 1, len(frame) / 2
     codes = [frame[name].astype("category") for name in frame if not _is_numeric(frame[name])]
     for column in codes:
         possible *= len(column.cat.categories) + 1

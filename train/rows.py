@@ -117,6 +117,7 @@ class TrainingData:
 
     training: LabeledRows
     held_out: int  # rows of the window that are not in `training`, as they are for the judge
+    split: Split  # which rows these are
     judge: LabeledRows  # see rows_that_judge()
     judge_groups: np.ndarray  # of each judge's row: the first training that used it, 0 for none
 
@@ -128,10 +129,12 @@ def training_data(
 
     Training uses the newest `window` rows (original rows count as the oldest; 0 means all rows),
     without those for the judge. The judge uses its observations of the last W trainings.
-    snapshot : read with the same window; split : None for that of a first model.
+    snapshot : read with the same window; split : that of the champion's successor, None for that
+    of a first model.
     """
     original, observed = original_rows(folder), LabeledRows(snapshot.frame, snapshot.outcomes)
     split = split or Split.of_first_model(original.frame)
+    split = split.for_rows(max(original.frame, observed.frame, key=len))
     hashes = split.hashes(original.frame, np.arange(len(original)))
     observed_hashes = split.hashes(observed.frame, OBSERVED + snapshot.positions)
     original_for_judge, for_judge = is_for_judge(hashes), is_for_judge(observed_hashes)
@@ -148,6 +151,7 @@ def training_data(
     return TrainingData(
         training=training,
         held_out=in_window - len(training),
+        split=split,
         judge=original[fill] + observed[recent],
         judge_groups=groups[judging],
     )

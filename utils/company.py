@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from functools import cache
 from queue import SimpleQueue
 from threading import Event, Lock
 
@@ -46,7 +45,7 @@ def description(data: dict) -> str:
     try:
         return dataset.describe(data)
     except Exception as error:  # it is for people only: no mistake in it ends the sample app
-        warn_once(f"describe() of the data set fails: {type(error).__name__}: {error}")
+        warn_once("describe()", type(error), str(error))
         return str(data)[:80]
 
 
@@ -55,14 +54,18 @@ def action(reply: Prediction) -> str:
     try:
         return dataset.action(label_of(reply), probability_of(reply))
     except Exception as error:
-        warn_once(f"action() of the data set fails: {type(error).__name__}: {error}")
+        warn_once("action()", type(error), str(error))
         return ""
 
 
-@cache
-def warn_once(problem: str) -> None:
-    """Warn, unless the same was said before."""
-    warn(problem)
+_WARNED: set[tuple] = set()
+
+
+def warn_once(method: str, kind: type[Exception], text: str) -> None:
+    """Warn of an error of the data set, the first one of its kind."""
+    if (method, kind) not in _WARNED:
+        _WARNED.add((method, kind))
+        warn(f"{method} of the data set fails: {kind.__name__}: {text}")
 
 
 class Company:

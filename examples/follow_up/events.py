@@ -39,14 +39,26 @@ Item = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_ -]{1,64}\Z")]
 _DECODE_ERRORS = (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError)
 
 
+def _valid(value: Any, kind: Any) -> str | None:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
+
+
 class Event(Struct):
     """What a visitor did; without a session, something else that happened in the shop."""
 
     kind: Annotated[str, Meta(max_length=64)]
     session: Session | None = None
-    reaction: Annotated[str, Meta(max_length=64)] | None = None
-    email: Address | None = None
-    item: Item | None = None
+    reaction: Any = None
+    email: Any = None
+    item: Any = None
+
+    def __post_init__(self) -> None:
+        """Forget an address or an item that no e-mail may contain: the event still counts."""
+        self.email = _valid(self.email, Address)
+        self.item = _valid(self.item, Item)
 
     @property
     def is_leaving(self) -> bool:

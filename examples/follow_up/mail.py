@@ -86,7 +86,10 @@ def hand_over(smtp: smtplib.SMTP, message: EmailMessage) -> None:
     After any other error it is not known whether it is.
     """
     smtp.sock.settimeout(MESSAGE_TIMEOUT)
-    _check(*smtp.data(bytes(message)))
+    try:
+        _check(*smtp.data(bytes(message)))
+    except smtplib.SMTPDataError as error:  # the command itself is refused
+        _check(error.smtp_code, error.smtp_error)
     smtp.sock.settimeout(TIMEOUT)
 
 

@@ -53,6 +53,7 @@ type Client struct {
 	mutex      sync.Mutex
 	waiting    map[string]chan message // by request_id
 	closed     chan struct{}
+	closing    sync.Once
 }
 
 // NewClient returns a client that reads every partition of the topic from its end on.
@@ -127,8 +128,10 @@ func (c *Client) Predict(ctx context.Context, data json.RawMessage) (Prediction,
 
 // Close ends the client; whoever waits for an answer gets an error.
 func (c *Client) Close() {
-	close(c.closed)
-	c.kafka.Close()
+	c.closing.Do(func() {
+		close(c.closed)
+		c.kafka.Close()
+	})
 }
 
 func (c *Client) wait(requestID string, answer chan message) bool {

@@ -63,9 +63,11 @@ class Sessions:
             case Tick():
                 self._pass_time(at)
             case Arrived():
+                is_new = event.session not in self.by_id
                 session = self._session(event.session, at)
-                session.device, session.source = event.device, event.source
-                session.visitor = event.visitor
+                if is_new:  # a page that is opened again changes nothing
+                    session.device, session.source = event.device, event.source
+                    session.visitor = event.visitor
             case Viewed():
                 self._view(event, at)
             case Reacted():

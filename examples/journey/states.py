@@ -16,6 +16,7 @@ from examples.journey.events import SESSIONS
 from examples.journey.sessions import Session
 from utils.console import warn
 from utils.kafka_client.consumer import Consumer, make_consumer
+from utils.kafka_client.positions import all_partitions
 from utils.messages import encode
 from utils.process import stopping
 
@@ -51,6 +52,8 @@ def _read(place: TopicPartition) -> dict[str, Session]:
     """
     found: dict[str, Session] = {}
     with closing(make_consumer(**READER)) as consumer:
+        if place not in all_partitions(consumer, SESSIONS):
+            raise SystemExit(f"{SESSIONS} has fewer partitions than the topic of events: add some")
         consumer.assign([place])
         consumer.seek_to_beginning(place)
         # Unknown until the first response.

@@ -37,7 +37,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-ViewName = Annotated[str, Meta(pattern="^[0-9a-f-]{36}$")]
+ViewName = Annotated[str, Meta(pattern=r"^[0-9a-f-]{36}\Z")]
 
 
 class Arrive(Struct, tag="arrived", tag_field="kind", forbid_unknown_fields=True):

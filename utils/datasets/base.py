@@ -139,7 +139,8 @@ class Dataset(ABC):
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """The default of each optional column."""
-        return {column.name: column.default for column in self.columns if not column.is_required}
+        given = {column.name: column.default for column in self.columns if not column.is_required}
+        return {name: v.item() if isinstance(v, np.generic) else v for name, v in given.items()}
 
     def training(self, folder: Path) -> tuple["pd.DataFrame", np.ndarray]:
         """Return the features of the original rows, numeric ones first, and their outcomes."""
@@ -193,7 +194,9 @@ class Dataset(ABC):
                 outcomes[row] = self.target.outcome_of(label)
             except ValueError as error:
                 self.refuse(f"{where}, row {row}: {error}")
-        return rows[[*self.names]], outcomes
+        features = rows[[*self.names]]
+        objects = [name for name in features if features[name].dtype == object]
+        return features.assign(**_without_nan(features[objects])), outcomes
 
 
 def _without_nan(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -205,7 +208,7 @@ def in_words(error: Exception, where: str) -> str:
     """Return an error as one sentence; where : the data set's file, whose line is added."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename.endswith(where)]
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and str(error.filename).endswith(where):
         lines = [error.lineno]
     line = f", line {lines[-1]}" if lines else ""
     kind = "" if type(error) is ValueError else f"{type(error).__name__}: "

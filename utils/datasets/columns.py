@@ -1,5 +1,6 @@
 """The columns of a data set, and what a request may have in them."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,10 @@ class Column:
 
     def first_wrong(self, values: "pd.Series") -> list:
         """Return [the first value that is not accepted], or []."""
-        import pandas as pd
-
-        different = values.dropna().astype(object).unique().tolist()
-        return [value for value in different if not (pd.isna(value) or self.accepts(value))][:1]
+        known = values.dropna().astype(object)
+        with suppress(TypeError):  # lists, for example, are not hashable
+            known = known.drop_duplicates()
+        return [value for value in known if not self.accepts(value)][:1]
 
 
 class Numeric(Column):
@@ -56,7 +57,7 @@ class Numeric(Column):
     def first_wrong(self, values: "pd.Series") -> list:
         """Return [the first value that is not accepted], or []; quick for a column of numbers."""
         of_numbers = isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf"
-        if of_numbers and not values.abs().max() > LARGEST:
+        if of_numbers and not (values.max() > LARGEST or values.min() < -LARGEST):
             return []
         return super().first_wrong(values)
 

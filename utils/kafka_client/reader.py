@@ -99,7 +99,8 @@ class Reader:
         """Return the present end of every partition that is read, for has_read(); KafkaError."""
         if self._asking is None:
             # On the other one's connection Kafka answers behind a fetch that waits for records.
-            self._asking = make_consumer()
+            # Uncommitted: behind an open transaction, records may wait that are no part of it.
+            self._asking = make_consumer(isolation_level="read_uncommitted")
         return self._asking.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
 
     def has_read(self, ends: dict[TopicPartition, int]) -> bool:

@@ -78,7 +78,8 @@ class Model:
         scores = self.booster.predict(self.features.transform(rows), num_threads=1)
         if self._to_today is not None:
             return of_classes(scores, self._to_today)
-        return scores if self.spread == 1.0 else scores * self.spread + self.center
+        is_scaled = (self.center, self.spread) != (0.0, 1.0)
+        return scores * self.spread + self.center if is_scaled else scores
 
     def answers(self, rows: Sequence[dict]) -> Iterable[tuple]:
         """Return the fields of the reply to each row, without its request_id."""
