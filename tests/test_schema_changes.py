@@ -192,17 +192,19 @@ with closing(Observations(STORE)) as store:
             "model 0: predicts the class 'yes', which bought does not have",
             "observations have the class 'yes', which utils/datasets/fruit.py does not have",
         ),
-        (
+        pytest.param(
             [PRICE, COLOR],
             'Number("bought")',
             "model 0: predicts a class, bought is a number now",
             "its outcomes are of the kind classes, those of utils/datasets/fruit.py number",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             ['Categorical("price"),', COLOR],
             TWO,
             "model 0: the column price has changed between numeric and categorical",
             "",
+            marks=pytest.mark.slow,
         ),
     ],
 )
