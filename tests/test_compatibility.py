@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from train.fit import fit_model
+from train.judge import judge, unlearned_class
+from train.rows import LabeledRows
 from utils.datasets import dataset
 from utils.datasets.targets import Classes, Number, TwoClasses
 from utils.model_store.compatibility import class_matrix, of_classes
@@ -89,3 +92,23 @@ def test_the_name_of_the_tuning_loss_in_the_file_is_that_of_earlier_versions(reg
     text = (registry.folder / "model_0.json").read_text()
     assert '"tuning_logloss": 0.' in text
     assert registry.card(0).tuning_loss > 0
+
+
+def test_a_class_that_no_row_has_is_almost_impossible_and_stops_nothing(first_model, monkeypatch):
+    target = Classes("x", [NEGATIVE, "never", POSITIVE])
+    frame, outcomes = dataset.test(first_model / "data")
+    monkeypatch.setattr(dataset, "target", target)
+    frame, outcomes = frame[:2_000], 2 * outcomes[:2_000]
+    model = fit_model(frame, outcomes, model_id=1, hyper="hyperopt", max_evals=1)
+    scores = model.predict(frame)
+    assert scores[:, 1].max() < 1e-9
+    assert target.figures(outcomes, scores)["logloss"] < 0.4
+    # 25 rows in which one more class is missing judge as others do.
+    rows = LabeledRows(frame[:25], outcomes[:25] * 0)
+    rows.outcomes[0] = 1
+    verdict = judge(model, model, rows, np.ones(25, int))
+    assert verdict.why.startswith("as good as model 1")
+    # Now rows have the class, and the champion does not know it.
+    outcomes[:5] = 1
+    assert unlearned_class(model, LabeledRows(frame, outcomes)) == "never"
+    assert unlearned_class(model, LabeledRows(frame[5:], outcomes[5:])) is None

@@ -8,9 +8,11 @@ from random import Random
 
 import pytest
 
+from examples.follow_up.events import WORTH
 from examples.journey.layouts import layout_for
 from tests.harness.brokers import QUICK, initialize
 from tests.harness.journey import CHROMIUM, Journey, Tab, running_chromium, view_of
+from tests.harness.left_visitors import READY, address, wait_for_mail
 from tests.harness.pipeline import wait_until
 from tests.harness.shop_visitor import Visitor
 from utils.datasets.shop import ITEMS
@@ -73,6 +75,37 @@ def test_two_browsers_at_once_get_their_own_answers(journey, chromium):
     for tab in tabs:
         tab.context.close()
         assert tab.problems == []
+
+
+def look_until_worth_an_email(journey, tab) -> None:
+    """Open items until the visitor is likely to react to the last one."""
+    for item in ITEMS:
+        tab.click(item)
+        view, _ = tab.wait_for_layout()
+        if 1 - journey.reply_to(view).probabilities["ignored"] >= WORTH:
+            return
+    raise AssertionError("no item is likely enough")
+
+
+def test_who_closes_the_page_gets_an_email_but_not_who_comes_back(journey, chromium, mail):
+    smtp = ("--smtp", f"localhost:{mail.port}", "--delay", "3")
+    follow_up = journey.start_and_wait("-m", "examples.follow_up.follow_up", *smtp, until=READY)
+    back, gone = (Tab(chromium, journey.port, "mail") for _ in range(2))
+    for tab, name in ((back, "back"), (gone, "gone")):
+        tab.page.locator("#email").fill(address(name))
+        tab.page.locator("#remind button").click()
+        look_until_worth_an_email(journey, tab)
+    shop = back.page.url
+    back.page.goto("about:blank")
+    gone.page.goto("about:blank")
+    back.page.goto(shop)
+    back.page.locator("body[data-ready]").wait_for()
+    # An e-mail to the other one would be due first.
+    wait_for_mail(mail, "gone")
+    assert mail.recipients() == [address("gone")]
+    follow_up.terminate()
+    for tab in (back, gone):
+        tab.context.close()
 
 
 @pytest.mark.slow

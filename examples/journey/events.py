@@ -69,11 +69,18 @@ class Left(Struct, tag="left", tag_field="kind"):
     session: Id
 
 
+class Subscribed(Struct, tag="subscribed", tag_field="kind"):
+    """A visitor has typed an e-mail address; examples/follow_up/ reads it."""
+
+    session: Id
+    email: Annotated[str, Meta(max_length=254)]
+
+
 class Tick(Struct, tag="tick", tag_field="kind"):
     """Time passed; the record's timestamp says how much. It ends the views of silent visitors."""
 
 
-Event = Arrived | Viewed | Reacted | Left | Tick
+Event = Arrived | Viewed | Reacted | Left | Subscribed | Tick
 _decode = msgspec.json.Decoder(Event).decode
 
 

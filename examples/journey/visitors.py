@@ -19,7 +19,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from examples.journey.events import Arrived, Device, Event, Item, Left, Reacted, Source, Viewed
+from examples.journey.events import (
+    Arrived,
+    Device,
+    Event,
+    Item,
+    Left,
+    Reacted,
+    Source,
+    Subscribed,
+    Viewed,
+)
 
 MAX_BODY = 1_000  # bytes
 BODY_TIMEOUT = 5.0  # seconds for a body to arrive
@@ -61,11 +71,17 @@ class React(Struct, tag="reacted", tag_field="kind", forbid_unknown_fields=True)
     reaction: Literal["liked", "basket", "bought"]
 
 
+class Subscribe(Struct, tag="subscribed", tag_field="kind", forbid_unknown_fields=True):
+    """The visitor typed an e-mail address."""
+
+    email: Annotated[str, Meta(pattern=r"^[^@\s]{1,64}@[^@\s]{1,189}\Z")]
+
+
 class Leave(Struct, tag="left", tag_field="kind", forbid_unknown_fields=True):
     """The page was closed."""
 
 
-_decode = msgspec.json.Decoder(Arrive | View | React | Leave).decode
+_decode = msgspec.json.Decoder(Arrive | View | React | Subscribe | Leave).decode
 
 
 def session_of(request: Request) -> str:
@@ -127,6 +143,8 @@ def _event(session: str, reported: Struct, been_here: bool) -> Event:
             return Viewed(session, request_id(session, view), item)
         case React(view=view, reaction=reaction):
             return Reacted(session, request_id(session, view), reaction)
+        case Subscribe(email=email):
+            return Subscribed(session, email)
         case _:
             return Left(session)
 

@@ -118,6 +118,7 @@ function follow(message) {
   if (message.view !== view || main.dataset.milliseconds) return;
   arrange(message.layout);
   requestAnimationFrame(() => requestAnimationFrame(() => {
+    if (message.view !== view) return; // another item was opened meanwhile
     const milliseconds = performance.now() - clickedAt;
     const chances = Object.entries(message.chances).map(([name, p]) => `${name} ${Math.round(p * 100)} %`);
     byId("why").textContent = `Model ${message.model}: ${chances.join(", ")}; ${milliseconds.toFixed(0)} ms after the click`;
@@ -137,6 +138,11 @@ function source() {
 for (const button of main.querySelectorAll("[data-reaction]")) {
   button.addEventListener("click", () => react(button));
 }
+byId("remind").addEventListener("submit", (event) => {
+  event.preventDefault();
+  report({ kind: "subscribed", email: byId("email").value });
+  byId("remind").replaceChildren("Thank you.");
+});
 addEventListener("pagehide", () => send({ kind: "left" }, 0));
 new EventSource("/stream").addEventListener("message", (event) => follow(JSON.parse(event.data)));
 report({ kind: "arrived", device: device(), source: source() });
