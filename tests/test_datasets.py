@@ -294,9 +294,8 @@ def test_any_other_text_is_refused(text):
 
 
 def test_after_a_drift_visitors_have_the_opposite_outcome(uci):
-    target = dataset.target.name
-    for row, visitor in zip(read_test_requests(uci)[:20], dataset.visitors(uci, 10), strict=False):
-        number = read_test_requests(uci).index(row)
+    target, rows = dataset.target.name, read_test_requests(uci)[:20]
+    for number, (row, visitor) in enumerate(zip(rows, dataset.visitors(uci, 10), strict=False)):
         assert (outcome_of(visitor[target]) == outcome_of(row[target])) == (number < 10)
         assert visitor | {target: row[target]} == row
 

@@ -109,6 +109,7 @@ def test_visitors_are_valid_requests(folder, tmp_path):
     assert run_with("diabetes", WIRE, path) == f"{TEST}\n"
 
 
+@pytest.mark.slow
 def test_a_model_explains_a_part_of_the_variance(folder):
     found = json.loads(run_with("diabetes", LOSSES, folder, 10))
     assert "best possible" not in found  # nobody knows it

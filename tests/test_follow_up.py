@@ -58,6 +58,7 @@ def test_visitors_of_the_shop_get_an_email_if_they_are_likely_to_react(broker, m
         pipeline.stop_all()
 
 
+@pytest.mark.slow
 def test_not_before_the_delay(shop, mail):
     shop.predict("a", "b")
     shop.start("--delay", "1")

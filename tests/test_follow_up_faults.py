@@ -34,6 +34,7 @@ def test_a_return_during_a_standstill_is_read_before_anything_is_sent(shop, mail
     assert mail.recipients() == [address("first"), address("last")]
 
 
+@pytest.mark.slow
 def test_killed_before_it_hears_that_the_server_has_taken_the_email(shop, mail):
     """The gap of RFC 1047: the e-mail is sent again, and recognised by its Message-ID."""
     shop.predict("a")

@@ -87,6 +87,7 @@ def look_until_worth_an_email(journey, tab) -> None:
     raise AssertionError("no item is likely enough")
 
 
+@pytest.mark.slow
 def test_who_closes_the_page_gets_an_email_but_not_who_comes_back(journey, chromium, mail):
     smtp = ("--smtp", f"localhost:{mail.port}", "--delay", "3")
     follow_up = journey.start_and_wait("-m", "examples.follow_up.follow_up", *smtp, until=READY)
