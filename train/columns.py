@@ -99,8 +99,7 @@ class FrameBuilder:
             for name, parts in names.items():
                 values, is_known = read(name, columns.get(name), chosen)
                 parts.append(values)
-                filled = int(len(values) - np.count_nonzero(is_known))
-                if filled and not (name in self._defaults and columns.get(name) is None):
+                if filled := int(len(values) - np.count_nonzero(is_known)):
                     self.filled[name] = self.filled.get(name, 0) + filled
 
     def frame(self) -> "pd.DataFrame":
@@ -124,7 +123,8 @@ class FrameBuilder:
             number = self._defaults.get(name)
             value = np.nan if number is None else number
             narrowest = narrow(np.array([value], dtype=np.float64)).dtype
-            return np.full(chosen.sum(), value, narrowest), np.zeros(chosen.sum(), bool)
+            values = np.full(chosen.sum(), value, narrowest)
+            return values, np.full(len(values), name in self._defaults)
         values = column.array()[chosen]
         if column.categories is None:
             return values, np.ones(len(values), bool)
@@ -139,7 +139,8 @@ class FrameBuilder:
         if column is None:
             table, value = self._tables[name], self._defaults.get(name)
             code = NULL if value is None else table.setdefault(value, len(table))
-            return np.full(rows, code, _code_type(len(table))), np.zeros(rows, bool)
+            codes = np.full(rows, code, _code_type(len(table)))
+            return codes, np.full(rows, name in self._defaults)
         if column.categories is None:
             values = column.array()[chosen]
             return np.full(rows, NULL, np.int8), np.isnan(values)

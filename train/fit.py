@@ -71,7 +71,7 @@ def fit_model(
     center, spread = dataset.target.scale(outcomes)
     optimizer = optimizer_class(hyper)(
         EncodedRows(encoder, frame),
-        (outcomes - center) / spread,
+        outcomes if (center, spread) == (0.0, 1.0) else (outcomes - center) / spread,
         split,
         encoder.names_out,
         num_threads=num_threads,

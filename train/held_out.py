@@ -37,8 +37,7 @@ class Split:
     def of_today(cls, rule: str, columns: list[str]) -> Self:
         """Return a split by those of these columns that the data set has, as they are today."""
         columns = [name for name in columns if name in dataset.names] or list(dataset.names)
-        defaults = {name: v for name, v in dataset.defaults.items() if name in columns}
-        return cls(rule, columns, defaults)
+        return cls(rule, columns, _defaults_of(columns))
 
     @classmethod
     def of_first_model(cls, original: "pd.DataFrame") -> Self:
@@ -50,7 +49,7 @@ class Split:
         """Return the split that was made for a model."""
         columns, defaults = card.split_columns or card.features, card.split_defaults
         if defaults is None:  # the card of an earlier version: nobody has changed them since
-            defaults = {name: v for name, v in dataset.defaults.items() if name in columns}
+            defaults = _defaults_of(columns)
         return cls(card.split, columns, defaults)
 
     @classmethod
@@ -76,6 +75,10 @@ class Split:
         if self.rule == BY_ROWS:
             return shuffle(places.astype(np.uint64), seed=0)
         return hash_frame(frame[self.columns])
+
+
+def _defaults_of(columns: list[str]) -> dict[str, Any]:
+    return {name: value for name, value in dataset.defaults.items() if name in columns}
 
 
 def is_for_judge(hashes: np.ndarray) -> np.ndarray:

@@ -80,7 +80,10 @@ class Target(ABC):
         groups, of shape (n,), are integers below size. Of several classes it is the number of rows
         of each class: divided by the group's rows, the best scores that are the same for its rows.
         """
-        return np.bincount(groups, outcomes, size)[:, None]
+        if self.outputs == 1:
+            return np.bincount(groups, outcomes, size)[:, None]
+        both = groups * self.outputs + outcomes.astype(np.intp)
+        return np.bincount(both, minlength=size * self.outputs).reshape(size, self.outputs)
 
     def constant(self, outcomes: np.ndarray) -> np.ndarray:
         """Return the same scores for each row, those with the least loss; shape as of scores."""

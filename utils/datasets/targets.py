@@ -83,12 +83,6 @@ class Classes(Target):
             "accuracy": float(np.mean(scores.argmax(axis=1) == outcomes)),
         }
 
-    def sums(self, outcomes: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
-        """Return how many rows each group has of each class, shape (size, classes)."""
-        classes = len(self.labels)
-        both = groups * classes + outcomes.astype(np.intp)
-        return np.bincount(both, minlength=size * classes).reshape(size, classes)
-
     def are_scores(self, scores: np.ndarray) -> bool:
         """Return whether each row has a probability for each class, and these add up to 1."""
         shape = scores.ndim == 2 and scores.shape[1] == len(self.labels)
@@ -126,10 +120,6 @@ class TwoClasses(Classes):
             "accuracy": float(np.mean((scores > 0.5) == outcomes)),
             "calibration_error": calibration_error(outcomes, scores),
         }
-
-    def sums(self, outcomes: np.ndarray, groups: np.ndarray, size: int) -> np.ndarray:
-        """Return how many rows of the second class each group has, shape (size, 1)."""
-        return Target.sums(self, outcomes, groups, size)
 
     def are_scores(self, scores: np.ndarray) -> bool:
         """Return whether these are probabilities."""
