@@ -134,6 +134,37 @@ class Settings(BaseSettings):
     models_dir: Folder = Field(
         Path("models"), description="models, their cards, the name of the champion"
     )
+    listen_host: str = Field(
+        "127.0.0.1", description="address on which the monitor's page and /metrics are served"
+    )
+    monitor_port: int = Field(
+        8501, ge=0, lt=65536, description="port of the monitor's page; 0: no page"
+    )
+    metrics_port: int = Field(
+        0, ge=0, lt=65536, description="port of /metrics and /healthz of a script; 0: none"
+    )
+    alert_rules: File = Field(
+        "monitoring/alerts.toml", description="the rules of the monitor's alerts"
+    )
+    retrain_on_drift: bool = Field(
+        False, description="1: the monitor asks for a training when it finds a drift"
+    )
+    audit_days: float = Field(
+        90, gt=0, description="days for which messages and replaced models are kept for an audit"
+    )
+    audit_requests: int = Field(
+        1_000_000,
+        ge=0,
+        description="newest requests whose messages the monitor keeps for an audit; 0: none",
+    )
+    audit_models: int = Field(
+        1_000, ge=0, description="newest replaced models that are kept, compressed, for an audit"
+    )
+    mlflow_tracking_uri: str = Field(
+        "",
+        description="MLflow's tracking server; empty: a SQLite file in DATA_DIR, if MLflow is "
+        "installed",
+    )
     broker_timeout: float = Field(
         60, gt=0, description="seconds that a starting script waits for Kafka"
     )

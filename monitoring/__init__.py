@@ -1,0 +1,1 @@
+"""How the pipeline is doing: reads what any observer could read, and disturbs nobody."""
