@@ -4,7 +4,12 @@ from typing import Annotated
 
 import msgspec
 
+MOST_BYTES = 2**30  # of a model's file: a larger one is no model, and is not read
 ModelId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class ModelError(Exception):
+    """A model that can't be used; the text says which one and why."""
 
 
 Figures = dict[str, float]  # how good scores are on some rows; see utils/datasets/target.py
