@@ -91,10 +91,11 @@ class Ingest:
         announced = [m.model_id for m in control if m and m.training_completed]
         self._store.add(
             _requests(by_topic.get(APP_MESSAGES, [])) + outcomes,
-            sum(message.retrain for message in control if message),
+            sum(message.retrain and not message.now for message in control if message),
             polled.positions,
             announced[-1] if announced else None,
             polled.missed,
+            sum(message.retrain and message.now for message in control if message),
         )
 
     def _outcomes(
