@@ -1,9 +1,11 @@
 """The trainer's side of one training: start the child, watch it, publish the model it made."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,7 @@ from train.retrain import ERROR
 from utils.files import ROOT
 from utils.model_store.registry import ModelError, Registry
 from utils.settings import settings
+from utils.telemetry import telemetry
 
 # Of the session: it gets a tenth of a core that others want all the time. With 19 it would get a
 # seventieth, and for other processes nothing would be better: they are run as soon as they wake up.
@@ -42,6 +45,9 @@ class TrainingProcess:
             command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
         )
         lower_priority(self._child.pid)
+        numbers = telemetry.trainer
+        numbers.trainings_started += 1
+        numbers.training_running, numbers.training_started_timestamp_seconds = 1, time.time()
 
     def has_ended(self) -> bool:
         """Return True if the child has ended, with or without a model."""
@@ -76,6 +82,15 @@ class TrainingProcess:
         self._child.wait()
         self._child.stdin.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._note_ended()
+
+    def _note_ended(self) -> None:
+        numbers, ended = telemetry.trainer, time.time()
+        numbers.training_running, numbers.training_ended_timestamp_seconds = 0, ended
+        took = ended - numbers.training_started_timestamp_seconds
+        numbers.training_duration_seconds = max(took, 0.0)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        numbers.training_cpu_seconds = used.ru_utime + used.ru_stime
 
 
 def lower_priority(pid: int) -> None:
