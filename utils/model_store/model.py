@@ -61,7 +61,7 @@ class Model:
     def __post_init__(self) -> None:
         check(self.card, self.features)
         self.absent = absent_columns(self.features)
-        self._to_today = class_matrix(self.card, self.booster.num_model_per_iteration())
+        self.to_today = class_matrix(self.card, self.booster.num_model_per_iteration())
 
     @property
     def model_id(self) -> int:
@@ -78,8 +78,8 @@ class Model:
             return np.empty(0)
         rows = add_absent(rows, self.absent)
         scores = self.booster.predict(self.features.transform(rows), num_threads=1)
-        if self._to_today is not None:
-            return of_classes(scores, self._to_today)
+        if self.to_today is not None:
+            return of_classes(scores, self.to_today)
         is_scaled = (self.center, self.spread) != (0.0, 1.0)
         return scores * self.spread + self.center if is_scaled else scores
 
