@@ -71,6 +71,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         progress=True,
     )
     model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
+    model.card.digest_of_rows = rows.digest()
     model.card.judge_rows_held_out = len(original) - len(rows)
     split.note(model.card)
     # First the model, then champion.json that names it: a predictor that starts between the two

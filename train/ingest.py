@@ -112,10 +112,11 @@ class Ingest:
         requests = _requests(by_topic.get(APP_MESSAGES, []))
         self._store.add(
             requests + outcomes,
-            sum(message.retrain for message in control if message),
+            sum(message.retrain and not message.now for message in control if message),
             polled.positions,
             announced[-1] if announced else None,
             polled.missed,
+            sum(message.retrain and message.now for message in control if message),
         )
         telemetry.trainer.requests += len(requests)
         telemetry.trainer.outcomes += len(outcomes)

@@ -64,13 +64,14 @@ class Observations:
         positions: dict[Partition, Position],
         announced: int | None = None,
         missed: int = 0,
+        asked: int = 0,
     ) -> None:
         """Store what one poll returned, and the positions to read next, in one transaction.
 
         observed : (request_id, data, outcome); announced : the model that the last announcement of
         a new champion names, None if there was no announcement; missed : records that Kafka deleted
-        before they were read. All positions of a topic are replaced where its id has changed: an
-        offset is of no other topic.
+        before they were read; asked : requests for a training now. All positions of a topic are
+        replaced where its id has changed: an offset is of no other topic.
         """
         with self._db.transaction():
             join = Join(self._db, self._clock.now())
@@ -79,6 +80,7 @@ class Observations:
                 observations=complete,
                 retrain_requests=retrain_requests,
                 missed_records=missed,
+                asked_by_hand=asked,
                 **join.more_waiting,
             )
             join.seal(self._segment_rows)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +25,10 @@ _RESTARTS = "PIPELINE_RESTARTS"  # in the environment, which a new program inher
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # mallopt(3), malloc.h of glibc
 BETWEEN_CALLS = 60  # seconds that a loop may take from one watched call to the next
 _LARGE_BLOCK = 2**22  # bytes; every batch allocates smaller ones
+
+# Of the session: it gets a tenth of a core that others want all the time. With 19 it would get a
+# seventieth, and for other processes nothing would be better: they are run as soon as they wake up.
+_SESSION_NICE = 10
 
 _stop = threading.Event()
 
@@ -202,3 +206,37 @@ def only_one(lock: Path, stop: threading.Event, waiting: str) -> Iterator[None]:
 
     with locked(lock, wait):
         yield
+
+
+def lower_priority(pid: int) -> None:
+    """Let every other process that needs the CPU go before this one.
+
+    To be called as soon as it runs: its start takes as much CPU as the training of a small model.
+    """
+    with suppress(ProcessLookupError):  # it has ended
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        # On Linux, SCHED_IDLE processes are preempted at once. It sets the priority for the disk
+        # too (ioprio_set(2)).
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    # Linux may divide the CPU among sessions first, and only then among the processes of a session
+    # by priority (sched(7), "The autogroup feature"). The child is started in its own. When
+    # memory is short, Linux ends the process with the highest score (proc(5)): this one, not a
+    # predictor.
+    for name, value in (("autogroup", _SESSION_NICE), ("oom_score_adj", 1000)):
+        with suppress(OSError):
+            Path(f"/proc/{pid}/{name}").write_text(str(value))
+
+
+def end_with_parent(clean_up: Callable[[], object]) -> None:
+    """Start a thread that calls clean_up() and exits as soon as the parent has ended.
+
+    The parent has given this process a pipe as its standard input, and writes nothing into it.
+    """
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
+        clean_up()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
