@@ -87,7 +87,7 @@ export function showNotes(root, { behind, missed, unmatched, notes }) {
 
 export function showEvents(root, marks) {
   const newest = marks.slice(-SHOWN_EVENTS).reverse();
-  refill(root, newest, () => newest.length ? make("ol", { className: "events" }, ...newest.map((mark) => {
+  refill(root, newest, () => newest.length ? make("ol", {}, ...newest.map((mark) => {
     const [sign, name, colour] = MARKS[mark.kind] ?? ["·", "retrain request", "--muted"];
     const icon = make("b", { textContent: sign, ariaHidden: "true" });
     icon.style.color = `var(${colour})`;
