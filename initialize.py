@@ -13,6 +13,7 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from monitoring.metrics import serve_metrics
 from train.arguments import parse_arguments
 from train.fit import fit_model
 from train.held_out import Split
@@ -53,8 +54,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     replaced = registry.champion_id()
     original = original_rows(settings.data_dir)
     dataset.test(settings.data_dir)  # a mistake in it is to be found before the tuning
-    # One row in ten is never trained on. The trainer compares models on these rows, so they must be
-    # new to the first model too.
+    # One row in ten is never trained on: the trainer compares models on rows new to all of them.
     split = Split.of_first_model(original.frame)
     rows = original[~original.held_out(split)]
     limits = f"at most {max_evals} evaluations in {timeout:g} s"
@@ -71,6 +71,7 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         progress=True,
     )
     model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
+    model.card.digest_of_rows = rows.digest()
     model.card.judge_rows_held_out = len(original) - len(rows)
     split.note(model.card)
     # First the model, then champion.json that names it: a predictor that starts between the two
@@ -104,6 +105,7 @@ def main() -> None:
     """Prepare the folders data/ and models/."""
     again = "make another first model, although there is a champion"
     arguments = parse_arguments(__doc__, max_evals=10, timeout=45, again=again)
+    serve_metrics("initialize")  # if METRICS_PORT is set
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)  # data/ will hold personal data
     try:

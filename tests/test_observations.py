@@ -411,3 +411,11 @@ def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(version_2, monkeyp
     assert len(before) == len(version_2.read_bytes())
     with closing(Observations(version_2)) as store:
         assert store.count() == 31
+
+
+def test_a_drift_asks_for_a_training_without_waiting(store):
+    store.add([], 0, {REQUESTS: Position(1)}, asked=2)
+    assert store.training_due(25) == 0
+    store.begin_training(0, at_least=1)
+    store.end_training(0)
+    assert store.training_due(25) is None

@@ -11,7 +11,7 @@ folder and exits.
 import os
 import shutil
 import sys
-import threading
+import time
 import traceback
 from argparse import Namespace
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
+from utils.process import end_with_parent
 from utils.script import command_line
 from utils.settings import settings
 
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
     from utils.model_store.registry import Registry
 
 ERROR = "error.txt"  # in the child's folder: why there is no model
-
-
-def end_with_parent(folder: Path) -> None:
-    """Start a thread that removes the folder and exits as soon as the trainer has ended."""
-
-    def watch() -> None:
-        os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
-        shutil.rmtree(folder, ignore_errors=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def say_what_is_filled(filled: dict[str, int]) -> None:
@@ -119,7 +109,9 @@ def retrain(arguments: Namespace) -> None:
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
+    start = time.monotonic()
     decide(registry, champion, model, data)
+    card.durations["judge"] = time.monotonic() - start
     save(model, Registry(arguments.folder))
 
 
@@ -133,7 +125,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, required=True)
     arguments = parser.parse_args()
     drop_unwritable_output()
-    end_with_parent(arguments.folder)
+    end_with_parent(lambda: shutil.rmtree(arguments.folder, ignore_errors=True))
     try:
         retrain(arguments)
     except Exception as error:

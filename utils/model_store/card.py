@@ -50,6 +50,13 @@ class Card(msgspec.Struct, kw_only=True):
     trees: int = 0
     decisions_per_row: float = 0.0  # tree nodes that a row passes on average; see train/cost.py
     us_per_row: float = 0.0  # CPU time of a prediction in a batch, when the model was made
+    # Of the point that was chosen: rounds (trees of each class) and the loss after them, on the
+    # rows that tuning held out; at most 100 of them.
+    learning_curve: list[tuple[int, float]] = []
+    study: str = ""  # where train/trials.py keeps this tuning's trials ...
+    trials: tuple[int, int] | None = None  # ... and the first and the last id of them
+    durations: dict[str, float] = {}  # seconds of "tuning", "fit" and "judge"
+    code_digest: str = ""  # SHA-256 of the source files of train/ and utils/
 
     # initialize.py and the training child, train/retrain.py: from which data.
     created: str = ""  # ISO 8601, UTC

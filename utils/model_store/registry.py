@@ -19,6 +19,7 @@ from utils.model_store.card import Card, ModelId, decode_card, encode_card
 from utils.settings import settings
 
 CHAMPION = "champion.json"
+MOST_BYTES = 2**30  # of a model's file or card: a larger one is no model, and is not read
 
 
 class ModelError(Exception):
@@ -60,7 +61,7 @@ class Registry:
         """Return a model's card; ModelError if it is missing or damaged."""
         path = self.card_path(model_id)
         try:
-            card = decode_card(path.read_bytes())
+            card = decode_card(_read(path))
         except FileNotFoundError:
             raise ModelError(f"model {model_id}: {path.name} is missing") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -73,7 +74,7 @@ class Registry:
         """Return the content of the card's model; ModelError if it is missing or damaged."""
         path = self.path(card.model_id)
         try:
-            content = path.read_bytes()
+            content = _read(path)
         except FileNotFoundError:
             raise ModelError(f"model {card.model_id}: {path.name} is missing") from None
         except OSError as error:
@@ -154,6 +155,12 @@ class Registry:
         for model in self.folder.glob("model_*.p"):
             if not model.with_suffix(".json").exists():
                 _remove(model)
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > MOST_BYTES:
+        raise OSError(f"it has more than {MOST_BYTES:,} bytes")
+    return path.read_bytes()
 
 
 def _remove(path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Metrics of a script for Prometheus, and its health: an HTTP server if METRICS_PORT is set.
+
+Without that setting nothing of it is imported.
+"""
+
+from collections.abc import Callable
+
+from utils.console import say, warn
+from utils.process import was_restarted
+from utils.settings import settings
+
+
+def serve_metrics(script: str, snapshot: Callable | None = None) -> None:
+    """Serve /metrics, /healthz and /readyz in a thread of this process, if METRICS_PORT is set.
+
+    script : its name in the metrics; snapshot : returns the monitor's newest Snapshot, or None.
+    SystemExit if that port can't be used. A script that has restarted itself goes on without.
+    """
+    if not settings.metrics_port:
+        return
+    try:
+        from monitoring.endpoint import start
+        from monitoring.exposition import Exposition
+    except ImportError:
+        package = "prometheus_client: pip install -r requirements-monitoring.txt"
+        raise SystemExit(f"METRICS_PORT: needs {package}") from None
+    place = settings.listen_host, settings.metrics_port
+    try:
+        start(place, Exposition(script, snapshot))
+    except OSError as error:
+        why = f"METRICS_PORT={place[1]}: can't listen on {place[0]}: {error.strerror or error}"
+        if not was_restarted():
+            raise SystemExit(f"{why}; each script needs a port of its own") from None
+        warn(f"{why}; going on without metrics.")
+    else:
+        say(f"Metrics of {script} are at http://{place[0]}:{place[1]}/metrics")
