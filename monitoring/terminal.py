@@ -128,7 +128,7 @@ def _flows(snapshot: Snapshot) -> Text:
     return _text(
         f"company → {flow.requests_per_second:.1f}/s → predictor ({model}) → "
         f"{flow.replies_per_second:.1f}/s;  outcomes {flow.outcomes_per_second:.1f}/s → trainer;  "
-        f"retrain requests {flow.retrain_requests:,}\n"
+        f"retrain requests {flow.retrain_requests:,}"
     )
 
 

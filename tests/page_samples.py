@@ -131,7 +131,15 @@ def alarming(now: float) -> Snapshot:
         Alert("loss", "The log loss is 0.4210, above 0.35.", now - 200),
         Alert("drift", "visits has drifted: 0.1056 of 0.0330.", now - 900, now - 500),
     ]
-    snapshot.following = Following(3.2, 120, 14, ["Clocks differ: 31 outcomes came before."])
+    snapshot.following = Following(
+        3.2,
+        120,
+        14,
+        [
+            "120 records were deleted by Kafka before they were read",
+            "14 outcomes are of predictions that are not known",
+        ],
+    )
     snapshot.marks.append(Mark(now - 240, "drift", "visits has drifted"))
     snapshot.marks.append(Mark(now - 67, "alert", "1,204 requests have waited for too long"))
     return snapshot

@@ -2,6 +2,7 @@
 import { axisTimes, clock, count, duration, figure, make, percent, rate } from "./text.js";
 
 const SECONDS = { hour: 3600, day: 86400, all: Infinity };
+const SHORT = 5; // seconds of an interval that tell no rate
 const SHORTEST = 120; // seconds that the time axis shows at least
 const MOST = 5000; // intervals
 const HEIGHT = 180;
@@ -20,26 +21,27 @@ export const MARKS = {
   missed: ["?", "records missed", "--warning"],
 };
 
-// Each chart: what `of` takes from a point and the seconds of its interval. `open`: also of the
-// interval that has not ended. `from0`: the axis begins with 0.
+// Each chart: what `of` takes from a point and the seconds that its interval has lasted.
+// `from0`: the axis begins with 0.
 const FIRST_REQUEST = "begins with the first request";
 const FIRST_OUTCOME = "begins with the first outcome";
 const short = (value) => count(value).length > 6 ? `${+(value / 1e3).toPrecision(3)}k` : String(+value.toPrecision(3));
+const perSecond = (number, seconds) => seconds < SHORT ? null : (number || 0) / seconds;
 const CHARTS = [
-  { title: "Loss", unit: "by the time of the request", nothing: FIRST_OUTCOME, axis: short, open: true, series: [
+  { title: "Loss", unit: "by the time of the request", nothing: FIRST_OUTCOME, axis: short, series: [
     { name: "loss", colour: "--accent", show: figure, of: (point) => point?.loss ?? null }] },
-  { title: "Accuracy", unit: "by the time of the request", nothing: FIRST_OUTCOME, open: true,
+  { title: "Accuracy", unit: "by the time of the request", nothing: FIRST_OUTCOME,
     axis: (value) => `${+(value * 100).toPrecision(3)} %`, series: [
       { name: "accuracy", colour: "--accent", show: percent, of: (point) => point?.accuracy ?? null }] },
-  { title: "Latency", unit: "request to reply", nothing: FIRST_REQUEST, axis: duration, open: true, from0: true, series: [
+  { title: "Latency", unit: "request to reply", nothing: FIRST_REQUEST, axis: duration, from0: true, series: [
     { name: "p99", colour: "--second", dash: [5, 3], show: duration, of: (point) => point?.p99 ?? null },
     { name: "p50", colour: "--accent", show: duration, of: (point) => point?.p50 ?? null }] },
   { title: "Requests", unit: "per second", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
-    { name: "requests", colour: "--accent", fill: true, show: rate, of: (point, seconds) => (point?.requests ?? 0) / seconds }] },
-  { title: "Unanswered", unit: "of the requests of this time", nothing: FIRST_REQUEST, axis: short, open: true, from0: true, series: [
+    { name: "requests", colour: "--accent", fill: true, show: rate, of: (point, seconds) => perSecond(point?.requests, seconds) }] },
+  { title: "Unanswered", unit: "of the requests of this time", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
     { name: "unanswered", colour: "--bad", fill: true, show: count, of: (point) => point?.unanswered ?? 0 }] },
   { title: "Errors", unit: "error replies per minute", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
-    { name: "errors", colour: "--bad", fill: true, show: rate, of: (point, seconds) => 60 * (point?.errors ?? 0) / seconds }] },
+    { name: "errors", colour: "--bad", fill: true, show: rate, of: (point, seconds) => perSecond(point?.errors * 60, seconds) }] },
 ];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -71,7 +73,9 @@ export class Curves {
     accuracy.root.hidden = isNumber;
     loss.root.classList.toggle("wide", isNumber);
     loss.rename(snapshot.loss);
-    for (const chart of this.charts) chart.show(times, points, history.interval, snapshot.time);
+    const lasted = times.map((time) =>
+      Math.min(time + history.interval, snapshot.time) - Math.max(time, snapshot.started ?? 0));
+    for (const chart of this.charts) chart.show(times, points, lasted);
   }
 }
 
@@ -107,10 +111,9 @@ class Chart {
     this.heading.textContent = name.slice(0, 1).toUpperCase() + name.slice(1);
   }
 
-  show(times, points, interval, now) {
-    const ended = times.map((time) => this.open || time + interval <= now);
-    this.data = [times, ...this.series.map((each) =>
-      points.map((point, index) => ended[index] ? each.of(point, interval) : null))];
+  show(times, points, lasted) {
+    this.data = [times, ...this.series.map(({ of }) =>
+      points.map((point, index) => of(point, lasted[index])))];
     const isEmpty = this.data.slice(1).flat().every((value) => value === null);
     this.plot.classList.toggle("nothing", isEmpty);
     this.root.dataset.points = points.filter(Boolean).length;

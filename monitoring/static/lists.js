@@ -74,12 +74,10 @@ export function showErrors(root, { errors, dead_letters: letters, error_replies:
   });
 }
 
-export function showNotes(root, { behind, missed, unmatched, notes }) {
-  refill(root, { behind: Math.round(behind ?? 0), missed, unmatched, notes }, (data) => {
+export function showNotes(root, { behind, notes }) {
+  refill(root, { behind: Math.round(behind ?? 0), notes }, (data) => {
     const lines = [...notes];
     if (data.behind > 2) lines.unshift(`The monitor is ${duration(data.behind)} behind the newest records.`);
-    if (missed) lines.push(`${count(missed)} records were deleted before they were read.`);
-    if (unmatched) lines.push(`${count(unmatched)} outcomes belong to predictions that are not known (any more).`);
     return lines.length ? make("ul", { className: "notes" }, ...lines.map((textContent) => make("li", { textContent })))
       : empty("Nothing: every record has been read.");
   });
