@@ -22,7 +22,15 @@ from utils.console import printable, say
 SAY_EVERY = 10.0  # seconds, where the output is not a terminal
 STYLES = {"good": "bold green", "warning": "bold yellow", "bad": "bold red", "waiting": "bold"}
 SIGNS = {"good": "✓", "warning": "!", "bad": "✕", "waiting": "…"}
-MARK_SIGNS = {"answers": "▲", "promoted": "★", "rejected": "×", "failed": "✕", "drift": "◆"}
+# The kinds of marks: sign, and what the text does not say.
+MARKS = {
+    "answers": ("▲", ""),
+    "promoted": ("★", "promoted"),
+    "rejected": ("×", "rejected"),
+    "failed": ("✕", "training failed"),
+    "drift": ("◆", ""),
+    "alert": ("!", ""),
+}
 BLOCKS = "▁▂▃▄▅▆▇█"
 FIXED = 22  # lines beside models, drift and events
 Histories = Mapping[str, History]
@@ -209,5 +217,7 @@ def _lines(snapshot: Snapshot, rows: int) -> Group:
     lines += [_text(f"{number:,} invalid: {reason}", "yellow") for reason, number in reasons[:3]]
     lines += [_text(f"– {note}", "dim") for note in snapshot.following.notes[:3]]
     for mark in snapshot.marks[: -rows - 1 : -1]:
-        lines.append(_text(f"{_clock(mark.time)} {MARK_SIGNS.get(mark.kind, '·')} {mark.text}"))
+        sign, name = MARKS.get(mark.kind, ("·", ""))
+        model = f"model {mark.model_id} {name}: " if name and mark.model_id is not None else name
+        lines.append(_text(f"{_clock(mark.time)} {sign} {model}{mark.text}"))
     return Group(Text(), *lines)

@@ -150,10 +150,10 @@ def marks(now: float, champion: int) -> list[Mark]:
     found = []
     for back, model_id in enumerate(range(champion, max(champion - 7, 0), -1)):
         time = now - 300 - 430 * back
-        found.append(Mark(time, "answers", f"Model {model_id} answers.", model_id))
-        found.append(Mark(time - 2, "promoted", f"Model {model_id} is the champion.", model_id))
+        found.append(Mark(time, "answers", f"model {model_id} answers", model_id))
+        found.append(Mark(time - 2, "promoted", "as good as the one before", model_id))
         found.append(Mark(time - 30, "retrain", "Retrain request", model_id))
-    found.append(Mark(now - 900, "rejected", f"Model {champion - 2}: worse", champion - 2))
+    found.append(Mark(now - 900, "rejected", "worse than the champion", champion - 2))
     return sorted(found, key=lambda mark: mark.time)
 
 

@@ -21,11 +21,21 @@ export const MARKS = {
   missed: ["?", "records missed", "--warning"],
 };
 
+const NAMED = new Set(["promoted", "rejected", "failed"]); // whose text does not name the model
+
+export function textOf({ kind, model_id, text }) {
+  const [, name] = MARKS[kind] ?? [];
+  if (!NAMED.has(kind)) return text || name || kind;
+  const model = model_id === null ? "" : `model ${model_id} `;
+  return `${model}${name}${text ? `: ${text}` : ""}`;
+}
+
 // Each chart: what `of` takes from a point and the seconds that its interval has lasted.
-// `from0`: the axis begins with 0.
+// `from0`: the axis begins with 0; `whole`: its values are whole numbers.
 const FIRST_REQUEST = "begins with the first request";
 const FIRST_OUTCOME = "begins with the first outcome";
 const short = (value) => count(value).length > 6 ? `${+(value / 1e3).toPrecision(3)}k` : String(+value.toPrecision(3));
+const WHOLE = [...Array(12).keys()].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
 const perSecond = (number, seconds) => seconds < SHORT ? null : (number || 0) / seconds;
 const CHARTS = [
   { title: "Loss", unit: "by the time of the request", nothing: FIRST_OUTCOME, axis: short, series: [
@@ -38,7 +48,7 @@ const CHARTS = [
     { name: "p50", colour: "--accent", show: duration, of: (point) => point?.p50 ?? null }] },
   { title: "Requests", unit: "per second", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
     { name: "requests", colour: "--accent", fill: true, show: rate, of: (point, seconds) => perSecond(point?.requests, seconds) }] },
-  { title: "Unanswered", unit: "of the requests of this time", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
+  { title: "Unanswered", unit: "of the requests of this time", nothing: FIRST_REQUEST, axis: short, from0: true, whole: true, series: [
     { name: "unanswered", colour: "--bad", fill: true, show: count, of: (point) => point?.unanswered ?? 0 }] },
   { title: "Errors", unit: "error replies per minute", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
     { name: "errors", colour: "--bad", fill: true, show: rate, of: (point, seconds) => perSecond(point?.errors * 60, seconds) }] },
@@ -146,7 +156,7 @@ class Chart {
       width: this.plot.clientWidth, height: HEIGHT, legend: { show: false }, padding: [4, 12, 0, 0],
       axes: [
         { ...axis, space: 70, size: 26, gap: 6, grid: { show: false }, values: (_, times, __, ___, step) => axisTimes(times, step) },
-        { ...axis, size: 50, space: 34, grid: { stroke: css("--line"), width: 1 }, values: (_, values) => values.map(this.axis) }],
+        { ...axis, size: 50, space: 34, incrs: this.whole ? WHOLE : undefined, grid: { stroke: css("--line"), width: 1 }, values: (_, values) => values.map(this.axis) }],
       cursor: { sync: { key: "curves" }, y: false, drag: { x: false, y: false }, points: { size: 7 } },
       scales: { x: { range: () => this.curves.range }, y: { range: (_, low, high) => bounds(low, high, this.from0) } },
       series: [{}, ...this.series.map((each) => ({
@@ -190,8 +200,8 @@ class Chart {
     const near = over ? this.curves.marks.filter((mark) => Math.abs(u.valToPos(mark.time, "x") - left) < NEAR) : [];
     this.tip.hidden = !near.length || !u.over.matches(":hover");
     this.tip.replaceChildren(...near.slice(-5).map((mark) => {
-      const [sign, name, colour] = MARKS[mark.kind];
-      const line = make("p", {}, make("b", { textContent: `${sign} ` }), `${clock(mark.time)} ${mark.text || name}`);
+      const [sign, , colour] = MARKS[mark.kind];
+      const line = make("p", {}, make("b", { textContent: `${sign} ` }), `${clock(mark.time)} ${textOf(mark)}`);
       line.firstChild.style.color = `var(${colour})`;
       return line;
     }));

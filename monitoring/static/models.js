@@ -3,7 +3,7 @@ import { clock, count, figure, make, makeSvg, nameOf, percent, refill } from "./
 
 const SIGNS = { __proto__: null, champion: "★", training: "◌", rejected: "×", former: "·", unknown: "?" };
 const SIZE = 52; // of a calibration's picture, in pixels
-const SHOWN = 10;
+const SHOWN = { phone: 3, other: 8 }; // models; the rest can be unfolded
 
 export function showModels(root, { models, champion }) {
   refill(root, { models, champion }, () => {
@@ -17,10 +17,11 @@ export function showModels(root, { models, champion }) {
 }
 
 function tables(models) {
-  if (models.length <= SHOWN) return [table(models)];
-  const older = make("details", {}, make("summary", { textContent: `${count(models.length - SHOWN)} older models` }),
-    table(models.slice(SHOWN)));
-  return [table(models.slice(0, SHOWN)), older];
+  const first = SHOWN[matchMedia("(max-width: 760px)").matches ? "phone" : "other"];
+  const older = models.slice(first);
+  if (!older.length) return [table(models)];
+  const summary = make("summary", { textContent: `Older models: ${count(older.length)}` });
+  return [table(models.slice(0, first)), make("details", {}, summary, table(older))];
 }
 
 function table(models) {
