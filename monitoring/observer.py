@@ -16,12 +16,19 @@ from monitoring.database import Damaged, Database, remove
 from monitoring.drift_watch import DriftWatch
 from monitoring.models_view import Models
 from monitoring.snapshot import History, Snapshot
-from monitoring.state import State
+from monitoring.state import Counts, State
 from monitoring.view import history, snapshot
 from utils.console import say, warn
 from utils.kafka_client.connection import is_reachable
+from utils.kafka_client.group_lag import GroupLag
 from utils.kafka_client.reader import Polled, Positions, Reader
-from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, OUTCOMES_TOPIC, RETRAIN_TOPIC
+from utils.kafka_client.topics import (
+    APP_MESSAGES,
+    DEAD_LETTER_TOPIC,
+    OUTCOMES_TOPIC,
+    PREDICTOR_GROUP,
+    RETRAIN_TOPIC,
+)
 from utils.process import restart_process
 from utils.settings import settings
 
@@ -54,7 +61,18 @@ class Observer:
         self._saved_at = self._cleaned_at = time.monotonic()
         self._failing_since: float | None = None
         self._models, self._drift = Models(), DriftWatch()
+        self._lag = GroupLag(APP_MESSAGES, PREDICTOR_GROUP)
         self._read_at = 0.0  # timestamp of the newest record of the last poll; 0: it had none
+
+    @property
+    def counts(self) -> Counts:
+        """The exact counts so far."""
+        return self._state.counts
+
+    @property
+    def path(self) -> Path | str:
+        """Where the file is; ":memory:" if there is none."""
+        return self._state.database.path
 
     def step(self) -> Polled:
         """Poll once, for half a second at most, and return what came; see Reader.poll().
@@ -92,7 +110,9 @@ class Observer:
         self._models.update(self._state)
         drift = self._drift.look(self._state, self._models.champion_card, now)
         behind = max(now - self._read_at, 0.0) if self._read_at else 0.0
-        return snapshot(self._state, self._models, drift, now, behind, [*self._notes.values()])
+        found = snapshot(self._state, self._models, drift, now, behind, [*self._notes.values()])
+        found.flow.group_lag = self._lag.records
+        return found
 
     def history(self, span: str) -> History:
         """Return the curves over "hour", "day" or "all"."""
@@ -117,6 +137,7 @@ class Observer:
     def close(self) -> None:
         """Save, and close consumer and file."""
         self.save()
+        self._lag.close()
         self._reader.close()
         self._state.database.close()
 
