@@ -75,6 +75,7 @@ def retrain(arguments: Namespace) -> None:
     from train.fit import fit_model
     from train.held_out import Split
     from train.observations import STORE
+    from train.reference import add_scores
     from train.rows import training_data
     from train.snapshot import read_snapshot
     from train.trials import TRIALS
@@ -109,6 +110,7 @@ def retrain(arguments: Namespace) -> None:
     card.offsets = snapshot.offsets
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
+    add_scores(model, data.judge.frame)
     start = time.monotonic()
     decide(registry, champion, model, data)
     card.durations["judge"] = time.monotonic() - start

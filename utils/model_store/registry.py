@@ -14,16 +14,20 @@ from pathlib import Path
 
 import msgspec
 
+from utils.console import warn
 from utils.files import locked, write_atomically
-from utils.model_store.card import Card, ModelId, decode_card, encode_card
+from utils.model_store.archive import Archive
+from utils.model_store.card import (
+    MOST_BYTES,
+    Card,
+    ModelError,
+    ModelId,
+    decode_card,
+    encode_card,
+)
 from utils.settings import settings
 
 CHAMPION = "champion.json"
-MOST_BYTES = 2**30  # of a model's file or card: a larger one is no model, and is not read
-
-
-class ModelError(Exception):
-    """A model that can't be used; the text says which one and why."""
 
 
 class Champion(msgspec.Struct):
@@ -128,10 +132,11 @@ class Registry:
         return locked(self.folder / "champion.lock")
 
     def prune(self, keep: int) -> list[int]:
-        """Delete old models and return their ids.
+        """Archive and delete old models, and return their ids.
 
         Kept are the champion, its anchor (see train/judge.py), the newest rejected model for
         inspection, and besides these `keep` others: the champion's parent first, then the newest.
+        A model that can't be archived, because the disk is full for example, is kept for now.
         """
         champion, *others = self.by_preference() or [None]
         parent = anchor = None
@@ -141,12 +146,28 @@ class Registry:
         others = [each for each in others if each != anchor]
         rejected = sorted(filter(self.is_rejected, others))
         good = sorted(set(others) - set(rejected), key=lambda each: (each == parent, each))
-        deleted = good[: max(len(good) - keep, 0)] + rejected[:-1]
+        surplus = good[: max(len(good) - keep, 0)] + rejected[:-1]
+        deleted = self._archived(surplus)
         for model_id in deleted:
             # The card first: without it the model does not exist, whenever this is interrupted.
             _remove(self.card_path(model_id))
             _remove(self.path(model_id))
         return deleted
+
+    def _archived(self, model_ids: list[int]) -> list[int]:
+        """Archive these models; return those that are archived, or too damaged for it."""
+        archive, done = Archive(self.folder), []
+        try:
+            for model_id in model_ids:
+                with suppress(ModelError):
+                    if settings.audit_models:
+                        card = self.card(model_id)
+                        archive.add(card, self.content(card))
+                done.append(model_id)
+            archive.clean_up()
+        except OSError as error:
+            warn(f"Replaced models are kept until they can be archived: {error}")
+        return done
 
     def remove_leftovers(self) -> None:
         """Remove what a killed writer left: temporary files, and models without a card."""
