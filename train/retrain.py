@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from argparse import Namespace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +102,6 @@ def retrain(arguments: Namespace) -> None:
         num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
     )
     card = model.card
-    card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = snapshot.observations
     card.filled_with_null = snapshot.filled
     card.digest_of_rows = digest_of_rows
