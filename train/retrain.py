@@ -46,8 +46,7 @@ def decide(registry: "Registry", champion: "Model", model: "Model", data: "Train
     from utils.model_store.model import load_anchor
 
     card, split = model.card, data.split
-    card.judge_rows_held_out = data.held_out
-    split.note(card)
+    split.note(card, data.held_out)
     unlearned = unlearned_class(champion, data.training)
     if unlearned is not None:
         why = f"not judged: model {champion.model_id} does not know the class {unlearned!r}"
