@@ -22,8 +22,8 @@ def headline(snapshot: Snapshot) -> Headline:
     flow, behind = snapshot.flow, snapshot.following.behind or 0
     active = [alert for alert in snapshot.alerts if alert.end is None]
     if active:
-        more = f" And {len(active) - 1} more." if active[1:] else ""
-        return Headline("bad", _sentence(active[0].text) + more)
+        more = [f"{len(active) - 2} more alerts."] if active[2:] else []
+        return Headline("bad", " ".join([_sentence(alert.text) for alert in active[:2]] + more))
     if behind > PATIENCE:
         return Headline("waiting", f"The monitor is still reading: {duration(behind)} behind.")
     if not flow.requests:

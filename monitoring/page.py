@@ -29,7 +29,14 @@ class Page:
         name = f"[{name}]" if ":" in name else name
         self.port = self._server.server_port
         self.address = f"http://{name}:{self.port}"
-        threading.Thread(target=self._server.serve_forever, name="page", daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="page", daemon=True
+        ).start()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return self._server.connections
 
     def publish(self, snapshot: Snapshot, histories: Mapping[str, History]) -> None:
         """Show this from now on; histories are by their span: hour, day, all."""

@@ -56,7 +56,10 @@ _HEADERS = {
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a feed; OSError if the address can't be used."""
+    """Serves a feed; OSError if the address can't be used.
+
+    connections : how many are open.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -66,7 +69,7 @@ class Server(ThreadingHTTPServer):
         self.feed = feed
         self.names = _allowed_names(host)
         self.streams = threading.BoundedSemaphore(MAX_STREAMS)
-        self._open, self._lock = 0, threading.Lock()
+        self.connections, self._lock = 0, threading.Lock()
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, _, _, _, address = found[0]
         super().__init__(address, _Handler)
@@ -78,11 +81,11 @@ class Server(ThreadingHTTPServer):
 
     def is_full(self) -> bool:
         """Return whether more connections are open than are served."""
-        return self._open > MAX_CONNECTIONS
+        return self.connections > MAX_CONNECTIONS
 
     def process_request(self, request: socket.socket, client_address: tuple) -> None:
         """Handle a connection in a thread of its own, unless there are too many."""
-        if self._open >= MAX_CONNECTIONS + MAX_REFUSALS:
+        if self.connections >= MAX_CONNECTIONS + MAX_REFUSALS:
             self.shutdown_request(request)
             return
         self._count(1)
@@ -101,7 +104,7 @@ class Server(ThreadingHTTPServer):
 
     def _count(self, change: int) -> None:
         with self._lock:
-            self._open += change
+            self.connections += change
 
 
 def _allowed_names(host: str) -> set[str] | None:

@@ -131,7 +131,15 @@ def alarming(now: float) -> Snapshot:
         Alert("loss", "The log loss is 0.4210, above 0.35.", now - 200),
         Alert("drift", "visits has drifted: 0.1056 of 0.0330.", now - 900, now - 500),
     ]
-    snapshot.following = Following(3.2, 120, 14, ["Clocks differ: 31 outcomes came before."])
+    snapshot.following = Following(
+        3.2,
+        120,
+        14,
+        [
+            "120 records were deleted by Kafka before they were read",
+            "14 outcomes are of predictions that are not known",
+        ],
+    )
     snapshot.marks.append(Mark(now - 240, "drift", "visits has drifted"))
     snapshot.marks.append(Mark(now - 67, "alert", "1,204 requests have waited for too long"))
     return snapshot
@@ -142,10 +150,10 @@ def marks(now: float, champion: int) -> list[Mark]:
     found = []
     for back, model_id in enumerate(range(champion, max(champion - 7, 0), -1)):
         time = now - 300 - 430 * back
-        found.append(Mark(time, "answers", f"Model {model_id} answers.", model_id))
-        found.append(Mark(time - 2, "promoted", f"Model {model_id} is the champion.", model_id))
+        found.append(Mark(time, "answers", f"model {model_id} answers", model_id))
+        found.append(Mark(time - 2, "promoted", "as good as the one before", model_id))
         found.append(Mark(time - 30, "retrain", "Retrain request", model_id))
-    found.append(Mark(now - 900, "rejected", f"Model {champion - 2}: worse", champion - 2))
+    found.append(Mark(now - 900, "rejected", "worse than the champion", champion - 2))
     return sorted(found, key=lambda mark: mark.time)
 
 

@@ -6,20 +6,26 @@ import { showAlerts, showDrift, showErrors, showEvents, showNotes, showTiles } f
 import { clock, duration } from "./text.js";
 
 const STALE = 5000; // milliseconds without news after which the figures are marked as old
-const SILENT = 30000; // after which a new connection is tried: the old one may be half-open
+const SILENT = 30000; // after which a new connection replaces the old one, which may be half-open
+const RETRY = 5000; // between two attempts of ours; the browser has its own
 const SIGNS = { good: "✓", warning: "!", bad: "✕", waiting: "…" };
 
 const byId = (id) => document.getElementById(id);
 const histories = new Map(); // span -> {interval, points: Map of time -> point, marks}
 const curves = new Curves(byId("curves"), byId("key"));
 const picture = new Picture(byId("picture"));
-let stream, snapshot, heard = performance.now(), level;
+let stream, snapshot, heard = performance.now(), tried = heard, level, isCut;
 
 function connect() {
   stream?.close();
   stream = new EventSource("events");
+  stream.onerror = () => {
+    isCut = true;
+    showConnection();
+  };
   stream.onmessage = (event) => {
     heard = performance.now();
+    isCut = false;
     take(JSON.parse(event.data));
   };
 }
@@ -69,16 +75,15 @@ function showHeadline({ level: now, text }) {
 
 function showConnection() {
   const silence = performance.now() - heard;
-  const stale = silence > STALE || !snapshot;
+  const stale = isCut || silence > STALE || !snapshot;
   document.body.classList.toggle("stale", stale);
   byId("connection").textContent = !snapshot ? "connecting"
     : stale ? `no connection to the monitor since ${clock(snapshot.time)}, for ${duration(silence / 1000)}`
       : `live, ${clock(snapshot.time)}`;
-  if (silence > SILENT || stream.readyState === EventSource.CLOSED && silence > STALE) {
-    if (silence - (connect.last ?? 0) > STALE || silence < (connect.last ?? 0)) {
-      connect.last = silence;
-      connect();
-    }
+  const isLost = silence > SILENT || stream.readyState === EventSource.CLOSED;
+  if (isLost && performance.now() - tried > RETRY) {
+    tried = performance.now();
+    connect();
   }
 }
 

@@ -2,13 +2,15 @@
 import { axisTimes, clock, count, duration, figure, make, percent, rate } from "./text.js";
 
 const SECONDS = { hour: 3600, day: 86400, all: Infinity };
+const SHORT = 5; // seconds of an interval that tell no rate
 const SHORTEST = 120; // seconds that the time axis shows at least
 const MOST = 5000; // intervals
-const HEIGHT = 170;
+const HEIGHT = 180;
 const NEAR = 7; // pixels from a mark at which its text is shown
 
 // The kinds of marks that have a line: [sign, name, variable of its colour].
 export const MARKS = {
+  __proto__: null,
   answers: ["▲", "new model answers", "--accent"],
   promoted: ["★", "promoted", "--good"],
   rejected: ["×", "rejected", "--muted"],
@@ -19,18 +21,37 @@ export const MARKS = {
   missed: ["?", "records missed", "--warning"],
 };
 
+const NAMED = new Set(["promoted", "rejected", "failed"]); // whose text does not name the model
+
+export function textOf({ kind, model_id, text }) {
+  const [, name] = MARKS[kind] ?? [];
+  if (!NAMED.has(kind)) return text || name || kind;
+  const model = model_id === null ? "" : `model ${model_id} `;
+  return `${model}${name}${text ? `: ${text}` : ""}`;
+}
+
+// Each chart: what `of` takes from a point and the seconds that its interval has lasted.
+// `from0`: the axis begins with 0; `whole`: its values are whole numbers.
+const FIRST_REQUEST = "begins with the first request";
+const FIRST_OUTCOME = "begins with the first outcome";
+const short = (value) => count(value).length > 6 ? `${+(value / 1e3).toPrecision(3)}k` : String(+value.toPrecision(3));
+const WHOLE = [...Array(12).keys()].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power));
+const perSecond = (number, seconds) => seconds < SHORT ? null : (number || 0) / seconds;
 const CHARTS = [
-  { title: "Requests", unit: "per second", series: [
-    { name: "requests", colour: "--accent", fill: true, show: rate, of: (p, s) => p ? p.requests / s : 0 },
-    { name: "errors", colour: "--bad", dash: [4, 3], show: rate, of: (p, s) => p ? p.errors / s : 0 }] },
-  { title: "Latency", unit: "request to reply", axis: duration, series: [
-    { name: "p50", colour: "--accent", show: duration, of: (p) => p?.p50 ?? null },
-    { name: "p99", colour: "--second", dash: [6, 3], show: duration, of: (p) => p?.p99 ?? null }] },
-  { title: "Loss", unit: "by the time of the request", axis: (value) => String(+value.toPrecision(3)), series: [
-    { name: "loss", colour: "--accent", show: figure, of: (p) => p?.loss ?? null },
-    { name: "accuracy", colour: "--second", dash: [6, 3], scale: "share", show: percent, of: (p) => p?.accuracy ?? null }] },
-  { title: "Unanswered", unit: "requests of this time", axis: count, series: [
-    { name: "unanswered", colour: "--bad", fill: true, show: count, of: (p) => p?.unanswered ?? 0 }] },
+  { title: "Loss", unit: "by the time of the request", nothing: FIRST_OUTCOME, axis: short, series: [
+    { name: "loss", colour: "--accent", show: figure, of: (point) => point?.loss ?? null }] },
+  { title: "Accuracy", unit: "by the time of the request", nothing: FIRST_OUTCOME,
+    axis: (value) => `${+(value * 100).toPrecision(3)} %`, series: [
+      { name: "accuracy", colour: "--accent", show: percent, of: (point) => point?.accuracy ?? null }] },
+  { title: "Latency", unit: "request to reply", nothing: FIRST_REQUEST, axis: duration, from0: true, series: [
+    { name: "p99", colour: "--second", dash: [5, 3], show: duration, of: (point) => point?.p99 ?? null },
+    { name: "p50", colour: "--accent", show: duration, of: (point) => point?.p50 ?? null }] },
+  { title: "Requests", unit: "per second", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
+    { name: "requests", colour: "--accent", fill: true, show: rate, of: (point, seconds) => perSecond(point?.requests, seconds) }] },
+  { title: "Unanswered", unit: "of the requests of this time", nothing: FIRST_REQUEST, axis: short, from0: true, whole: true, series: [
+    { name: "unanswered", colour: "--bad", fill: true, show: count, of: (point) => point?.unanswered ?? 0 }] },
+  { title: "Errors", unit: "error replies per minute", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
+    { name: "errors", colour: "--bad", fill: true, show: rate, of: (point, seconds) => perSecond(point?.errors * 60, seconds) }] },
 ];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -57,94 +78,92 @@ export class Curves {
     const { times, points } = grid(history, SECONDS[this.span], snapshot.time);
     this.range = [Math.min(times[0] ?? Infinity, snapshot.time - SHORTEST), snapshot.time];
     this.marks = history.marks.filter((mark) => MARKS[mark.kind] && mark.time >= this.range[0]);
-    for (const chart of this.charts) chart.show(times, points, history.interval, snapshot);
+    const [loss, accuracy] = this.charts;
+    const isNumber = points.some((point) => point?.loss != null) && !points.some((point) => point?.accuracy != null);
+    accuracy.root.hidden = isNumber;
+    loss.root.classList.toggle("wide", isNumber);
+    loss.rename(snapshot.loss);
+    const lasted = times.map((time) =>
+      Math.min(time + history.interval, snapshot.time) - Math.max(time, snapshot.started ?? 0));
+    for (const chart of this.charts) chart.show(times, points, lasted);
   }
 }
 
 // The intervals of a history without gaps; those without a record are undefined.
 function grid({ interval, points }, seconds, now) {
   const sorted = [...points.keys()].sort((a, b) => a - b);
-  const last = sorted.at(-1);
-  const begin = Math.max(sorted[0], now - seconds - interval, now - MOST * interval);
+  const begin = Math.max(now - seconds - interval, now - MOST * interval);
   const first = sorted.find((time) => time >= begin);
   const times = [];
-  for (let time = first; time <= Math.max(last, now - 2 * interval); time += interval) times.push(time);
+  for (let time = first; time <= Math.max(sorted.at(-1), now - 2 * interval); time += interval) times.push(time);
   return { times, points: times.map((time) => points.get(time)) };
 }
 
 class Chart {
-  constructor(root, chart, curves) {
+  constructor(parent, chart, curves) {
     Object.assign(this, chart);
     this.curves = curves;
     this.legend = make("ul", { className: "legend" });
-    this.plot = make("div", { className: "plot" });
+    this.plot = make("div", { className: "plot nothing", data: { nothing: this.nothing } });
+    this.plot.setAttribute("role", "img");
     this.tip = make("div", { className: "tip", hidden: true });
     this.heading = make("h3", { textContent: this.title });
     const unit = make("small", { textContent: this.unit });
-    root.append(make("figure", { className: "card" },
-      make("figcaption", {}, make("div", {}, this.heading, unit), this.legend), this.plot));
-    this.plot.setAttribute("role", "img");
-    new ResizeObserver(() => this.uplot?.setSize({ width: this.plot.clientWidth, height: HEIGHT }))
-      .observe(this.plot);
+    this.root = make("figure", { className: "card", data: { chart: this.title } },
+      make("figcaption", {}, make("div", {}, this.heading, unit), this.legend), this.plot);
+    parent.append(this.root);
+    new ResizeObserver(() => this.plot.clientWidth
+      && this.uplot?.setSize({ width: this.plot.clientWidth, height: HEIGHT })).observe(this.plot);
   }
 
-  show(times, points, interval, snapshot) {
-    const now = snapshot.time;
-    const used = this.series.filter((each) => each.name !== "accuracy" || points.some((p) => p?.accuracy != null));
-    const columns = used.map((each) => points.map((point, index) =>
-      each.show === rate && times[index] + interval > now ? null : each.of(point, interval)));
-    const names = used.map((each) => each.name === "loss" ? snapshot.loss : each.name);
-    this.data = [times, ...columns];
-    this.points = points;
-    if (this.used?.length !== used.length || !this.uplot) {
-      this.used = used;
-      this.rebuild();
-    } else this.uplot.setData(this.data);
-    this.names = names;
-    if (this.title === "Loss") this.heading.textContent = names[0][0].toUpperCase() + names[0].slice(1);
+  rename(name) {
+    this.series[0].name = name;
+    this.heading.textContent = name.slice(0, 1).toUpperCase() + name.slice(1);
+  }
+
+  show(times, points, lasted) {
+    this.data = [times, ...this.series.map(({ of }) =>
+      points.map((point, index) => of(point, lasted[index])))];
+    const isEmpty = this.data.slice(1).flat().every((value) => value === null);
+    this.plot.classList.toggle("nothing", isEmpty);
+    this.root.dataset.points = points.filter(Boolean).length;
+    if (this.uplot) this.uplot.setData(this.data);
+    else this.rebuild();
     this.showLegend();
   }
 
   showLegend(index = null) {
-    const values = this.used.map((_, which) => {
+    const texts = this.series.map((each, which) => {
       const column = this.data[which + 1];
-      return index === null ? column.findLast((value) => value !== null) : column[index];
+      const value = index === null ? column.findLast((found) => found !== null) : column[index];
+      return value == null ? "–" : each.show(value);
     });
-    const texts = values.map((value, which) => value == null ? "–" : this.used[which].show(value));
-    this.legend.replaceChildren(...this.used.map((each, which) => {
-      const item = make("li", {}, make("i"), `${this.names[which]} `, make("b", { textContent: texts[which] }));
-      item.firstChild.style.borderTop = `2.5px ${each.dash ? "dashed" : "solid"} var(${each.colour})`;
-      return item;
+    this.legend.replaceChildren(...this.series.map((each, which) => {
+      const line = make("i");
+      line.style.borderTop = `2.5px ${each.dash ? "dashed" : "solid"} var(${each.colour})`;
+      return make("li", {}, line, this.series.length > 1 ? `${each.name} ` : "", make("b", { textContent: texts[which] }));
     }));
-    if (index === null) {
-      const said = texts.map((text, which) => `${this.names[which]} ${text}`).join(", ");
-      this.plot.setAttribute("aria-label", `${this.heading.textContent}, ${this.unit}; newest: ${said}`);
-    }
+    if (index !== null) return;
+    const said = texts.map((text, which) => `${this.series[which].name} ${text}`).join(", ");
+    this.plot.setAttribute("aria-label", `${this.heading.textContent}, ${this.unit}; newest: ${said}`);
   }
 
   rebuild() {
     if (!this.data) return;
     this.uplot?.destroy();
-    const axis = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 },
-      ticks: { show: false }, font: "11px system-ui, sans-serif" };
-    const y = (format, more) => ({ ...axis, size: 52, values: (_, all) => all.map(format), ...more });
-    const axes = [{ ...axis, space: 70, grid: { show: false }, values: (_, times, __, ___, step) => axisTimes(times, step) },
-      y(this.axis ?? ((value) => String(+value.toPrecision(3))))];
-    if (this.used.some((each) => each.scale)) {
-      axes.push(y((value) => `${+(value * 100).toPrecision(3)} %`, { scale: "share", side: 1, grid: { show: false } }));
-    }
-    const from0 = this.title !== "Loss";
-    const options = {
-      width: this.plot.clientWidth, height: HEIGHT, legend: { show: false }, axes,
+    const axis = { stroke: css("--muted"), ticks: { show: false }, font: "11px system-ui, sans-serif" };
+    this.uplot = new uPlot({
+      width: this.plot.clientWidth, height: HEIGHT, legend: { show: false }, padding: [4, 12, 0, 0],
+      axes: [
+        { ...axis, space: 70, size: 26, gap: 6, grid: { show: false }, values: (_, times, __, ___, step) => axisTimes(times, step) },
+        { ...axis, size: 50, space: 34, incrs: this.whole ? WHOLE : undefined, grid: { stroke: css("--line"), width: 1 }, values: (_, values) => values.map(this.axis) }],
       cursor: { sync: { key: "curves" }, y: false, drag: { x: false, y: false }, points: { size: 7 } },
-      scales: { x: { range: () => this.curves.range },
-        y: { range: (_, low, high) => bounds(low, high, from0) } },
-      series: [{}, ...this.used.map((each) => ({
-        stroke: css(each.colour), width: 2, dash: each.dash, scale: each.scale ?? "y", points: { size: 4, show: lone },
+      scales: { x: { range: () => this.curves.range }, y: { range: (_, low, high) => bounds(low, high, this.from0) } },
+      series: [{}, ...this.series.map((each) => ({
+        stroke: css(each.colour), width: 1.6, dash: each.dash, points: { size: 5, show: isLone },
         fill: each.fill ? css(each.colour) + "22" : undefined }))],
       hooks: { draw: [(u) => this.drawMarks(u)], setCursor: [(u) => this.showTip(u)] },
-    };
-    this.uplot = new uPlot(options, this.data, this.plot);
+    }, this.data, this.plot);
     this.uplot.over.append(this.tip);
   }
 
@@ -159,7 +178,7 @@ class Chart {
       const x = Math.round(u.valToPos(mark.time, "x", true));
       if (x < bbox.left || x > bbox.left + bbox.width) continue;
       ctx.strokeStyle = ctx.fillStyle = css(colour);
-      ctx.globalAlpha = 0.45;
+      ctx.globalAlpha = 0.5;
       ctx.lineWidth = devicePixelRatio;
       ctx.setLineDash(mark.kind === "answers" ? [] : [3 * devicePixelRatio, 3 * devicePixelRatio]);
       ctx.beginPath();
@@ -181,20 +200,20 @@ class Chart {
     const near = over ? this.curves.marks.filter((mark) => Math.abs(u.valToPos(mark.time, "x") - left) < NEAR) : [];
     this.tip.hidden = !near.length || !u.over.matches(":hover");
     this.tip.replaceChildren(...near.slice(-5).map((mark) => {
-      const [sign, name, colour] = MARKS[mark.kind];
-      const line = make("p", {}, make("b", { textContent: `${sign} ` }), `${clock(mark.time)} ${mark.text || name}`);
+      const [sign, , colour] = MARKS[mark.kind];
+      const line = make("p", {}, make("b", { textContent: `${sign} ` }), `${clock(mark.time)} ${textOf(mark)}`);
       line.firstChild.style.color = `var(${colour})`;
       return line;
     }));
-    this.tip.classList.toggle("left", left > u.over.clientWidth / 2);
-    this.tip.style.translate = `${left}px 0`;
+    const width = this.tip.offsetWidth;
+    const place = left + 12 + width > u.over.clientWidth ? Math.max(left - 12 - width, 0) : left + 12;
+    this.tip.style.left = `${place}px`;
   }
 }
 
-// A dot where a value has no neighbour, which no line would show.
-function lone(u, series, from, to) {
-  const column = u.data[series];
-  return column.slice(from, to + 1).filter((value) => value !== null).length < 2;
+// Whether there is one value only, which no line would show.
+function isLone(u, series) {
+  return u.data[series].filter((value) => value !== null).length === 1;
 }
 
 function bounds(low, high, from0) {

@@ -1,5 +1,5 @@
 // Everything that is a list: tiles, drift, alerts, invalid messages, what is missed, events.
-import { MARKS } from "./curves.js";
+import { MARKS, textOf } from "./curves.js";
 import { clock, count, duration, figure, make, percent, rate, refill } from "./text.js";
 
 const SHOWN_DRIFT = 14;
@@ -10,7 +10,7 @@ const empty = (textContent) => make("p", { className: "empty", textContent });
 export function showTiles(root, { flow, latency, outcome_delay: delay, training, models, champion, loss, started }) {
   const model = models.find((each) => each.model_id === champion);
   const [found] = Object.values(model?.figures ?? {});
-  const late = delay.p50 === null ? "how late they come is not known yet"
+  const late = delay.p50 === null ? (flow.outcomes ? "they come with their requests" : "none is known yet")
     : `half of them after ${duration(delay.p50)}` + (delay.never === null ? "" : `; ${percent(delay.never)} never come`);
   const tiles = [
     ["Requests", count(flow.requests), `${rate(flow.requests_per_second)} per second` + (started ? `; since ${clock(started)}` : "")],
@@ -74,12 +74,10 @@ export function showErrors(root, { errors, dead_letters: letters, error_replies:
   });
 }
 
-export function showNotes(root, { behind, missed, unmatched, notes }) {
-  refill(root, { behind: Math.round(behind ?? 0), missed, unmatched, notes }, (data) => {
+export function showNotes(root, { behind, notes }) {
+  refill(root, { behind: Math.round(behind ?? 0), notes }, (data) => {
     const lines = [...notes];
     if (data.behind > 2) lines.unshift(`The monitor is ${duration(data.behind)} behind the newest records.`);
-    if (missed) lines.push(`${count(missed)} records were deleted before they were read.`);
-    if (unmatched) lines.push(`${count(unmatched)} outcomes belong to predictions that are not known (any more).`);
     return lines.length ? make("ul", { className: "notes" }, ...lines.map((textContent) => make("li", { textContent })))
       : empty("Nothing: every record has been read.");
   });
@@ -87,11 +85,11 @@ export function showNotes(root, { behind, missed, unmatched, notes }) {
 
 export function showEvents(root, marks) {
   const newest = marks.slice(-SHOWN_EVENTS).reverse();
-  refill(root, newest, () => newest.length ? make("ol", { className: "events" }, ...newest.map((mark) => {
-    const [sign, name, colour] = MARKS[mark.kind] ?? ["·", "retrain request", "--muted"];
+  refill(root, newest, () => newest.length ? make("ol", {}, ...newest.map((mark) => {
+    const [sign, , colour] = MARKS[mark.kind] ?? ["·", "", "--muted"];
     const icon = make("b", { textContent: sign, ariaHidden: "true" });
     icon.style.color = `var(${colour})`;
     return make("li", {}, make("time", { textContent: clock(mark.time) }), icon,
-      make("span", { textContent: mark.text || name }));
+      make("span", { textContent: textOf(mark) }));
   })) : empty("No event yet: trainings, new models, drift and alerts appear here."));
 }

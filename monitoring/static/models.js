@@ -1,20 +1,34 @@
 // The table of the models.
-import { clock, count, figure, make, makeSvg, percent, refill } from "./text.js";
+import { clock, count, figure, make, makeSvg, nameOf, percent, refill } from "./text.js";
 
-const SIGNS = { champion: "★", training: "◌", rejected: "×", former: "·", unknown: "?" };
-const SIZE = 44; // of a calibration's picture, in pixels
+const SIGNS = { __proto__: null, champion: "★", training: "◌", rejected: "×", former: "·", unknown: "?" };
+const SIZE = 52; // of a calibration's picture, in pixels
+const SHOWN = { phone: 3, other: 8 }; // models; the rest can be unfolded
 
 export function showModels(root, { models, champion }) {
-  refill(root, { models, champion }, () => models.length ? table(models)
-    : make("p", { className: "empty", textContent:
-      "No model is known yet: initialize.py makes the first one, and the trainer the others." }));
+  refill(root, { models, champion }, () => {
+    if (!models.length) return make("p", { className: "empty", textContent:
+      "No model is known yet: initialize.py makes the first one, and the trainer the others." });
+    const window = Math.max(...models.map((model) => model.window));
+    const hint = "Figures are those of real answers whose outcome is known"
+      + (window ? `, at most the newest ${count(window)} of each model.` : "; none is yet.");
+    return [make("p", { className: "hint", textContent: hint }), ...tables(models)];
+  });
+}
+
+function tables(models) {
+  const first = SHOWN[matchMedia("(max-width: 760px)").matches ? "phone" : "other"];
+  const older = models.slice(first);
+  if (!older.length) return [table(models)];
+  const summary = make("summary", { textContent: `Older models: ${count(older.length)}` });
+  return [table(models.slice(0, first)), make("details", {}, summary, table(older))];
 }
 
 function table(models) {
   const names = [...new Set(models.flatMap((model) => Object.keys(model.figures)))];
   const numbers = ["trained on, rows", "answers", "outcomes", ...names];
   const head = make("tr", {}, ...["model", "role", "made"].map((name) => make("th", { scope: "col", textContent: name })),
-    ...numbers.map((name) => make("th", { scope: "col", className: "n", textContent: name.replaceAll("_", " ") })),
+    ...numbers.map((name) => make("th", { scope: "col", className: "n", textContent: nameOf(name) })),
     make("th", { scope: "col", textContent: "calibration" }));
   return make("table", { className: "models" }, make("thead", {}, head),
     make("tbody", {}, ...models.map((model) => row(model, names))));
@@ -32,7 +46,7 @@ function row(model, names) {
     number("trained on, rows", model.rows ? count(model.rows) : "–"),
     number("answers", count(model.answers)),
     number("outcomes", count(model.outcomes)),
-    ...names.map((name) => number(name.replaceAll("_", " "), value(name, model.figures[name]), over)),
+    ...names.map((name) => number(nameOf(name), value(name, model.figures[name]), over)),
     cell("calibration", calibration(model)));
 }
 
@@ -52,6 +66,6 @@ function calibration({ calibration: bins, model_id }) {
   title.textContent = `Calibration of model ${model_id}: ` + bins.map((bin) =>
     `predicted ${figure(bin.prediction)}, really ${figure(bin.outcome)} (${count(bin.rows)} rows)`).join("; ");
   svg.append(makeSvg("path", { d: `M3 ${SIZE - 3}L${SIZE - 3} 3` }), ...bins.map((bin) => makeSvg("circle", {
-    cx: place(bin.prediction), cy: SIZE - place(bin.outcome), r: 1.2 + 2 * Math.sqrt(bin.rows / most) })));
+    cx: place(bin.prediction), cy: SIZE - place(bin.outcome), r: 1.5 + 2.2 * Math.sqrt(bin.rows / most) })));
   return svg;
 }

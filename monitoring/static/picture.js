@@ -6,7 +6,7 @@ const WIDE = {
   size: [1000, 372],
   boxes: {
     company: [10, 20, 130, 332], app_messages: [330, 20, 140, 120], predictor: [650, 20, 140, 120],
-    dead_letter_topic: [860, 50, 130, 60], outcomes_topic: [330, 292, 140, 60],
+    dead_letter_topic: [846, 50, 148, 60], outcomes_topic: [330, 292, 140, 60],
     retrain_topic: [650, 196, 140, 44], trainer: [650, 292, 140, 60],
   },
   arrows: {
@@ -14,7 +14,7 @@ const WIDE = {
     waiting: [[[470, 55], [650, 55]], [560, 45, "middle"]],
     predictions: [[[650, 110], [470, 110]], [560, 130, "middle"]],
     replies: [[[330, 110], [140, 110]], [235, 130, "middle"]],
-    letters: [[[790, 80], [860, 80]], [925, 130, "middle"]],
+    letters: [[[790, 80], [846, 80]], [920, 130, "middle"]],
     outcomes: [[[140, 322], [330, 322]], [235, 312, "middle"]],
     observations: [[[470, 322], [650, 322]], [560, 312, "middle"]],
     asked: [[[690, 140], [690, 196]], [678, 173, "end"]],
@@ -27,25 +27,25 @@ const NARROW = {
   size: [360, 560],
   boxes: {
     company: [5, 5, 350, 50], app_messages: [125, 135, 130, 50], predictor: [125, 270, 130, 50],
-    dead_letter_topic: [276, 270, 80, 50], outcomes_topic: [5, 390, 92, 44],
+    dead_letter_topic: [276, 270, 80, 50], outcomes_topic: [5, 387, 92, 50],
     retrain_topic: [125, 390, 130, 44], trainer: [5, 505, 250, 50],
   },
   arrows: {
     requests: [[[150, 55], [150, 135]], [142, 92, "end"]],
     waiting: [[[150, 185], [150, 270]], [142, 225, "end"]],
-    predictions: [[[230, 270], [230, 185]], [238, 225, "start"]],
+    predictions: [[[230, 270], [230, 185]], [238, 212, "start"]],
     replies: [[[230, 135], [230, 55]], [238, 92, "start"]],
-    letters: [[[255, 295], [276, 295]], [316, 338, "middle"]],
-    outcomes: [[[30, 55], [30, 390]], [38, 310, "start"]],
-    observations: [[[30, 434], [30, 505]], [38, 467, "start"]],
-    asked: [[[150, 320], [150, 390]], [158, 352, "start"]],
+    letters: [[[255, 295], [276, 295]], [316, 245, "middle"]],
+    outcomes: [[[30, 55], [30, 387]], [38, 290, "start"]],
+    observations: [[[30, 437], [30, 505]], [38, 467, "start"]],
+    asked: [[[150, 320], [150, 390]], [142, 350, "end"]],
     due: [[[150, 434], [150, 505]], null],
     announced: [[[230, 505], [230, 434]], null],
-    model: [[[230, 390], [230, 320]], [238, 352, "start"]],
+    model: [[[230, 390], [230, 320]], [238, 350, "start"]],
   },
 };
 const TOPICS = /app_messages|_topic$/;
-const ROLES = { company: "sends, acts on the answers", predictor: "answers", trainer: "learns" };
+const ROLES = { company: "sends, acts on answers", predictor: "answers", trainer: "learns" };
 
 // Per arrow: [number, words, whether something flows now].
 function labels({ flow, champion, training }) {
@@ -126,11 +126,11 @@ export class Picture {
 function addBox(svg, name, [x, y, width, height]) {
   const kind = TOPICS.test(name) ? "topic" : "program";
   const group = svg.appendChild(makeSvg("g", { class: kind }));
-  group.append(makeSvg("rect", { x, y, width, height, rx: kind === "topic" ? Math.min(height, 44) / 2 : 8 }));
+  group.append(makeSvg("rect", { x, y, width, height, rx: kind === "topic" ? (width < 100 ? 28 : Math.min(height, 44)) / 2 : 8 }));
   const [left, middle] = [x + width / 2, y + height / 2];
   const role = height > 70 || width > 240 ? ROLES[name] : undefined;
   const lines = role ? [name, ...(width < 200 ? role.split(/, /) : [role])]
-    : width < 100 ? name.split(/_(?=t)|(?<=dead)_/) : [name];
+    : width < 100 ? name.split(/(?=_topic)/) : [name];
   lines.forEach((line, index) => {
     const text = makeSvg("text", { x: left, y: middle + 4.5 + (index - (lines.length - 1) / 2) * 17,
       "text-anchor": "middle", class: index && role ? "role" : "name" });

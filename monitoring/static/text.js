@@ -45,17 +45,24 @@ export function rate(value) {
 }
 
 export function percent(share) {
-  return share === null || share === undefined ? "–" : `${digits[1].format(share * 100)} %`;
+  return share === null || share === undefined ? "–" : `${digits[1].format(share * 100)}\u00a0%`;
 }
 
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 1) return `${digits[0].format(seconds * 1000)} ms`;
-  if (seconds < 10) return `${digits[1].format(seconds)} s`;
-  if (seconds < 120) return `${digits[0].format(seconds)} s`;
-  if (seconds < 7200) return `${digits[0].format(seconds / 60)} min`;
-  if (seconds < 172800) return `${digits[0].format(seconds / 3600)} h`;
-  return `${digits[0].format(seconds / 86400)} days`;
+  if (seconds < 1) return `${digits[0].format(seconds * 1000)}\u00a0ms`;
+  if (seconds < 10) return `${digits[1].format(seconds)}\u00a0s`;
+  if (seconds < 120) return `${digits[0].format(seconds)}\u00a0s`;
+  if (seconds < 7200) return `${digits[0].format(seconds / 60)}\u00a0min`;
+  if (seconds < 172800) return `${digits[0].format(seconds / 3600)}\u00a0h`;
+  return `${digits[0].format(seconds / 86400)}\u00a0days`;
+}
+
+const NAMES = { auc: "AUC", logloss: "log loss", r2: "R²" };
+
+// How a figure is called: "calibration_error" -> "calibration error"
+export function nameOf(figure) {
+  return Object.hasOwn(NAMES, figure) ? NAMES[figure] : figure.replaceAll("_", " ");
 }
 
 const time = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
