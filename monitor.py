@@ -73,6 +73,7 @@ def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[S
 
 def watch(observer: Observer, in_terminal: bool) -> None:
     """Open what shows the figures, and follow the topics."""
+    serve_metrics("monitor", lambda: Newest.snapshot)  # if METRICS_PORT is set
     with ExitStack() as opened:
         shows: list[Show] = []
         alerts = opened.enter_context(closing(Alerts(load_rules(settings.alert_rules))))
@@ -97,8 +98,6 @@ def main() -> None:
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
     load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
-    if not arguments.once:
-        serve_metrics("monitor", lambda: Newest.snapshot)  # if METRICS_PORT is set
     prepare_topics(read=READS, write=(RETRAIN_TOPIC,) if settings.retrain_on_drift else ())
     path = settings.data_dir / FILE
     waiting = "Another monitor is running: waiting for its end."
