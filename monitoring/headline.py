@@ -81,8 +81,8 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
-    for size, unit in ((1, "s"), (60, "min"), (3600, "h")):
-        if seconds < 120 * size or (size == 3600 and seconds < 48 * size):
+    for limit, size, unit in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
+        if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86_400:.0f} days"
 
