@@ -106,10 +106,14 @@ def test_it_goes_on_with_a_monitor_that_was_started_again(chromium, page):
     with shown(chromium, page) as tab:
         tab.wait_for_points(300)
         page.close()
-        tab.wait_for("body.stale #connection", has_text="no news from the monitor since ")
+        tab.wait_for("body.stale #connection", has_text="no news for ")
+        tab.wait_for("#sentence", has_text="No news from the monitor since ")
         with closing(Page("127.0.0.1", page.port)) as another:
             another.publish(samples.running(now, champion=9), cut(samples.histories(now), 305))
-            tab.wait_for("body:not(.stale) #sentence", has_text="model 9")
+            tab.wait_for(
+                "body:not(.stale) #sentence",
+                has_text="All right: every request is answered, model 9",
+            )
             tab.wait_for_points(305)
         # The browser says of itself that it could not connect.
         tab.problems[:] = [text for text in tab.problems if "net::ERR_" not in text]
