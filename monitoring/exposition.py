@@ -4,7 +4,7 @@ A collector of our own reads the numbers at each scrape: counting stays a matter
 (Histogram.observe() of prometheus_client takes 0.9 us a value), and a scrape takes a millisecond.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -19,19 +19,22 @@ from prometheus_client.core import (
 from prometheus_client.utils import floatToGoString
 
 from monitoring import snapshot_metrics
+from monitoring.snapshot import Snapshot
 from utils.process import health
 from utils.settings import settings
 from utils.telemetry import Histogram, telemetry
 
 PREFIX = "pipeline"
+STUCK_AFTER = 300.0  # seconds from one snapshot to the next
 _SIMPLE = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 
 
 class Exposition:
     """Collects the metrics of one script; see serve_metrics()."""
 
-    def __init__(self, script: str, snapshot: Callable | None = None) -> None:
-        self._script, self._snapshot = script, snapshot
+    def __init__(self, script: str) -> None:
+        self._script = script
+        self._snapshot: Snapshot | None = None
         self._process = ProcessCollector(registry=None)
 
     def collect(self) -> Iterator[Metric]:
@@ -41,8 +44,13 @@ class Exposition:
         numbers = getattr(telemetry, self._script, None)
         if numbers is not None:
             yield from families(f"{PREFIX}_{self._script}", numbers)
-        if self._snapshot is not None and (snapshot := self._snapshot()) is not None:
-            yield from snapshot_metrics.families(snapshot)
+        if self._snapshot is not None:
+            yield from snapshot_metrics.families(self._snapshot)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Take the monitor's newest snapshot, once a second: its loop goes on."""
+        self._snapshot, health.ready = snapshot, True
+        health.beat(within=STUCK_AFTER)
 
     def _about(self) -> Iterator[Metric]:
         labels = {

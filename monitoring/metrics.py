@@ -5,19 +5,21 @@ Without that setting nothing of it is imported.
 
 from collections.abc import Callable
 
+from monitoring.snapshot import Snapshot
 from utils.console import say, warn
 from utils.process import was_restarted
 from utils.settings import settings
 
 
-def serve_metrics(script: str, snapshot: Callable | None = None) -> None:
+def serve_metrics(script: str) -> Callable[[Snapshot], None]:
     """Serve /metrics, /healthz and /readyz in a thread of this process, if METRICS_PORT is set.
 
-    script : its name in the metrics; snapshot : returns the monitor's newest Snapshot, or None.
-    SystemExit if that port can't be used. A script that has restarted itself goes on without.
+    script : its name in the metrics. Returns what takes the monitor's snapshots, to be called with
+    each new one. SystemExit if the port can't be used; a script that has restarted itself goes on
+    without metrics.
     """
     if not settings.metrics_port:
-        return
+        return lambda snapshot: None
     try:
         from monitoring.endpoint import start
         from monitoring.exposition import Exposition
@@ -25,8 +27,9 @@ def serve_metrics(script: str, snapshot: Callable | None = None) -> None:
         package = "prometheus_client: pip install -r requirements-monitoring.txt"
         raise SystemExit(f"METRICS_PORT: needs {package}") from None
     place = settings.listen_host, settings.metrics_port
+    exposition = Exposition(script)
     try:
-        start(place, Exposition(script, snapshot))
+        start(place, exposition)
     except OSError as error:
         why = f"METRICS_PORT={place[1]}: can't listen on {place[0]}: {error.strerror or error}"
         if not was_restarted():
@@ -34,3 +37,4 @@ def serve_metrics(script: str, snapshot: Callable | None = None) -> None:
         warn(f"{why}; going on without metrics.")
     else:
         say(f"Metrics of {script} are at http://{place[0]}:{place[1]}/metrics")
+    return exposition.show

@@ -181,7 +181,8 @@ def test_a_snapshot_with_hostile_names_stays_a_page_that_can_be_parsed():
         marks=[],
         following=Following(),
     )
-    exposition = Exposition("monitor", lambda: snapshot)
+    exposition = Exposition("monitor")
+    exposition.show(snapshot)
     server = endpoint.start(("127.0.0.1", 0), exposition)
     status, text = get(server.server_address[1], "/metrics")
     server.shutdown()
@@ -197,6 +198,7 @@ def test_a_snapshot_with_hostile_names_stays_a_page_that_can_be_parsed():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_predictor_is_alive_while_kafka_is_away_and_ready_when_it_is_back(tmp_path):
     from tools import local_kafka
 
@@ -218,6 +220,7 @@ def test_a_predictor_is_alive_while_kafka_is_away_and_ready_when_it_is_back(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_predictor_that_hangs_is_not_alive(pipeline):
     """Its output is a pipe that nobody reads: the loop hangs when the pipe is full."""
     port = free_port()

@@ -122,6 +122,7 @@ class TransactionalStream:
         progress = self._progress
         if group.generation_id < 0 or not group.member_id or self._consumer.is_joining():
             progress.forget()  # of what was read without a membership nothing is answered
+            health.ready, telemetry.predictor.partitions = False, 0
             return self._batch({}, group)
         progress.enter(group.generation_id)
         health.ready, telemetry.predictor.partitions = True, len(positions)
