@@ -38,6 +38,7 @@ LOGGED = settings.data_dir / "mlflow_logged.json"
 TEMPORARY = settings.data_dir / "mlflow_temporary"
 LOCK = settings.data_dir / "mlflow.lock"
 BUDGET = 120.0  # seconds after which no other training is begun
+KIND = "custom_model_development"  # what MLflow's pages show: no language models
 MORE = 3  # the exit code if there is more to do
 # Read by MLflow when it is imported. A frozen server would otherwise be waited for during minutes,
 # and a request that is sent again could make a second run.
@@ -93,7 +94,8 @@ def connect() -> "tuple[MlflowClient, Experiment]":
     experiment = client.get_experiment_by_name(NAME)
     if experiment is None:
         is_served = uri.startswith(("http:", "https:"))
-        created = client.create_experiment(NAME, None if is_served else ARTIFACTS.as_uri())
+        folder = None if is_served else ARTIFACTS.as_uri()
+        created = client.create_experiment(NAME, folder, {"mlflow.experimentKind": KIND})
         experiment = client.get_experiment(created)
     if experiment.lifecycle_stage != "active":
         raise ModelError(f"the experiment {NAME} is deleted: restore it, or delete it for good")
@@ -200,8 +202,10 @@ def main() -> None:
 
 def in_one_line(error: Exception) -> str:
     """Return an error as one line of at most 300 characters."""
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}"
+    text = " ".join(str(error).split())
+    if settings.mlflow_tracking_uri:  # it may contain a password
+        text = text.replace(settings.mlflow_tracking_uri, "MLFLOW_TRACKING_URI")
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 if __name__ == "__main__":
