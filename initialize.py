@@ -4,19 +4,20 @@
     python initialize.py --max-evals 50    # a longer search for better hyperparameters
     python initialize.py --again           # another first model replaces the champion
 
-Needs no Kafka. It may be run again: files that are there and undamaged are kept. With --again it
-makes another first model, of the original data alone, and running predictors change to it within a
-second. Observations are kept, and the next training uses all of them again.
+Needs no Kafka. It may be run again: undamaged files are kept. With --again it makes another first
+model, of the original data alone, and running predictors change to it within a second. The next
+training uses all observations again.
 """
 
 import os
 from contextlib import suppress
-from datetime import UTC, datetime
 
+from monitoring.metrics import serve_metrics
 from train.arguments import parse_arguments
 from train.fit import fit_model
 from train.held_out import Split
 from train.observations import unused_model_id
+from train.reference import add_scores
 from train.rows import original_rows
 from train.space import START
 from train.trials import TRIALS
@@ -53,12 +54,12 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     replaced = registry.champion_id()
     original = original_rows(settings.data_dir)
     dataset.test(settings.data_dir)  # a mistake in it is to be found before the tuning
-    # One row in ten is never trained on. The trainer compares models on these rows, so they must be
-    # new to the first model too.
+    # One row in ten is never trained on: the trainer compares models on these rows.
     split = Split.of_first_model(original.frame)
-    rows = original[~original.held_out(split)]
-    limits = f"at most {max_evals} evaluations in {timeout:g} s"
-    say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}.")
+    for_judge = original.held_out(split)
+    rows = original[~for_judge]
+    limits = f"at most {max_evals} evaluations in {timeout:g} s."
+    say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}")
     model = fit_model(
         rows.frame,
         rows.outcomes,
@@ -70,18 +71,16 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         trials_path=TRIALS,
         progress=True,
     )
-    model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
     model.card.digest_of_rows = rows.digest()
-    model.card.judge_rows_held_out = len(original) - len(rows)
-    split.note(model.card)
-    # First the model, then champion.json that names it: a predictor that starts between the two
-    # finds either no champion or a whole one.
+    add_scores(model, original[for_judge].frame)
+    split.note(model.card, len(original) - len(rows))
+    # First the model, then champion.json: who starts in between finds no champion or a whole one.
     with registry.locked():  # against a trainer that promotes its model at the same moment
         save(model, registry)
         registry.promote(model.model_id)
     where, card = os.path.relpath(settings.models_dir), model.card
     cost = f"{card.trees} trees, {card.us_per_row:.1f} us a prediction"
-    say(f"Saved model {model.model_id}, the champion, in {where}/: {cost}.", "green")
+    say(f"Saved model {card.model_id}, the champion, in {where}/: {cost}.", "green")
     with suppress(ModelError):
         load(registry, replaced)
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
@@ -105,6 +104,7 @@ def main() -> None:
     """Prepare the folders data/ and models/."""
     again = "make another first model, although there is a champion"
     arguments = parse_arguments(__doc__, max_evals=10, timeout=45, again=again)
+    serve_metrics("initialize")  # if METRICS_PORT is set
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)  # data/ will hold personal data
     try:

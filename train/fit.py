@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from train import optimizer_class
 from train.category_order import OrderByOutcome
 from train.cost import decisions_per_row, microseconds_per_row
 from train.encoded_rows import EncodedRows
+from train.reference import add_scores, reference_of
 from train.row_hash import has_few_values, hash_frame
 from train.split import number_of_folds, split_rows
 from utils.datasets import dataset
@@ -114,7 +116,10 @@ def fit_model(
         trials=optimizer.store.added,
         durations=optimizer.durations,
         code_digest=code_digest(),
+        reference=reference_of(frame),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     model = Model(encoder, booster, card, center, spread)
     card.us_per_row = microseconds_per_row(model, frame)
+    add_scores(model, frame)  # until the caller has rows that it was not trained on
     return model

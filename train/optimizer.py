@@ -23,6 +23,7 @@ from train.space import SPACE
 from train.trials import TrialStore
 from train.warm_start import distinct_points, known_points_to_try
 from utils.datasets import dataset
+from utils.telemetry import telemetry
 
 BEYOND_NOISE = 2  # standard errors, as for the judge
 
@@ -173,6 +174,8 @@ class BaseOptimizer(ABC):
         self.trials.append(trial)
         self._bar.set_postfix_str(f"best {self.best_trial()['loss']:.4f}", refresh=False)
         self._bar.update()
+        telemetry.initialize.evaluations = len(self.trials)
+        telemetry.initialize.best_loss = self.best_trial()["loss"]
         return trial
 
     def best_trial(self) -> dict:

@@ -1,8 +1,10 @@
 """The trainer's side of one training: start the child, watch it, publish the model it made."""
 
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from contextlib import suppress
 
@@ -11,6 +13,7 @@ from utils.files import ROOT
 from utils.model_store.registry import ModelError, Registry
 from utils.process import lower_priority
 from utils.settings import settings
+from utils.telemetry import telemetry
 
 ATTEMPT = "attempt-"  # the names of the folders below DATA_DIR in which children write
 
@@ -38,6 +41,9 @@ class TrainingProcess:
             command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
         )
         lower_priority(self._child.pid)
+        numbers = telemetry.trainer
+        numbers.trainings_started += 1
+        numbers.training_running, numbers.training_started_timestamp_seconds = 1, time.time()
 
     def has_ended(self) -> bool:
         """Return True if the child has ended, with or without a model."""
@@ -72,6 +78,15 @@ class TrainingProcess:
         self._child.wait()
         self._child.stdin.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._note_ended()
+
+    def _note_ended(self) -> None:
+        numbers, ended = telemetry.trainer, time.time()
+        numbers.training_running, numbers.training_ended_timestamp_seconds = 0, ended
+        took = ended - numbers.training_started_timestamp_seconds
+        numbers.training_duration_seconds = max(took, 0.0)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        numbers.training_cpu_seconds = used.ru_utime + used.ru_stime
 
 
 def remove_attempts() -> None:

@@ -4,7 +4,12 @@ from typing import Annotated
 
 import msgspec
 
+MOST_BYTES = 2**30  # of a model's file: a larger one is no model, and is not read
 ModelId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class ModelError(Exception):
+    """A model that can't be used; the text says which one and why."""
 
 
 Figures = dict[str, float]  # how good scores are on some rows; see utils/datasets/target.py
@@ -24,6 +29,27 @@ class Judgement(msgspec.Struct):
     cost: float = 0.0  # challenger's cost of a prediction, as a multiple of the champion's
     anchor: ModelId | None = None  # the best earlier champion, if that is not this champion
     anchor_difference: tuple[float, float] | None = None  # as `difference`, to the anchor
+
+
+class Histogram(msgspec.Struct):
+    """How the values of a column, or scores, are distributed.
+
+    counts : numbers below edges[0], from edges[0] to below edges[1], ..., from the last edge on;
+    or rows of each category, then of all other ones. Last, in both cases: nulls.
+    """
+
+    counts: list[int]
+    edges: list[float] = []
+    categories: list[str] | None = None  # None for numbers
+
+
+class Reference(msgspec.Struct):
+    """What a model's requests are compared with to find drift; see train/reference.py."""
+
+    columns: dict[str, Histogram] = {}  # of the training set
+    # Of rows that it was not trained on, if there are any: the probability of the second of two
+    # classes, the predicted one of several, or the number.
+    score: Histogram | None = None
 
 
 class Card(msgspec.Struct, kw_only=True):
@@ -57,9 +83,11 @@ class Card(msgspec.Struct, kw_only=True):
     trials: tuple[int, int] | None = None  # ... and the first and the last id of them
     durations: dict[str, float] = {}  # seconds of "tuning", "fit" and "judge"
     code_digest: str = ""  # SHA-256 of the source files of train/ and utils/
+    reference: Reference | None = None  # None if not recorded; its score: from the groups below
+
+    created: str = ""  # ISO 8601, UTC
 
     # initialize.py and the training child, train/retrain.py: from which data.
-    created: str = ""  # ISO 8601, UTC
     observations: int = 0  # complete ones when the training began
     judge_rows_held_out: int = 0  # never trained on, they judge
     split: str = ""  # the rule that decided which rows these are, see train/rows.py

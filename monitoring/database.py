@@ -1,0 +1,92 @@
+"""The monitor's file: what it knows, beside the positions up to which it has read the topics.
+
+All of it is written in one transaction, so that a monitor that was killed goes on where its file
+ends and reads the rest again. The content is numbers and msgspec's formats, never a pickle: much of
+it comes from messages.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+VERSION = 1
+_SCHEMA = """
+CREATE TABLE parts (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;
+CREATE TABLE intervals (span TEXT, place INTEGER, content BLOB, PRIMARY KEY (span, place))
+    WITHOUT ROWID;
+CREATE TABLE generations (name TEXT, generation INTEGER, began REAL, PRIMARY KEY (name, generation))
+    WITHOUT ROWID;
+CREATE TABLE waiting (generation INTEGER, key INTEGER, content BLOB, PRIMARY KEY (generation, key))
+    WITHOUT ROWID;
+CREATE TABLE known (generation INTEGER, key INTEGER, content BLOB, PRIMARY KEY (generation, key))
+    WITHOUT ROWID;
+"""
+_CLEAR = """
+DELETE FROM parts; DELETE FROM intervals; DELETE FROM generations; DELETE FROM waiting;
+DELETE FROM known;
+"""
+
+
+class Damaged(Exception):
+    """The file can't be used; the text says why."""
+
+
+class Database:
+    """A SQLite file in WAL mode; path ":memory:" for none.
+
+    Damaged if the file is not one of this version. Reading or writing may raise sqlite3.Error.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = path
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            self.query("PRAGMA journal_mode = WAL")
+            # A power cut may take the last seconds: they are read from the topics again.
+            self.query("PRAGMA synchronous = NORMAL")
+            [(version,)] = self.query("PRAGMA user_version")
+            if not version and not self.query("SELECT * FROM sqlite_master"):
+                self._connection.executescript(
+                    f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT"
+                )
+            elif version != VERSION:
+                raise Damaged("it was made by another version of this program")
+        except sqlite3.DatabaseError as error:
+            raise Damaged(str(error)) from None
+
+    def query(self, sql: str, parameters: tuple = ()) -> list[tuple]:
+        """Execute a statement and return its rows."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def write(self, sql: str, rows: Iterable[tuple]) -> None:
+        """Execute a statement once for each row of parameters."""
+        self._connection.executemany(sql, rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Callable]:
+        """Commit what the body writes, or roll it back if the body raises."""
+        self.query("BEGIN IMMEDIATE")
+        try:
+            yield self.write
+            self.query("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                self.query("ROLLBACK")
+            raise
+
+    def clear(self) -> None:
+        """Delete everything."""
+        with self.transaction():
+            for statement in filter(str.strip, _CLEAR.split(";")):
+                self.query(statement)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def remove(path: Path) -> None:
+    """Delete a file of SQLite's, with its log; OSError if that is not possible."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""Looks for drift now and then, and notes when one begins and ends."""
+
+import time
+
+from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores
+from monitoring.snapshot import Drift
+from monitoring.state import State
+from utils.model_store.card import Card
+
+LOOK_EVERY = 5.0  # seconds: it takes some milliseconds
+
+
+class DriftWatch:
+    """The drift at the last look."""
+
+    def __init__(self) -> None:
+        self._looked_at = float("-inf")
+        self._found: list[Drift] = []
+        self._model: int | None = None
+
+    def look(self, state: State, card: Card | None, now: float) -> list[Drift]:
+        """Return what has drifted, and what has not; a new champion has other references."""
+        model_id = card.model_id if card else None
+        if time.monotonic() > self._looked_at + LOOK_EVERY or model_id != self._model:
+            self._looked_at, self._model = time.monotonic(), model_id
+            before = state.control.drifting
+            self._found = _drift(state, card)
+            for each in self._found:
+                if each.drifted:
+                    each.since = each.since or before.get(each.name, now)
+            self._note_changes(state, now)
+        return self._found
+
+    def _note_changes(self, state: State, now: float) -> None:
+        drifting = {each.name: each.since for each in self._found if each.drifted}
+        before = state.control.drifting
+        for each in self._found:
+            if each.drifted and each.name not in before:
+                text = f"{each.name}: {each.value:.3g}, by chance at most {each.threshold:.3g}"
+                state.control.mark(now, "drift", text, self._model)
+        for name in before.keys() - drifting.keys():
+            state.control.mark(now, "end", f"{name} has not drifted any more", self._model)
+        state.control.drifting = drifting
+
+
+def _drift(state: State, card: Card | None) -> list[Drift]:
+    rows = state.losses.rows()
+    found = [drift_of_loss(rows["time"], rows["loss"])]
+    if card and card.reference:
+        found += drift_of_columns(state.sample.data(), card)
+        scores = state.scores.rows()["scores"]
+        found.append(drift_of_scores(scores, card) if len(scores) else None)
+    return [each for each in found if each]

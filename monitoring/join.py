@@ -1,0 +1,224 @@
+"""Joins requests, replies and outcomes, whenever they come.
+
+A request is a message, and so is its answer: two requests of one id have two answers. A prediction
+answers the earliest request of its id in its partition that has no answer, which is what the
+predictor promises; an error reply the earliest invalid message of its id. An outcome belongs to
+an id: each answer to it is judged by the last outcome, the one with the highest offset. (For
+training, only the first request of an id counts.) A reported outcome counts more than one that a
+request contains. So the result does not depend on which topic or partition is read first.
+"""
+
+import math
+import struct
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import NamedTuple
+
+from monitoring.decoding import (
+    ERROR,
+    INVALID,
+    PREDICTION,
+    REQUEST,
+    UNKNOWN,
+    Event,
+    ReportedOutcome,
+    rank_of,
+)
+from monitoring.table import Table
+from utils.datasets import dataset
+
+OUTPUTS = dataset.target.outputs
+MOST_OF_ONE_ID = 100  # requests and answers of one id that are known one by one
+
+# A row of `waiting` is the number of further requests, then the known ones: time, offset, outcome.
+_MORE, _REQUEST = struct.Struct("<q"), struct.Struct("<qqd")
+# A row of `known` is the outcome, its rank and its time, then the answers: model, time, offset and
+# partition of the request, and the scores.
+_OUTCOME, _ANSWER = struct.Struct("<dqq"), struct.Struct(f"<qqqi{OUTPUTS}d")
+_NO_OUTCOME = _OUTCOME.pack(UNKNOWN, -(2**63), 0)
+_IN_REQUEST = 2**62  # is taken from the rank of an outcome that a request contains
+
+
+class Answer(NamedTuple):
+    """A reply to a request."""
+
+    time: int  # of the request, ms
+    latency: int  # ms
+    is_prediction: bool
+    was_valid: bool  # the request
+    partition: int = 0
+    offset: int = 0  # of the request; -1 if it is not known
+    model_id: int = 0
+    scores: tuple = ()
+
+
+class Observation(NamedTuple):
+    """An answer with its outcome, or with a new one."""
+
+    model_id: int
+    time: int
+    partition: int
+    offset: int
+    scores: tuple
+    outcome: float
+    before: float  # the outcome until now, NaN if there was none
+    delay: int  # ms from the request to the reported outcome; -1: the request contained it
+
+
+class Joined(NamedTuple):
+    """What the events of one step lead to."""
+
+    answers: list[Answer]
+    observations: list[Observation]
+    unexpected: int  # replies
+    outcomes: int  # reported, or contained in a request
+    unmatched: int  # by how many more, or fewer, outcomes have no prediction
+
+
+class Join:
+    """Joins through two tables; see the comments on their rows.
+
+    waiting : what is to be answered, by partition and key. known : outcomes and answers by key.
+    """
+
+    def __init__(self, waiting: Table, known: Table) -> None:
+        self._waiting, self._known = waiting, known
+
+    def join(self, events: list[Event], outcomes: list[ReportedOutcome]) -> Joined:
+        """Return what these lead to; those of one partition are in order."""
+        masks = {
+            (p, kind): _mask(p, kind) for p in {e.partition for e in events} for kind in (0, 1)
+        }
+        self._load(events, outcomes, masks)
+        joined = _Builder()
+        for event in events:
+            if event.kind in (REQUEST, INVALID):
+                key = event.key ^ masks[event.partition, event.kind]
+                self._ask(key, event)
+                joined.outcomes += event.outcome == event.outcome
+            elif event.kind in (PREDICTION, ERROR):
+                self._answer(event, masks, joined)
+            elif event.content:
+                joined.unexpected += 1
+        for each in outcomes:
+            self._learn(each.key, each.outcome, each.rank, each.time, joined)
+        joined.outcomes += len(outcomes)
+        return joined.result()
+
+    def _load(self, events: list[Event], outcomes: list[ReportedOutcome], masks: dict) -> None:
+        self._known.load(each.key for each in outcomes)
+        self._known.load(event.key for event in events if event.kind == PREDICTION)
+        for kind in (REQUEST, INVALID):
+            # A reply to a message of the other kind is rare, but possible.
+            self._waiting.load(event.key ^ masks[event.partition, kind] for event in events)
+
+    def _ask(self, key: int, event: Event) -> None:
+        row = self._waiting.rows.get(key, _MORE.pack(0))
+        if len(row) < _MORE.size + MOST_OF_ONE_ID * _REQUEST.size and row[: _MORE.size] == _ZERO:
+            row += _REQUEST.pack(event.time, event.offset, event.outcome)
+        else:
+            [more] = _MORE.unpack_from(row)
+            row = _MORE.pack(more + 1) + row[_MORE.size :]
+        self._waiting.put(key, row)
+
+    def _answer(self, event: Event, masks: dict, joined: "_Builder") -> None:
+        own = INVALID if event.kind == ERROR else REQUEST
+        for kind in (own, REQUEST + INVALID - own):
+            key = event.key ^ masks[event.partition, kind]
+            if (row := self._waiting.rows.get(key)) is not None:
+                break
+        else:
+            joined.unexpected += 1
+            return
+        time, offset, outcome = self._take(key, row, event)
+        answer = Answer(
+            time,
+            event.time - time,
+            event.kind == PREDICTION,
+            kind == REQUEST,
+            event.partition,
+            offset,
+        )
+        if event.kind == PREDICTION:
+            model_id, scores = event.content
+            scores = tuple(scores) if OUTPUTS > 1 else (scores,)
+            answer = answer._replace(model_id=model_id, scores=scores)
+            if offset >= 0:
+                self._note_answer(event.key, answer, joined)
+            if outcome == outcome:
+                rank = rank_of(event.partition, offset) - _IN_REQUEST
+                self._learn(event.key, outcome, rank, -1, joined)
+        joined.answers.append(answer)
+
+    def _take(self, key: int, row: bytes, reply: Event) -> tuple[int, int, float]:
+        """Remove the earliest request of a row, and return its time, offset and outcome."""
+        [more] = _MORE.unpack_from(row)
+        if len(row) > _MORE.size:
+            first = _REQUEST.unpack_from(row, _MORE.size)
+            row = row[: _MORE.size] + row[_MORE.size + _REQUEST.size :]
+        else:  # it came when there were MOST_OF_ONE_ID of its id
+            first, more, row = (reply.time, -1, UNKNOWN), more - 1, _MORE.pack(more - 1)
+        if more or len(row) > _MORE.size:
+            self._waiting.put(key, row)
+        else:
+            self._waiting.pop(key)
+        return first
+
+    def _note_answer(self, key: int, answer: Answer, joined: "_Builder") -> None:
+        row = self._known.rows.get(key, _NO_OUTCOME)
+        if len(row) >= _OUTCOME.size + MOST_OF_ONE_ID * _ANSWER.size:
+            return
+        outcome, _, time = _OUTCOME.unpack_from(row)
+        if outcome == outcome:
+            joined.unmatched -= len(row) == _OUTCOME.size
+            joined.observe(answer, outcome, UNKNOWN, time)
+        place = answer.model_id, answer.time, answer.offset, answer.partition
+        self._known.put(key, row + _ANSWER.pack(*place, *answer.scores))
+
+    def _learn(self, key: int, outcome: float, rank: int, time: int, joined: "_Builder") -> None:
+        row = self._known.rows.get(key, _NO_OUTCOME)
+        before, known_rank, _ = _OUTCOME.unpack_from(row)
+        if rank <= known_rank:
+            return
+        joined.unmatched += before != before and len(row) == _OUTCOME.size
+        answers = row[_OUTCOME.size :]
+        self._known.put(key, _OUTCOME.pack(outcome, rank, time) + answers)
+        for model_id, asked, offset, partition, *scores in _ANSWER.iter_unpack(answers):
+            answer = Answer(asked, 0, True, True, partition, offset, model_id, tuple(scores))
+            joined.observe(answer, outcome, before, time)
+
+
+class _Builder:
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.observations: list[Observation] = []
+        self.unexpected = self.outcomes = self.unmatched = 0
+
+    def observe(self, answer: Answer, outcome: float, before: float, time: int) -> None:
+        delay = -1 if time < 0 else max(time - answer.time, 0)
+        place = answer.model_id, answer.time, answer.partition, answer.offset, answer.scores
+        self.observations.append(Observation(*place, outcome, before, delay))
+
+    def result(self) -> Joined:
+        counts = self.unexpected, self.outcomes, self.unmatched
+        return Joined(self.answers, self.observations, *counts)
+
+
+_ZERO = _MORE.pack(0)
+
+
+def _mask(partition: int, kind: int) -> int:
+    """Return what turns the key of an id into that of its messages of a kind in a partition."""
+    digest = blake2b(b"%d/%d" % (partition, kind), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def oldest_time(rows: Iterable[bytes]) -> int | None:
+    """Return the time of the oldest request in rows of `waiting`, in ms; None if there is none."""
+    times = (_REQUEST.unpack_from(row, _MORE.size)[0] for row in rows if len(row) > _MORE.size)
+    return min(times, default=None)
+
+
+def is_known(outcome: float) -> bool:
+    """Return whether this is an outcome, not NaN."""
+    return not math.isnan(outcome)

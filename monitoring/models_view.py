@@ -1,0 +1,109 @@
+"""The models as their cards and the announcements show them."""
+
+import re
+import time
+
+from monitoring.control import Verdict
+from monitoring.decoding import NO_MODEL
+from monitoring.model_figures import MOST_MODELS
+from monitoring.snapshot import ModelState
+from monitoring.state import State
+from utils.model_store.card import Card
+from utils.model_store.registry import ModelError, Registry
+from utils.settings import settings
+
+LOOK_EVERY = 2.0  # seconds between two looks into the folder
+_ROLES = {"promoted": "former", "rejected": "rejected"}
+
+
+class Models:
+    """The newest cards in MODELS_DIR, read again when they change."""
+
+    def __init__(self) -> None:
+        self._registry = Registry()
+        self._cards: dict[int, tuple[int, Card | None]] = {}  # by id: time of the file, card
+        self.problems: list[str] = []
+        self._looked_at = 0.0
+        self._in_training: int | None = None
+        self.champion: int | None = None
+
+    @property
+    def champion_card(self) -> Card | None:
+        """The champion's card; None if it can't be read."""
+        return self.card(self.champion)
+
+    def card(self, model_id: int | None) -> Card | None:
+        """Return a model's card; None if there is none that can be read."""
+        return self._cards.get(model_id, (0, None))[1]
+
+    def update(self, state: State) -> None:
+        """Look into the folder, if it is time to, and tell the state which ids are real."""
+        if time.monotonic() > self._looked_at + LOOK_EVERY:
+            self._looked_at = time.monotonic()
+            self._look()
+        champion = self._registry.champion_id()
+        self.champion = state.control.champion if champion is None else champion
+        announced = [each.model_id for each in state.control.verdicts if each.kind != "failed"]
+        known = [*self._cards, *(each for each in announced if each is not None)]
+        state.models.newest_known = max([state.models.newest_known, *known])
+
+    def _look(self) -> None:
+        ids = self._registry.ids()[-MOST_MODELS:]
+        self.problems = []
+        self._cards = {model_id: self._read(model_id) for model_id in ids}
+        names = (each.name for each in settings.data_dir.glob("attempt-*"))
+        attempts = [
+            int(found[1]) for found in (re.fullmatch(r"attempt-(\d+)", n) for n in names) if found
+        ]
+        self._in_training = max(attempts, default=None)
+
+    def _read(self, model_id: int) -> tuple[int, Card | None]:
+        try:
+            changed = self._registry.card_path(model_id).stat().st_mtime_ns
+            if self._cards.get(model_id, (0, None))[0] == changed and self.card(model_id):
+                return self._cards[model_id]
+            return changed, self._registry.card(model_id)
+        except (ModelError, OSError) as error:
+            self.problems.append(
+                f"card of {error}" if isinstance(error, ModelError) else str(error)
+            )
+            return 0, None
+
+    def states(self, state: State) -> list[ModelState]:
+        """Return what is known of each model, newest first."""
+        verdicts = {each.model_id: each for each in state.control.verdicts}
+        ids = {*self._cards, *state.models.by_id, *list(verdicts)[-MOST_MODELS:]} - {None}
+        ids |= {self._in_training} - {None}
+        return [
+            self._state(model_id, state, verdicts.get(model_id))
+            for model_id in sorted(ids, reverse=True)
+        ]
+
+    def _state(self, model_id: int, state: State, verdict: Verdict | None) -> ModelState:
+        card, found = self.card(model_id), ModelState(model_id, self._role(model_id, verdict))
+        if card:
+            found.why, found.created = card.why, card.created
+            found.trees, found.rows = card.trees, card.rows
+        if verdict:
+            found.why = found.why or verdict.why
+        if model := state.models.by_id.get(model_id):
+            totals = model.totals
+            found.answers, found.outcomes = totals.answers, totals.outcomes
+            if totals.answers:
+                found.first_answer = totals.first_answer / 1000
+                found.last_answer = totals.last_answer / 1000
+            found.window, found.mean_loss = len(model.window.rows()), model.mean_loss
+            found.figures, found.loss_of_mean, found.calibration = model.figures()
+        return found
+
+    def _role(self, model_id: int, verdict: Verdict | None) -> str:
+        card = self.card(model_id)
+        if model_id == self.champion:
+            return "champion"
+        if model_id == self._in_training and not card:
+            return "training"
+        if model_id == NO_MODEL or not (card or verdict):
+            return "unknown"
+        if card and card.decision == "rejected":
+            return "rejected"
+        return _ROLES.get(verdict.kind, "unknown") if verdict else "former"

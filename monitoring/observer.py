@@ -1,0 +1,224 @@
+"""Follows the topics as any observer could, and says at any time how the pipeline is doing.
+
+It reads committed records of all topics, without a group, and writes to no topic. Its figures are a
+function of what is in the topics: the same whichever topic is read first, and however often the
+monitor is killed. What it can't know is in Snapshot.following.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from kafka.errors import KafkaError
+
+from monitoring.database import Damaged, Database, remove
+from monitoring.drift_watch import DriftWatch
+from monitoring.models_view import Models
+from monitoring.snapshot import History, Snapshot
+from monitoring.state import Counts, State
+from monitoring.view import history, snapshot
+from utils.console import say, warn
+from utils.kafka_client.connection import is_reachable
+from utils.kafka_client.group_lag import GroupLag
+from utils.kafka_client.reader import Polled, Positions, Reader
+from utils.kafka_client.topics import (
+    APP_MESSAGES,
+    DEAD_LETTER_TOPIC,
+    OUTCOMES_TOPIC,
+    PREDICTOR_GROUP,
+    RETRAIN_TOPIC,
+)
+from utils.process import restart_process
+from utils.settings import settings
+
+READS = (APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
+FILE = "monitor.db"  # in DATA_DIR
+SAVE_EVERY = 5.0  # seconds
+MOST_UNSAVED = 150_000  # rows; more are saved at once
+CLEAN_EVERY = 600.0  # seconds
+RECOVERY_TIMEOUT = 60.0  # seconds of errors, while Kafka answers, until a restart
+DAY = 86_400
+
+
+class Observer:
+    """What the monitor knows, and how it learns more: step() again and again.
+
+    path : of its file; None: memory only. keep : is given what each poll has returned, before the
+    positions behind it are saved. from_beginning : forget the file, read all that Kafka has.
+    clock : returns the seconds since 1970. KafkaError if the topics can't be found.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        keep: Callable[[Polled], None] = lambda polled: None,
+        from_beginning: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path, self._keep, self._clock = path, keep, clock
+        self._notes: dict[str, str] = {}  # why the figures may miss something: by kind
+        self._state = self._open(from_beginning)
+        self._reader = Reader(self._state.positions, *READS)
+        self._saved_at = self._cleaned_at = time.monotonic()
+        self._failing_since: float | None = None
+        self._models, self._drift = Models(), DriftWatch()
+        self._lag = GroupLag(APP_MESSAGES, PREDICTOR_GROUP)
+        self._read_at = 0.0  # timestamp of the newest record of the last poll; 0: it had none
+
+    @property
+    def counts(self) -> Counts:
+        """The exact counts so far."""
+        return self._state.counts
+
+    @property
+    def path(self) -> Path | str:
+        """Where the file is; ":memory:" if there is none."""
+        return self._state.database.path
+
+    def step(self) -> Polled:
+        """Poll once, for half a second at most, and return what came; see Reader.poll().
+
+        An error of Kafka is said once, and the next call tries again.
+        """
+        try:
+            polled = self._reader.poll()
+        except KafkaError as error:
+            self._retry(error)
+            return Polled({}, {})
+        self._failing_since = None
+        if self._is_of_another_topic(polled.positions):
+            self._begin_anew()
+            return Polled({}, {})
+        self._keep(polled)
+        self._note_gaps(polled)
+        if polled.records:
+            self._state.add(polled.records, self._clock())
+        self._state.positions |= polled.positions
+        newest = [found[-1].timestamp for found in polled.records.values()]
+        self._read_at = max(newest, default=0) / 1000
+        self._save_if_due()
+        return polled
+
+    def read_all(self, stopping: Callable[[], bool]) -> None:
+        """Read everything that is in the topics now."""
+        ends = self._reader.ends()
+        while not stopping() and not self._reader.has_read(ends):
+            self.step()
+        self._read_at = 0.0
+
+    def snapshot(self) -> Snapshot:
+        """Return all figures at this moment; alerts are added by whoever has rules for them."""
+        now = self._clock()
+        self._models.update(self._state)
+        drift = self._drift.look(self._state, self._models.champion_card, now)
+        behind = max(now - self._read_at, 0.0) if self._read_at else 0.0
+        found = snapshot(self._state, self._models, drift, now, behind, [*self._notes.values()])
+        found.flow.group_lag = self._lag.records
+        return found
+
+    def history(self, span: str) -> History:
+        """Return the curves over "hour", "day" or "all"."""
+        return history(self._state, self._models, span, self._clock())
+
+    def mark(self, kind: str, text: str) -> None:
+        """Put an event of another origin on the time axis, now."""
+        self._state.control.mark(self._clock(), kind, text)
+
+    def save(self) -> None:
+        """Write what is known into the file; a failure is said once."""
+        self._saved_at = time.monotonic()
+        try:
+            self._state.save(self._clock())
+        except sqlite3.Error as error:
+            self._note("disk", f"{self._state.database.path} can't be written: {error}")
+            if self._state.unsaved > 2 * MOST_UNSAVED:
+                self._state.forget_unsaved()
+            return
+        if self._notes.pop("disk", None):
+            say(f"{self._state.database.path} can be written again.")
+        if time.monotonic() > self._cleaned_at + CLEAN_EVERY:
+            self._cleaned_at = time.monotonic()
+            self._state.forget_old(self._clock() - settings.outcome_days * DAY)
+
+    def close(self) -> None:
+        """Save, and close consumer and file."""
+        self.save()
+        self._lag.close()
+        self._reader.close()
+        self._state.database.close()
+
+    def _save_if_due(self) -> None:
+        due = time.monotonic() > self._saved_at + SAVE_EVERY
+        if due or (self._state.unsaved > MOST_UNSAVED and "disk" not in self._notes):
+            self.save()
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind not in self._notes:
+            warn(text)
+        self._notes[kind] = text
+
+    def _open(self, from_beginning: bool) -> State:
+        """Open the file and read the state in it; begin anew if that is not possible."""
+        if self._path is None:
+            return State(Database(":memory:"))
+        try:
+            if from_beginning:
+                remove(self._path)
+            return State(Database(self._path))
+        except Damaged as error:
+            warn(f"{self._path} can't be used: {error}. Reading everything from the beginning.")
+        except (OSError, sqlite3.Error) as error:
+            return self._open_in_memory(error)
+        try:
+            remove(self._path)
+            return State(Database(self._path))
+        except (OSError, sqlite3.Error, Damaged) as error:
+            return self._open_in_memory(error)
+
+    def _open_in_memory(self, error: Exception) -> State:
+        self._note("file", f"{self._path} can't be used: {error}; a restart begins anew")
+        return State(Database(":memory:"))
+
+    def _is_of_another_topic(self, positions: Positions) -> bool:
+        known = {p.topic: place.topic_id for p, place in self._state.positions.items()}
+        return any(
+            place.topic_id and known.get(p.topic) not in (None, "", place.topic_id)
+            for p, place in positions.items()
+        )
+
+    def _begin_anew(self) -> None:
+        """Forget everything: a topic was deleted and created again."""
+        warn("What the monitor knows is of a former topic: it begins anew.")
+        database = self._state.database
+        database.clear()
+        self._state = State(database)
+        self._reader.close()
+        self._reader = Reader({}, *READS)
+
+    def _note_gaps(self, polled: Polled) -> None:
+        """Count what Kafka has deleted before it was read, or lost after that."""
+        state, before = self._state, self._state.positions
+        begins = {p: found[0].offset for p, found in polled.records.items() if p not in before}
+        missed = polled.missed + sum(begins.values())
+        if missed:
+            state.counts.missed += missed
+            text = f"{missed:,} records were deleted by Kafka before they were read"
+            state.control.mark(self._clock(), "missed", text)
+        for partition, place in polled.positions.items():
+            if partition in before and place.offset < before[partition].offset:
+                state.counts.cut += before[partition].offset - place.offset
+
+    def _retry(self, error: KafkaError) -> None:
+        """Say an error once, and go back to the known positions."""
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+            warn(f"{type(error).__name__}: {error}. Trying again.")
+        elif not is_reachable():
+            self._failing_since = now
+        elif now > self._failing_since + RECOVERY_TIMEOUT:
+            self.save()
+            restart_process(f"{type(error).__name__} although Kafka answers")
+        time.sleep(1)
+        self._reader.return_to(self._state.positions)

@@ -1,0 +1,43 @@
+"""The newest requests' data, for drift."""
+
+from operator import itemgetter
+
+import msgspec
+
+from monitoring.decoding import Event
+from utils.messages import Data
+
+SIZE = 2_000
+
+_order = itemgetter(0, 1, 2)
+_Rows = list[tuple[int, int, int, Data]]
+
+
+class Sample:
+    """The data of the SIZE newest requests, by time, partition and offset."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        """content : what tobytes() returned; ValueError."""
+        self._rows = msgspec.msgpack.decode(content, type=_Rows) if content else []
+        self.version = 0  # increases with each change
+
+    def add(self, requests: list[Event]) -> None:
+        """Add requests."""
+        self._rows += [(each.time, each.partition, each.offset, each.content) for each in requests]
+        self.version += bool(requests)
+        if len(self._rows) > 2 * SIZE:
+            self._trim()
+
+    def _trim(self) -> None:
+        self._rows.sort(key=_order)
+        self._rows = self._rows[-SIZE:]
+
+    def data(self) -> list[dict]:
+        """Return the data, oldest first."""
+        self._trim()
+        return [row[3] for row in self._rows]
+
+    def tobytes(self) -> bytes:
+        """Return all of it as MessagePack."""
+        self._trim()
+        return msgspec.msgpack.encode(self._rows)

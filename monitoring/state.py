@@ -1,0 +1,237 @@
+"""All that the monitor knows, as a function of what it has read, and how it is kept in a file."""
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+
+from monitoring.control import Control
+from monitoring.curves import Curves, Interval
+from monitoring.database import Damaged, Database
+from monitoring.decoding import ERROR, PREDICTION, REQUEST, events, reported_outcomes
+from monitoring.join import OUTPUTS, Join, Joined
+from monitoring.model_figures import WINDOW, AllModels, ModelFigures, losses_of
+from monitoring.newest import Newest
+from monitoring.rates import Rates
+from monitoring.sample import SIZE, Sample
+from monitoring.table import Table
+from utils.datasets import dataset
+from utils.kafka_client.reader import Positions
+from utils.kafka_client.records import Position
+from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, OUTCOMES_TOPIC, RETRAIN_TOPIC
+
+AHEAD = 5.0  # seconds that a timestamp may be in the future: later ones are of a wrong clock
+Records = Mapping[TopicPartition, list[ConsumerRecord]]
+
+
+class Counts(msgspec.Struct):
+    """Exact counts over all that was read."""
+
+    requests: int = 0
+    answered: int = 0  # of them
+    predictions: int = 0
+    error_replies: int = 0
+    outcomes: int = 0
+    observations: int = 0
+    unexpected_replies: int = 0
+    unmatched: int = 0
+    missed: int = 0
+    cut: int = 0  # records that Kafka lost after they were read
+    ahead: int = 0  # records with a timestamp in the future
+    negative: int = 0  # replies with a timestamp before their request's
+    first_times: dict[int, int] = {}  # of app_messages, by partition: of the first record read, ms
+
+
+class Head(msgspec.Struct):
+    """The small part of the state."""
+
+    fingerprint: str
+    positions: list[tuple[str, int, tuple[int, int, str]]] = []
+    counts: Counts = msgspec.field(default_factory=Counts)
+    control: Control = msgspec.field(default_factory=Control)
+    below: int = -1  # AllModels.below
+    newest_known: int = -1
+
+
+class State:
+    """What is known, and the positions behind it; memory and file are bounded.
+
+    Damaged if the database holds something that can't be understood.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        parts = dict(
+            database.query("SELECT name, content FROM parts WHERE name NOT LIKE 'model %'")
+        )
+        if parts and _decode(parts["head"], Head).fingerprint != fingerprint():
+            raise Damaged("it is of another data set, or of other topics")
+        head = _decode(parts["head"], Head) if parts else Head(fingerprint())
+        self.counts, self.control = head.counts, head.control
+        self.positions: Positions = {
+            TopicPartition(topic, number): Position(*place)
+            for topic, number, place in head.positions
+        }
+        self.waiting, self.known = Table(database, "waiting"), Table(database, "known")
+        self.join = Join(self.waiting, self.known)
+        self.rates, self.curves, self.models = Rates(), Curves(), AllModels()
+        self.models.below, self.models.newest_known = head.below, head.newest_known
+        try:
+            self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
+            self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
+            scores = [("scores", np.float64, (OUTPUTS,))]
+            self.scores = Newest(SIZE, scores, parts.get("scores", b""))
+            self.sample = Sample(parts.get("sample", b""))
+            self._read_rest()
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise Damaged(str(error)) from None
+        self._saved: dict[str, int] = {}
+
+    def _read_rest(self) -> None:
+        sql = "SELECT name, content FROM parts WHERE name LIKE 'model %'"
+        for name, content in self.database.query(sql):
+            self.models.by_id[int(name.split()[1])] = ModelFigures.from_state(content)
+        for span, place, content in self.database.query("SELECT * FROM intervals"):
+            self.curves.rings[span].intervals[place] = _decode(content, Interval)
+
+    def add(self, records: Records, now: float) -> Joined:
+        """Add what one poll has returned; now : seconds since 1970."""
+        latest = int((now + AHEAD) * 1000)
+        by_topic: dict[str, list[ConsumerRecord]] = {}
+        for partition, found in records.items():
+            by_topic.setdefault(partition.topic, []).extend(found)
+            self.counts.ahead += sum(each.timestamp > latest for each in found)
+            if partition.topic == APP_MESSAGES:
+                first = min(found[0].timestamp, latest)
+                self.counts.first_times.setdefault(partition.partition, first)
+        self.control.add_letters(by_topic.get(DEAD_LETTER_TOPIC, ()))
+        self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()))
+        return self._add_messages(
+            events(by_topic.get(APP_MESSAGES, ()), latest),
+            reported_outcomes(by_topic.get(OUTCOMES_TOPIC, ()), latest),
+            now,
+        )
+
+    def _add_messages(self, found: list, outcomes: list, now: float) -> Joined:
+        joined = self.join.join(found, outcomes)
+        requests = [each for each in found if each.kind == REQUEST]
+        replies = [each for each in found if each.kind in (PREDICTION, ERROR)]
+        self._count(found, joined, len(requests))
+        losses = losses_of(joined.observations)
+        self.models.add(joined.answers, joined.observations, losses)
+        self.curves.add(
+            [each.time for each in requests], joined.answers, joined.observations, losses, now
+        )
+        self.sample.add(requests)
+        self._add_newest(joined, losses)
+        self.rates.add(requests, replies, outcomes, now=now)
+        return joined
+
+    def _count(self, found: list, joined: Joined, requests: int) -> None:
+        counts = self.counts
+        counts.requests += requests
+        counts.answered += sum(each.was_valid for each in joined.answers)
+        counts.predictions += sum(each.kind == PREDICTION for each in found)
+        counts.error_replies += sum(each.kind == ERROR for each in found)
+        counts.outcomes += joined.outcomes
+        counts.observations += sum(each.before != each.before for each in joined.observations)
+        counts.unexpected_replies += joined.unexpected
+        counts.unmatched += joined.unmatched
+        counts.negative += sum(each.latency < 0 for each in joined.answers)
+
+    def _add_newest(self, joined: Joined, losses: np.ndarray) -> None:
+        scores = [
+            (each.time, each.partition, each.offset, each.scores)
+            for each in joined.answers
+            if each.is_prediction and each.offset >= 0
+        ]
+        seen = [(each.time, each.partition, each.offset) for each in joined.observations]
+        delays = [
+            (each.time, each.partition, each.offset, each.delay)
+            for each in joined.observations
+            if each.delay >= 0
+        ]
+        with_losses = [(*each, loss) for each, loss in zip(seen, losses[0].tolist(), strict=True)]
+        for newest, rows in (
+            (self.scores, scores), (self.losses, with_losses), (self.delays, delays)
+        ):  # fmt: skip
+            if rows:
+                newest.add(np.array(rows, newest.dtype))
+
+    @property
+    def unsaved(self) -> int:
+        """How many rows of the tables are in memory only."""
+        return self.waiting.unsaved + self.known.unsaved
+
+    def save(self, now: float) -> None:
+        """Write everything that has changed, in one transaction; sqlite3.Error if that fails."""
+        versions = {name: getattr(self, name).version for name in _PARTS}
+        changed = [name for name in _PARTS if versions[name] != self._saved.get(name, 0)]
+        parts = [(name, getattr(self, name).tobytes()) for name in changed]
+        parts += [
+            (f"model {each}", self.models.by_id[each].state()) for each in self.models.changed
+        ]
+        parts.append(("head", msgspec.msgpack.encode(self._head())))
+        with self.database.transaction() as write:
+            write("REPLACE INTO parts VALUES (?, ?)", parts)
+            write("DELETE FROM parts WHERE name = ?", [(f"model {m}",) for m in self.models.gone])
+            self._save_curves(now)
+            self.waiting.save(now)
+            self.known.save(now)
+        self._confirm(versions)
+
+    def _save_curves(self, now: float) -> None:
+        for span, ring in self.curves.rings.items():
+            ring.forget(now)
+            rows = [
+                (span, each, msgspec.msgpack.encode(ring.intervals[each])) for each in ring.changed
+            ]
+            self.database.write("REPLACE INTO intervals VALUES (?, ?, ?)", rows)
+            gone = [(span, each) for each in ring.gone]
+            self.database.write("DELETE FROM intervals WHERE span = ? AND place = ?", gone)
+
+    def _confirm(self, versions: dict[str, int]) -> None:
+        self._saved = versions
+        for each in (self.models, *self.curves.rings.values()):
+            each.changed.clear()
+            each.gone.clear()
+        self.waiting.confirm()
+        self.known.confirm()
+
+    def forget_old(self, since: float) -> None:
+        """Delete rows of the tables from before this time, and those beyond their limit."""
+        with self.database.transaction():
+            self.waiting.forget_old(since)
+            self.known.forget_old(since)
+
+    def forget_unsaved(self) -> None:
+        """Forget the oldest rows in memory, which can't be written."""
+        self.waiting.forget_unsaved()
+        self.known.forget_unsaved()
+
+    def _head(self) -> Head:
+        positions = [(*partition, tuple(place)) for partition, place in self.positions.items()]
+        models = self.models
+        return Head(
+            fingerprint(), positions, self.counts, self.control, models.below, models.newest_known
+        )
+
+
+_PARTS = ("losses", "delays", "scores", "sample")
+
+
+def fingerprint() -> str:
+    """Return a digest of what the state depends on beside the topics' content."""
+    target = dataset.target
+    what = [dataset.name, target.kind, target.labels, dataset.names, dataset.numeric, APP_MESSAGES]
+    return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
+
+
+def _decode(content: bytes, kind: type):
+    try:
+        return msgspec.msgpack.decode(content, type=kind)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise Damaged(str(error)) from None
