@@ -11,7 +11,7 @@ from utils.process import was_restarted
 from utils.settings import settings
 
 
-def serve_metrics(script: str) -> Callable[[Snapshot], None]:
+def serve_metrics(script: str) -> Callable[[Snapshot, object], None]:
     """Serve /metrics, /healthz and /readyz in a thread of this process, if METRICS_PORT is set.
 
     script : its name in the metrics. Returns what takes the monitor's snapshots, to be called with
@@ -19,7 +19,7 @@ def serve_metrics(script: str) -> Callable[[Snapshot], None]:
     without metrics.
     """
     if not settings.metrics_port:
-        return lambda snapshot: None
+        return lambda snapshot, histories: None
     try:
         from monitoring.endpoint import start
         from monitoring.exposition import Exposition
