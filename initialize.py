@@ -10,7 +10,6 @@ running predictors change within a second. The next training uses all observatio
 
 import os
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from monitoring.metrics import serve_metrics
 from train.arguments import parse_arguments
@@ -70,11 +69,9 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
         trials_path=TRIALS,
         progress=True,
     )
-    model.card.created = datetime.now(UTC).isoformat(timespec="seconds")
     model.card.digest_of_rows = rows.digest()
-    model.card.judge_rows_held_out = len(original) - len(rows)
     add_scores(model, original[for_judge].frame)
-    split.note(model.card)
+    split.note(model.card, len(original) - len(rows))
     # First the model, then champion.json: who starts in between finds no champion or a whole one.
     with registry.locked():  # against a trainer that promotes its model at the same moment
         save(model, registry)

@@ -218,6 +218,7 @@ def _lines(snapshot: Snapshot, rows: int) -> Group:
     lines += [_text(f"– {note}", "dim") for note in snapshot.following.notes[:3]]
     for mark in snapshot.marks[: -rows - 1 : -1]:
         sign, name = MARKS.get(mark.kind, ("·", ""))
-        model = f"model {mark.model_id} {name}: " if name and mark.model_id is not None else name
-        lines.append(_text(f"{_clock(mark.time)} {sign} {model}{mark.text}"))
+        model = "" if mark.model_id is None else f"model {mark.model_id} "
+        what = f"{model}{name}: " if name else ""
+        lines.append(_text(f"{_clock(mark.time)} {sign} {what}{mark.text}"))
     return Group(Text(), *lines)

@@ -11,18 +11,25 @@ from monitoring import terminal
 from tests import page_samples as samples
 from tests.harness.terminal import run_on_a_terminal
 
+CONTROL = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r")
 NOW = 1_795_000_000.0
 PROGRAM = """
-import time
+import fcntl, os, signal, struct, termios, time
 from monitoring.terminal import terminal_view
 from tests import page_samples as samples
 from utils.process import stop_on_signals
-import os, signal
+
+def resize(columns):
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+
 stop = stop_on_signals()
+del os.environ["COLUMNS"]
+resize(100)
 with terminal_view() as show:
     for champion in (7, 8):
         now = time.time()
         show(samples.running(now, champion), samples.histories(now))
+        resize(60)
     os.kill(os.getpid(), signal.SIGINT)
     assert stop.wait(10)
 """
@@ -62,12 +69,16 @@ def test_no_text_controls_the_terminal():
     assert "\\x1b[2J\\x1b]0;title\\x07[red]\\nline\\u202e" in found
 
 
-def test_a_terminal_is_left_as_it_was():
-    output, code = run_on_a_terminal(["-c", PROGRAM], {"COLUMNS": "100", "LINES": "40"})
+def test_a_terminal_may_be_resized_and_is_left_as_it_was():
+    output, code = run_on_a_terminal(["-c", PROGRAM], {})
     assert code == 0
     text = output.decode()
-    assert text.index("model 7, log loss 0.2734") < text.index("model 8, log loss 0.2734")
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is hidden"
+    before, after = text.split("\x1b[2J")
+    assert "model 7, log loss 0.2734" in before
+    assert max(map(len, CONTROL.sub("\n", before).splitlines())) > 60
+    assert "model 8," in after
+    assert max(map(len, CONTROL.sub("\n", after).splitlines())) <= 60
 
 
 def test_where_there_is_no_terminal_it_says_a_line_now_and_then(capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +117,7 @@ def fit_model(
         durations=optimizer.durations,
         code_digest=code_digest(),
         reference=reference_of(frame),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     model = Model(encoder, booster, card, center, spread)
     card.us_per_row = microseconds_per_row(model, frame)

@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 from argparse import Namespace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,7 @@ def decide(registry: "Registry", champion: "Model", model: "Model", data: "Train
     from utils.model_store.model import load_anchor
 
     card, split = model.card, data.split
-    card.judge_rows_held_out = data.held_out
-    split.note(card)
+    split.note(card, data.held_out)
     unlearned = unlearned_class(champion, data.training)
     if unlearned is not None:
         why = f"not judged: model {champion.model_id} does not know the class {unlearned!r}"
@@ -103,7 +101,6 @@ def retrain(arguments: Namespace) -> None:
         num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
     )
     card = model.card
-    card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = snapshot.observations
     card.filled_with_null = snapshot.filled
     card.digest_of_rows = digest_of_rows

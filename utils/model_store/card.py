@@ -85,8 +85,9 @@ class Card(msgspec.Struct, kw_only=True):
     code_digest: str = ""  # SHA-256 of the source files of train/ and utils/
     reference: Reference | None = None  # None if not recorded; its score: from the groups below
 
-    # initialize.py and the training child, train/retrain.py: from which data.
     created: str = ""  # ISO 8601, UTC
+
+    # initialize.py and the training child, train/retrain.py: from which data.
     observations: int = 0  # complete ones when the training began
     judge_rows_held_out: int = 0  # never trained on, they judge
     split: str = ""  # the rule that decided which rows these are, see train/rows.py
