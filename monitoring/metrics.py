@@ -30,8 +30,9 @@ def serve_metrics(script: str) -> Callable[[Snapshot, object], None]:
     exposition = Exposition(script)
     try:
         start(place, exposition)
-    except OSError as error:
-        why = f"METRICS_PORT={place[1]}: can't listen on {place[0]}: {error.strerror or error}"
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        reason = getattr(error, "strerror", None) or error
+        why = f"METRICS_PORT={place[1]}: can't listen on LISTEN_HOST={place[0]}: {reason}"
         if not was_restarted():
             raise SystemExit(f"{why}; each script needs a port of its own") from None
         warn(f"{why}; going on without metrics.")
