@@ -29,7 +29,7 @@ from monitoring.rules import load_rules
 from monitoring.snapshot import History, Snapshot
 from monitoring.terminal import terminal_view
 from monitoring.tracking import Tracking
-from utils.console import say
+from utils.console import say, speak_on_stderr
 from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
 from utils.process import (
     collect_garbage_rarely,
@@ -46,12 +46,6 @@ SHOW_EVERY = 1.0  # seconds
 Show = Callable[[Snapshot, dict[str, History]], None]
 
 
-class Newest:
-    """The newest snapshot, for /metrics."""
-
-    snapshot: Snapshot | None = None
-
-
 def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[Show]) -> None:
     """Read on, and show how it is once a second, until Ctrl-C or SIGTERM."""
     shown_at = 0.0
@@ -64,7 +58,6 @@ def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[S
         for event in alerts.check(snapshot):
             observer.mark("alert" if event.state == "begin" else "end", event.text)
         snapshot.alerts = alerts.shown()
-        Newest.snapshot = snapshot
         histories = {span: observer.history(span) for span in SPANS}
         for show in shows:
             show(snapshot, histories)
@@ -73,8 +66,8 @@ def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[S
 
 def watch(observer: Observer, in_terminal: bool) -> None:
     """Open what shows the figures, and follow the topics."""
+    shows = [serve_metrics("monitor")]  # if METRICS_PORT is set
     with ExitStack() as opened:
-        shows: list[Show] = []
         alerts = opened.enter_context(closing(Alerts(load_rules(settings.alert_rules))))
         tracking = opened.enter_context(closing(Tracking()))
         if page := open_page(settings.listen_host, settings.monitor_port):
@@ -94,11 +87,11 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="print the figures as JSON, and end")
     parser.add_argument("--from-beginning", action="store_true", help="read everything again")
     arguments = parser.parse_args()
+    if arguments.once:
+        speak_on_stderr()
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
     load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
-    if not arguments.once:
-        serve_metrics("monitor", lambda: Newest.snapshot)  # if METRICS_PORT is set
     prepare_topics(read=READS, write=(RETRAIN_TOPIC,) if settings.retrain_on_drift else ())
     path = settings.data_dir / FILE
     waiting = "Another monitor is running: waiting for its end."
