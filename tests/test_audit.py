@@ -60,7 +60,7 @@ def test_answers_of_deleted_models_to_deleted_requests(pipeline):
     pipeline.predictor(RETRAIN_EVERY="1000")
     ids = pipeline.requests(20)
     pipeline.wait_for_replies(20)
-    monitor = pipeline.start("monitor.py", MONITOR_PORT="0")
+    monitor = pipeline.start_and_wait("monitor.py", until="follows the topics", MONITOR_PORT="0")
     archive = pipeline.folder / "data" / "audit.db"
     wait_until(lambda: archive.exists() and len(kept(archive)) >= 40, what="archived messages")
     os.killpg(monitor.pid, signal.SIGKILL)
