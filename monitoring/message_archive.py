@@ -4,7 +4,8 @@ They are in DATA_DIR/audit.db, in blocks of some thousand: a block is one compre
 sorted 64-bit hashes of the request ids in it. So a message costs about a microsecond and some dozen
 bytes, and a lookup compares its hashes with those of each block. The newest messages, too few for a
 block yet, are rows. The position behind the last message of each partition is written in the same
-transaction: what is read again, after kill -9 for example, is not kept twice.
+transaction: what is read again, after kill -9 for example, is not kept twice. A power cut may take
+the last seconds; Kafka still has these.
 
 Limits are AUDIT_DAYS, AUDIT_REQUESTS and, whatever senders send, 1 kB of file per AUDIT_REQUESTS;
 the oldest blocks are deleted.
