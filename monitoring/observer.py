@@ -60,6 +60,7 @@ class Observer:
         self._reader = Reader(self._state.positions, *READS)
         self._saved_at = self._cleaned_at = time.monotonic()
         self._failing_since: float | None = None
+        self._has_news = False  # since the last save
         self._models, self._drift = Models(), DriftWatch()
         self._lag = GroupLag(APP_MESSAGES, PREDICTOR_GROUP)
         self._read_at = 0.0  # timestamp of the newest record of the last poll; 0: it had none
@@ -92,6 +93,7 @@ class Observer:
         if polled.records:
             self._state.add(polled.records, self._clock())
         self._state.positions |= polled.positions
+        self._has_news |= bool(polled.positions)
         newest = [found[-1].timestamp for found in polled.records.values()]
         self._read_at = max(newest, default=0) / 1000
         self._save_if_due()
@@ -128,6 +130,7 @@ class Observer:
             if self._state.unsaved > 2 * MOST_UNSAVED:
                 self._state.forget_unsaved()
             return
+        self._has_news = False
         if self._notes.pop("disk", None):
             say(f"{self._state.database.path} can be written again.")
         if time.monotonic() > self._cleaned_at + CLEAN_EVERY:
@@ -142,7 +145,7 @@ class Observer:
         self._state.database.close()
 
     def _save_if_due(self) -> None:
-        due = time.monotonic() > self._saved_at + SAVE_EVERY
+        due = self._has_news and time.monotonic() > self._saved_at + SAVE_EVERY
         if due or (self._state.unsaved > MOST_UNSAVED and "disk" not in self._notes):
             self.save()
 
