@@ -1,26 +1,36 @@
 """Shows how the pipeline is doing: are predictions right, fast and complete, and from which model?
 
-    python monitor.py
+    python monitor.py                    # the live page is at http://127.0.0.1:8501
+    python monitor.py --terminal         # in the terminal, too
     python monitor.py --once             # read what is there, print the figures as JSON, and end
     python monitor.py --from-beginning   # forget what it knows, and read again what Kafka still has
 
 It reads what any observer could read, the topics and the models' cards, and disturbs nobody. It
 joins each request with its prediction and, whenever it comes, its outcome. What it knows is in
 data/monitor.db, with the places in the topics up to which it has read: killed at any moment, it
-goes on where it was.
+goes on where it was. It also raises alerts (monitoring/alerts.toml), keeps the messages for an
+audit, and logs trainings to MLflow if that is installed.
 """
 
 import os
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import msgspec
 
+from monitoring.alerts import Alerts
+from monitoring.curves import SPANS
+from monitoring.message_archive import MessageArchive
+from monitoring.metrics import serve_metrics
 from monitoring.observer import FILE, READS, Observer
-from monitoring.snapshot import Snapshot
-from utils.console import say
-from utils.kafka_client.topics import prepare_topics
+from monitoring.page import open_page
+from monitoring.rules import load_rules
+from monitoring.snapshot import History, Snapshot
+from monitoring.terminal import terminal_view
+from monitoring.tracking import Tracking
+from utils.console import say, speak_on_stderr
+from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
 from utils.process import (
     collect_garbage_rarely,
     only_one,
@@ -33,44 +43,72 @@ from utils.settings import settings
 
 SHOW_EVERY = 1.0  # seconds
 
+Show = Callable[[Snapshot, dict[str, History]], None]
 
-def follow(observer: Observer, sinks: list[Callable[[Snapshot], None]]) -> None:
-    """Read on, and give each sink a snapshot once a second, until Ctrl-C or SIGTERM."""
+
+def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[Show]) -> None:
+    """Read on, and show how it is once a second, until Ctrl-C or SIGTERM."""
     shown_at = 0.0
     while not stopping():
-        observer.step()
-        if time.monotonic() >= shown_at + SHOW_EVERY:
-            shown_at = time.monotonic()
-            snapshot = observer.snapshot()
-            for show in sinks:
-                show(snapshot)
+        observer.step()  # waits for records, at most half a second
+        if time.monotonic() < shown_at + SHOW_EVERY:
+            continue
+        shown_at = time.monotonic()
+        snapshot = observer.snapshot()
+        for event in alerts.check(snapshot):
+            observer.mark("alert" if event.state == "begin" else "end", event.text)
+        snapshot.alerts = alerts.shown()
+        histories = {span: observer.history(span) for span in SPANS}
+        for show in shows:
+            show(snapshot, histories)
+        tracking.step(snapshot)
+
+
+def watch(observer: Observer, in_terminal: bool) -> None:
+    """Open what shows the figures, and follow the topics."""
+    shows = [serve_metrics("monitor")]  # if METRICS_PORT is set
+    with ExitStack() as opened:
+        alerts = opened.enter_context(closing(Alerts(load_rules(settings.alert_rules))))
+        tracking = opened.enter_context(closing(Tracking()))
+        if page := open_page(settings.listen_host, settings.monitor_port):
+            opened.enter_context(closing(page))
+            shows.append(page.publish)
+        if in_terminal:
+            shows.append(opened.enter_context(terminal_view()))
+        else:
+            say("The monitor follows the topics.", "bold")
+        follow(observer, alerts, tracking, shows)
 
 
 def main() -> None:
     """Follow the topics until Ctrl-C or SIGTERM."""
     parser = command_line(__doc__)
-    parser.add_argument("--from-beginning", action="store_true", help="read everything again")
+    parser.add_argument("--terminal", action="store_true", help="show the figures in the terminal")
     parser.add_argument("--once", action="store_true", help="print the figures as JSON, and end")
+    parser.add_argument("--from-beginning", action="store_true", help="read everything again")
     arguments = parser.parse_args()
+    if arguments.once:
+        speak_on_stderr()
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
-    prepare_topics(read=READS)
+    load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
+    prepare_topics(read=READS, write=(RETRAIN_TOPIC,) if settings.retrain_on_drift else ())
     path = settings.data_dir / FILE
-    # Two monitors of one file would count each message twice.
+    waiting = "Another monitor is running: waiting for its end."
+    # Two monitors of one file would count each message twice. The archive keeps what a poll has
+    # returned before the observer notes its positions: after a kill, nothing is missing there.
     with (
-        only_one(
-            path.with_suffix(".lock"), stop, "Another monitor is running: waiting for its end."
-        ),
-        closing(Observer(path, arguments.from_beginning)) as observer,
+        only_one(path.with_suffix(".lock"), stop, waiting),
+        closing(MessageArchive()) as archive,
+        closing(Observer(path, archive.add, arguments.from_beginning)) as observer,
     ):
         collect_garbage_rarely()
         reset_restarts()
         if arguments.once:
             observer.read_all(stopping)
             print(msgspec.json.encode(observer.snapshot()).decode())
-            return
-        say("The monitor follows the topics.", "bold")
-        follow(observer, [])
+        else:
+            watch(observer, arguments.terminal)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from contextlib import closing
 
 from kafka.consumer.fetcher import ConsumerRecord
 
+from monitoring.metrics import serve_metrics
 from utils.console import say
 from utils.kafka_client.batch import Batch
 from utils.kafka_client.dead_letter_notice import DeadLetterNotice
@@ -77,6 +78,7 @@ def ask_for_retraining(batch: Batch, answered: list[ConsumerRecord], model: Mode
 def main() -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
     command_line(__doc__).parse_args()
+    serve_metrics("predictor")  # if METRICS_PORT is set
     return_freed_memory()
     stop = stop_on_signals()
     prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC), write=WRITES)

@@ -16,8 +16,9 @@ from itertools import chain, islice
 
 from kafka.errors import KafkaError
 
+from monitoring.metrics import serve_metrics
 from utils.answers import text_of
-from utils.company import Company, action, description, visitors
+from utils.company import Company, action, visitors
 from utils.console import say, status_line, warn
 from utils.datasets import dataset
 from utils.datasets.base import DatasetError
@@ -46,7 +47,7 @@ def start_producing(company: Company) -> None:
         if company.stop.wait(company.interval if company.sent else 0):
             break
         request_id = str(uuid.uuid4())
-        company.unanswered[request_id] = description(data)
+        company.ask(request_id, data)
         if not company.delay:  # requests contain outcomes: the tutorial's shortcut to learn soon
             data[dataset.target.name] = label
             company.add_outcome(request_id, label)
@@ -67,7 +68,7 @@ def start_consuming(company: Company) -> None:
     consumer = read_from_now_on(APP_MESSAGES)
     company.listening.set()  # a request sent before would be answered unnoticed
     heard, silence = time.monotonic(), 0.0
-    while not company.stop.is_set() and (company.unanswered or not company.all_sent.is_set()):
+    while company.is_waiting():
         # {partition: records that have arrived}, or {} after 200 ms without any.
         polled = consumer.poll(timeout_ms=200)
         replies = [decode_reply(record.value) for record in chain(*polled.values())]
@@ -95,7 +96,7 @@ def start_reporting_outcomes(company: Company) -> None:
 
 def receive(company: Company, reply: Prediction | ErrorReply) -> bool:
     """Act on the reply to one of our requests; False for one to another program's request."""
-    if (visitor := company.unanswered.pop(reply.request_id, None)) is None:
+    if (visitor := company.take(reply.request_id)) is None:
         return False
     if isinstance(reply, Prediction):
         act_on(company, reply, visitor)
@@ -126,6 +127,7 @@ def main() -> None:
     chosen = parser.parse_args()
     if chosen.messages < 1 or min(chosen.interval, chosen.outcome_delay) < 0:
         parser.error("--messages must be above 0, the other numbers must not be negative")
+    serve_metrics("sample_app")
     stop = stop_on_signals()
     company = Company(chosen.messages, chosen.interval, chosen.outcome_delay, chosen.drift, stop)
     prepare_topics(read=(APP_MESSAGES,), write=(APP_MESSAGES, OUTCOMES_TOPIC))

@@ -8,9 +8,8 @@ It stores every request and every outcome in a file of its own (data/observation
 due when RETRAIN_EVERY requests have been answered and the outcomes of as many are known. A child
 process then trains a model on the original data and all observations. If it is better than the
 champion, the model that answers now, or as good (train/judge.py says when), it becomes the champion
-and is announced on retrain_topic; otherwise it is announced as rejected.
-Killed at any moment, the trainer completes its work after the next start. The steps are those of
-the walkthrough in the README.
+and is announced on retrain_topic; otherwise it is announced as rejected. Killed at any moment, the
+trainer completes its work after the next start. The walkthrough in the README has the same steps.
 """
 
 import os
@@ -19,6 +18,7 @@ from contextlib import closing
 
 from kafka.errors import KafkaError
 
+from monitoring.metrics import serve_metrics
 from train.arguments import parse_arguments
 from train.ingest import READS, WRITES, Ingest
 from train.observations import STORE, Observations, only_trainer
@@ -41,8 +41,7 @@ def begin_training(
 ) -> TrainingProcess:
     """Start a child process that trains a model on all data and judges it (step 4).
 
-    A process of its own, because training takes seconds to minutes: this one goes on reading, and
-    the system can give the child the lowest priority.
+    Training takes minutes: a process of its own has the lowest priority, and this one reads on.
     """
     model_id = store.begin_training(requests_covered, at_least=registry.newest_id() + 1)
     observations = f"{store.count()} or more observations"  # more may come before the child reads
@@ -60,7 +59,7 @@ def finish_training(training: TrainingProcess, store: Observations, sender: Send
         fields = {"training_failed": failure[:500]}
         announce(sender, training.model_id, training.requests_covered, **fields)
         warn(f"Training failed: {failure}")
-        store.end_training(training.requests_covered)
+        store.end_training(training.requests_covered, "failed")
     else:
         training.publish(registry)
         conclude(training.model_id, training.requests_covered, store, sender)
@@ -90,7 +89,7 @@ def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -
         else:
             announce(sender, model_id, covered, training_rejected=card.why, **fields)
             warn(f"Model {model_id} is rejected: {card.why}.")
-        store.end_training(covered)
+        store.end_training(covered, card.decision)
         registry.prune(settings.extra_models_to_keep)
 
 
@@ -105,6 +104,7 @@ def main() -> None:
         with closing(Observations(STORE)) as store:
             store.ask_by_hand()
         return say("Asked for a training: the running trainer, or the next one, starts it.")
+    serve_metrics("trainer")  # if METRICS_PORT is set
     prepare_topics(READS, WRITES)
     # One trainer at a time: model ids and the store have one writer. A second trainer waits here,
     # and takes over when the first one ends, for any reason.

@@ -34,7 +34,7 @@ class ModelFigures:
         self.totals = totals or Totals()
         self.window = Newest(WINDOW, _DTYPE, rows)
         self.loss = int(self.totals.loss)
-        self._figures: tuple[int, Figures, list[CalibrationBin]] = (-1, {}, [])
+        self._figures: tuple[int, Figures, float | None, list[CalibrationBin]] = -1, {}, None, []
 
     def state(self) -> bytes:
         """Return all of it; see from_state()."""
@@ -57,17 +57,17 @@ class ModelFigures:
         """The mean loss over all observations; None if there are none."""
         return mean(self.loss, self.totals.outcomes) if self.totals.outcomes else None
 
-    def figures(self) -> tuple[Figures, list[CalibrationBin]]:
-        """Return the figures of the window, and its calibration."""
+    def figures(self) -> tuple[Figures, float | None, list[CalibrationBin]]:
+        """Return the figures of the window, the loss of its mean outcome, and its calibration."""
         if self._figures[0] != self.window.version:
             rows = self.window.rows()
-            outcomes, scores = rows["outcome"], as_scores(rows["scores"])
-            both = (
-                (dataset.target.figures(outcomes, scores), calibration(outcomes, scores))
-                if len(rows)
-                else ({}, [])
-            )
-            self._figures = (self.window.version, *both)
+            found = {}, None, []
+            if len(rows):
+                outcomes, scores = rows["outcome"], as_scores(rows["scores"])
+                of_mean = dataset.target.losses(outcomes, dataset.target.constant(outcomes)).mean()
+                figures = dataset.target.figures(outcomes, scores)
+                found = figures, float(of_mean), calibration(outcomes, scores)
+            self._figures = (self.window.version, *found)
         return self._figures[1:]
 
 

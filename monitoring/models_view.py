@@ -93,7 +93,7 @@ class Models:
                 found.first_answer = totals.first_answer / 1000
                 found.last_answer = totals.last_answer / 1000
             found.window, found.mean_loss = len(model.window.rows()), model.mean_loss
-            found.figures, found.calibration = model.figures()
+            found.figures, found.loss_of_mean, found.calibration = model.figures()
         return found
 
     def _role(self, model_id: int, verdict: Verdict | None) -> str:

@@ -46,17 +46,19 @@ DAY = 86_400
 class Observer:
     """What the monitor knows, and how it learns more: step() again and again.
 
-    path : of its file; None: memory only. from_beginning : forget the file, read all that Kafka
-    has. clock : returns the seconds since 1970. KafkaError if the topics can't be found.
+    path : of its file; None: memory only. keep : is given what each poll has returned, before the
+    positions behind it are saved. from_beginning : forget the file, read all that Kafka has.
+    clock : returns the seconds since 1970. KafkaError if the topics can't be found.
     """
 
     def __init__(
         self,
         path: Path | None,
+        keep: Callable[[Polled], None] = lambda polled: None,
         from_beginning: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._path, self._clock = path, clock
+        self._path, self._keep, self._clock = path, keep, clock
         self._notes: dict[str, str] = {}  # why the figures may miss something: by kind
         self._state = self._open(from_beginning)
         self._reader = self._read()
@@ -91,6 +93,7 @@ class Observer:
         if self._is_of_another_topic(polled.positions):
             self._begin_anew("What the monitor knows is of a former topic")
             return Polled({}, {})
+        self._keep(polled)
         self._note_gaps(polled)
         if polled.records:
             try:
@@ -125,6 +128,10 @@ class Observer:
     def history(self, span: str) -> History:
         """Return the curves over "hour", "day" or "all"."""
         return history(self._state, self._models, span, self._clock())
+
+    def mark(self, kind: str, text: str) -> None:
+        """Put an event of another origin on the time axis, now."""
+        self._state.control.mark(self._clock(), kind, text)
 
     def save(self) -> None:
         """Write what is known into the file; a failure is said once."""

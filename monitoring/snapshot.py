@@ -71,7 +71,8 @@ class ModelState(msgspec.Struct):
     first_answer: float | None = None
     last_answer: float | None = None
     window: int = 0  # newest observations that `figures` are about
-    figures: Figures = {}
+    figures: Figures = {}  # the loss is the first one
+    loss_of_mean: float | None = None  # over the same: of always predicting their mean outcome
     mean_loss: float | None = None  # over all its observations
     calibration: list[CalibrationBin] = []
 

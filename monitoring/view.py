@@ -107,7 +107,7 @@ def _notes(state: State, models: Models) -> list[str]:
     said = {
         f"{counts.missed:,} records were deleted by Kafka before they were read": counts.missed,
         f"Kafka lost {counts.cut:,} records after they were read: they are counted": counts.cut,
-        f"{counts.unmatched:,} outcomes are of predictions that are not known": counts.unmatched,
+        f"outcomes of predictions that are not known: {counts.unmatched:,}": counts.unmatched,
         f"{forgotten:,} requests are too old to be joined with a reply or an outcome": forgotten,
         f"{counts.ahead:,} records have times in the future: a clock is wrong": counts.ahead,
         f"{counts.negative:,} replies are older than their requests: clocks differ, and "

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import pickle
 import shutil
 
@@ -69,6 +70,16 @@ def other_pickle(path):
     edit_card(digest=digest)(path)
 
 
+def hostile_pickle(path):
+    path.write_bytes(pickle.dumps({"features": Hostile(), "booster": "tree"}))
+    edit_card(digest=hashlib.sha256(path.read_bytes()).hexdigest())(path)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("exit 1",)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -82,6 +93,7 @@ def other_pickle(path):
         (edit_card(libraries={"lightgbm": "3.3.5"}), "made by lightgbm 3.3.5"),
         (edit_card(model_id=5), "card is that of model 5"),
         (other_pickle, "LightGBMError"),
+        (hostile_pickle, "its file contains posix.system, which no model has"),
     ],
 )
 def test_a_model_that_can_not_be_used_is_refused_with_the_reason(folder, damage, reason):

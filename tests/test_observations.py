@@ -1,4 +1,5 @@
 import lzma
+import random
 import sqlite3
 import threading
 import time
@@ -323,6 +324,30 @@ def test_observations_older_than_some_days_are_deleted(path, monkeypatch):
         assert store.count() == len(ages(read_snapshot(path)))
 
 
+def test_what_waits_is_counted(store, path):
+    """Requests and outcomes in any order, repeated, expired; the counters of a store without."""
+    chance = random.Random(1)
+
+    def counted() -> tuple[int, int]:
+        return store.counter("waiting_requests"), store.counter("waiting_outcomes")
+
+    def there() -> tuple[int, int]:
+        return store._db.query("SELECT count(data), count(outcome) FROM waiting")[0]
+
+    for _ in range(80):
+        both = [(data(1), None), (None, 1.0), (data(1), 0.0)]
+        rows = [(str(chance.randrange(25)), *chance.choice(both)) for _ in range(4)]
+        store.add(rows, 0, {REQUESTS: Position(1)})
+        assert counted() == there()
+        if chance.random() < 0.1:
+            store.expire(seconds=chance.choice((-1, 60)))
+            assert counted() == there()
+    store.add([("new", data(1), None), ("late", None, 1.0)], 0, {REQUESTS: Position(1)})
+    store._db.query("DELETE FROM counters WHERE name LIKE 'waiting%'")
+    with closing(Observations(path)):  # as after an upgrade
+        assert counted() == there() != (0, 0)
+
+
 def test_waiting_records_expire_without_a_training(store):
     store.add([("a", data(1), None)], 0, {REQUESTS: Position(1)})
     store._clock._begin += settings.outcome_days * 86_400 + 1
@@ -411,3 +436,11 @@ def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(version_2, monkeyp
     assert len(before) == len(version_2.read_bytes())
     with closing(Observations(version_2)) as store:
         assert store.count() == 31
+
+
+def test_a_drift_asks_for_a_training_without_waiting(store):
+    store.add([], 0, {REQUESTS: Position(1)}, asked=2)
+    assert store.training_due(25) == 0
+    store.begin_training(0, at_least=1)
+    store.end_training(0)
+    assert store.training_due(25) is None

@@ -151,6 +151,14 @@ def test_somebody_asks_for_a_training_by_hand(pipeline):
 
 
 @pytest.mark.slow
+def test_a_drift_asks_for_a_training_ahead_of_the_count(pipeline):
+    pipeline.trainer()
+    pipeline.send({"retrain": True, "now": True, "why": "a drift"}, topic="retrain_topic")
+    done = pipeline.wait_for_control(lambda ms: "training_completed" in ms[-1])[-1]
+    assert (done["observations"], done["retrain_requests_covered"]) == (0, 0)
+
+
+@pytest.mark.slow
 def test_a_model_is_promoted_by_hand_under_load(pipeline):
     predictor, request_ids = train_one_model(pipeline)
     request_ids += pipeline.requests(300)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from train.training_process import lower_priority
 from utils.files import ROOT
+from utils.process import lower_priority
 
 MAX_RESTARTS = 5
 WAITS_FOREVER = """

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -39,6 +38,7 @@ RIGHTS = documented_rights()
 TOPICS = {right.name for right in RIGHTS if right.kind == "topic"}
 SCRIPTS = sorted({right.script for right in RIGHTS})
 COMMANDS = {
+    "tools/audit.py": ("-m", "tools.audit", "nobody"),
     "tools/dead_letters.py": ("-m", "tools.dead_letters", "replay"),
     "tools/models.py": ("-m", "tools.models", "promote", "0"),
 }
@@ -130,25 +130,6 @@ def test_without_settings_the_connection_is_plain():
     options = connection()
     assert options["security_protocol"] == "PLAINTEXT"
     assert not any(name.startswith(("ssl_", "sasl_")) for name in options)
-
-
-class ClassesOf(pickle.Unpickler):
-    """Notes which modules a pickle takes its classes and functions from."""
-
-    def __init__(self, file) -> None:
-        super().__init__(file)
-        self.modules = set()
-        self.load()
-
-    def find_class(self, module, name):
-        self.modules.add(module.partition(".")[0])
-        return super().find_class(module, name)
-
-
-def test_a_model_holds_classes_of_utils_and_numpy_only(first_model):
-    """None of __main__, which is another module in each script."""
-    with (first_model / "models" / "model_0.p").open("rb") as file:
-        assert ClassesOf(file).modules == {"utils", "numpy"}
 
 
 def modes(folder) -> dict[str, int]:

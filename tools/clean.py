@@ -2,15 +2,16 @@
 
     python -m tools.clean
 
-Deletes the models, the trainer's store, the unpacked data, and the topics and consumer groups of
-this TOPIC_PREFIX. Kafka keeps running; if it does not run, the data of the one that `make kafka`
-starts is deleted. Refuses while a predictor is in its group or a trainer runs, and if KAFKA_HOST is
-another machine. On a Kafka that `make kafka` did not start, it deletes topics only with --yes. If
-that one does not run, its topics are kept, and the output says so. The trials of earlier tunings
-are kept.
+Deletes the models, the trainer's store, what is kept for audits (replaced models and messages), the
+unpacked data, and the topics and consumer groups of this TOPIC_PREFIX. Kafka keeps running; if it
+does not run, the data of the one that `make kafka` starts is deleted. Refuses while a predictor is
+in its group or a trainer runs, and if KAFKA_HOST is another machine. On a Kafka that `make kafka`
+did not start, it deletes topics only with --yes. If that one does not run, its topics are kept, and
+the output says so. The trials of earlier tunings are kept.
 """
 
 import ipaddress
+import shutil
 import socket
 import time
 from contextlib import closing
@@ -18,6 +19,7 @@ from contextlib import closing
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, KafkaTimeoutError
 
+from monitoring.message_archive import MESSAGES
 from tools.dead_letters import REPLAY_GROUP
 from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
 from train.observations import STORE
@@ -34,6 +36,7 @@ from utils.kafka_client.topics import (
     PREDICTOR_GROUP,
     RETRAIN_TOPIC,
 )
+from utils.model_store.archive import Archive
 from utils.script import command_line, run
 from utils.settings import settings
 
@@ -107,9 +110,11 @@ def delete_files() -> None:
     remove_attempts()
     data = [settings.data_dir / name for name in dataset.files]
     store = settings.data_dir.glob(f"{STORE.name}*")
+    messages = settings.data_dir.glob(f"{MESSAGES.name}*")
     models = [path for pattern in MODEL_FILES for path in settings.models_dir.glob(pattern)]
-    for path in (*data, *store, *models):
+    for path in (*data, *store, *messages, *models):
         path.unlink(missing_ok=True)
+    shutil.rmtree(Archive().folder, ignore_errors=True)
 
 
 def main() -> None:

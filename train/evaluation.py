@@ -12,6 +12,7 @@ from train.encoded_rows import subset
 from utils.datasets import dataset
 from utils.settings import settings
 
+CURVE_POINTS = 100  # that are kept of a learning curve
 MAX_ROUNDS = 500  # the tutorial's limit; every tree costs time in each prediction too
 PATIENCE = 30  # early stopping: rounds without a lower loss before a trial ends
 
@@ -56,12 +57,14 @@ class Holdout:
         booster = lgb.Booster({**self._parameters, **params}, self._fitted)
         booster.add_valid(self._unseen, "unseen")
         decisions, curve = 0.0, [math.inf]  # the penalized losses after 0, 1, 2, ... rounds
+        plain = []  # the losses after 1, 2, ... rounds
         best, pruned = 0, False
         while len(curve) <= MAX_ROUNDS and len(curve) - best <= PATIENCE + 1 and not pruned:
             round_before = booster.current_iteration()
             losses = self._add_round(booster)
             decisions += decisions_per_row(booster, first_round=round_before)
-            curve.append(float(losses.mean()) + PENALTY * decisions)
+            plain.append(float(losses.mean()))
+            curve.append(plain[-1] + PENALTY * decisions)
             if curve[-1] < curve[best]:
                 best, least = len(curve) - 1, losses
                 rounds, decisions_at_best = booster.current_iteration(), decisions
@@ -74,6 +77,7 @@ class Holdout:
             "decisions": decisions_at_best,
             "seconds": time.perf_counter() - start,
             "pruned": pruned,
+            "curve": thinned(plain[:rounds]),
         }
         return trial, least
 
@@ -83,6 +87,12 @@ class Holdout:
         booster.update()
         booster.eval_valid(lambda scores, _: found.append(scores) or ("", 0.0, False))
         return dataset.target.losses(self._outcomes, found[0]).astype(np.float32)
+
+
+def thinned(losses: Sequence[float]) -> list[list]:
+    """Return [round, loss] for at most CURVE_POINTS rounds, the last one among them."""
+    curve = [[*point] for point in enumerate(losses, start=1)]
+    return curve[:: -max(math.ceil(len(curve) / CURVE_POINTS), 1)][::-1]
 
 
 def is_hopeless(curve: Sequence[float], to_beat: float) -> bool:

@@ -1,6 +1,8 @@
 """From rows to a model: fit the preprocessor, tune and fit LightGBM, measure the result."""
 
+import hashlib
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +17,23 @@ from train.row_hash import has_few_values, hash_frame
 from train.split import number_of_folds, split_rows
 from utils.datasets import dataset
 from utils.feature_encoder import FeatureEncoder, fit_encoder
+from utils.files import ROOT
 from utils.model_store.card import Card
 from utils.model_store.model import Model
 from utils.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def code_digest() -> str:
+    """Return a SHA-256 of the source files that make a model, with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(
+        each for room in ("train", "utils") for each in ROOT.glob(f"{room}/**/*.py")
+    ):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def fit_features(
@@ -98,7 +111,13 @@ def fit_model(
         model_cost=settings.model_cost,
         trees=booster.num_trees(),
         decisions_per_row=decisions_per_row(booster),
+        learning_curve=optimizer.best_trial()["curve"],
+        study=optimizer.store.study,
+        trials=optimizer.store.added,
+        durations=optimizer.durations,
+        code_digest=code_digest(),
         reference=reference_of(frame),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     model = Model(encoder, booster, card, center, spread)
     card.us_per_row = microseconds_per_row(model, frame)

@@ -66,8 +66,9 @@ class Split:
         """Return this split, or one by rows where these rows have few different values."""
         return replace(self, rule=BY_ROWS) if has_few_values(frame) else self
 
-    def note(self, card: Card) -> None:
-        """Write the split into the card of a model that was made with it."""
+    def note(self, card: Card, held_out: int) -> None:
+        """Write the split into the card of a model made with it; held_out : rows for the judge."""
+        card.judge_rows_held_out = held_out
         card.split, card.split_columns, card.split_defaults = self.rule, self.columns, self.defaults
 
     def hashes(self, frame: "pd.DataFrame", places: np.ndarray) -> np.ndarray:

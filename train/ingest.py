@@ -16,12 +16,22 @@ from utils.kafka_client.reader import Polled, Reader
 from utils.kafka_client.sender import Sender
 from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, OUTCOMES_TOPIC, RETRAIN_TOPIC
 from utils.messages import decode_control, decode_outcome, decode_requests, encode, outcome_problem
-from utils.process import restart_process
+from utils.process import health, restart_process
+from utils.telemetry import telemetry
 
 Observed = tuple[str, bytes | None, float | None]  # request_id, data, outcome
 READS = (APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
 WRITES = (RETRAIN_TOPIC, DEAD_LETTER_TOPIC)  # announcements are written by the trainer itself
 RECOVERY_TIMEOUT = 60.0  # seconds of one error, while Kafka answers, until a restart
+# Counters of the store that are metrics too.
+SHOWN = (
+    "waiting_requests",
+    "waiting_outcomes",
+    "retrain_requests",
+    "retrain_requests_covered",
+    "missed_records",
+)
+STUCK_AFTER = 300.0  # seconds from one step to the next: more than all time limits between them
 
 
 class Ingest:
@@ -49,10 +59,18 @@ class Ingest:
 
         KafkaError or StoreError if that fails; then call retry() before the next step().
         """
+        health.beat(within=STUCK_AFTER)
         polled = self._reader.poll()
         if polled.positions:
             self._store_polled(polled)
         self._notice.add(())
+        self._note_counters()
+        health.ready = True
+
+    def _note_counters(self) -> None:
+        telemetry.trainer.observations = self._store.count()
+        for name in SHOWN:
+            setattr(telemetry.trainer, name, self._store.counter(name))
 
     def retry(self, error: Exception) -> None:
         """Report an error once, and go back to the stored positions.
@@ -61,6 +79,8 @@ class Ingest:
         answers restarts the process: a topic may have to be created again, for example. So does a
         store that was replaced: the positions of this process belong to another file.
         """
+        health.ready = False
+        telemetry.trainer.failures += 1
         if isinstance(error, StoreReplaced):
             restart_process(str(error))
         kind, now = type(error).__name__, time.monotonic()
@@ -89,13 +109,17 @@ class Ingest:
                 outcomes += self._outcomes(records, place)
         control = [decode_control(record.value) for record in by_topic.get(RETRAIN_TOPIC, [])]
         announced = [m.model_id for m in control if m and m.training_completed]
+        requests = _requests(by_topic.get(APP_MESSAGES, []))
         self._store.add(
-            _requests(by_topic.get(APP_MESSAGES, [])) + outcomes,
-            sum(message.retrain for message in control if message),
+            requests + outcomes,
+            sum(message.retrain and not message.now for message in control if message),
             polled.positions,
             announced[-1] if announced else None,
             polled.missed,
+            sum(message.retrain and message.now for message in control if message),
         )
+        telemetry.trainer.requests += len(requests)
+        telemetry.trainer.outcomes += len(outcomes)
 
     def _outcomes(
         self, records: list[ConsumerRecord], place: tuple[TopicPartition, str]
@@ -112,6 +136,7 @@ class Ingest:
             self._sender.send(*(self._letter(*each) for each in found))
             self._put_aside[place] = found[-1][0].offset
             self._notice.add(reason for _, reason in found)
+            telemetry.trainer.dead_letters += len(found)
         return [(request_id, None, outcome) for request_id, outcome in filter(None, decoded)]
 
     def _letter(self, record: ConsumerRecord, reason: str) -> dict:

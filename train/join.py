@@ -14,12 +14,21 @@ INSERT INTO waiting VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
     outcome = coalesce(excluded.outcome, waiting.outcome)
 """
 
+# The counters of what waits, for a store that has none yet.
+COUNT_WAITING = """
+INSERT INTO counters SELECT 'waiting_requests', (SELECT count(data) FROM waiting)
+    WHERE NOT EXISTS (SELECT 1 FROM counters WHERE name = 'waiting_requests');
+INSERT INTO counters SELECT 'waiting_outcomes', (SELECT count(outcome) FROM waiting)
+    WHERE NOT EXISTS (SELECT 1 FROM counters WHERE name = 'waiting_outcomes');
+"""
+
 
 class Join:
     """One poll's requests and outcomes; everything happens in the caller's transaction."""
 
     def __init__(self, db: Database, now: float) -> None:
         self._db, self._now = db, now
+        self.more_waiting = {"waiting_requests": 0, "waiting_outcomes": 0}
 
     def add(self, observed: Iterable[tuple[str, bytes | None, float | None]], first: int) -> int:
         """Store (request_id, data, outcome); return how many observations became complete.
@@ -32,9 +41,12 @@ class Join:
             if outcome is not None:
                 correct_outcome(self._db, position, outcome)
         found = self._add_waiting(new)
-        done = [(row,) for key, row in found.items() if None not in new[key]]
+        done = [(rowid,) for key, rowid in found.items() if None not in new[key]]
         complete = [(key, *row, self._now) for key, row in new.items() if None not in row]
         waiting = [(key, *row, self._now) for key, row in new.items() if None in row]
+        for key, data, *_ in waiting:
+            if key not in found:
+                self._count(data, 1)
         self._db.execute_many("DELETE FROM waiting WHERE rowid = ?", done)
         self._db.execute_many(_WAIT, waiting)
         rows = [(position, *row) for position, row in enumerate(complete, first)]
@@ -63,5 +75,10 @@ class Join:
             row = new[key]
             row[0] = row[0] if data is None else data
             row[1] = outcome if row[1] is None else row[1]
+            if None not in row:
+                self._count(data, -1)  # it waits no more
             found[key] = rowid
         return found
+
+    def _count(self, data: bytes | None, step: int) -> None:
+        self.more_waiting["waiting_outcomes" if data is None else "waiting_requests"] += step

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 
 from train.database import Database
-from train.join import Join
+from train.join import COUNT_WAITING, Join
 from train.schema import SCHEMA, SCHEMA_VERSION, SEGMENT_ROWS
 from train.segments import delete_oldest
 from train.store_clock import StoreClock
@@ -23,6 +23,7 @@ from train.upgrade import UPGRADES
 from utils.kafka_client.records import Position
 from utils.process import only_one
 from utils.settings import settings
+from utils.telemetry import telemetry
 
 STORE = settings.data_dir / "observations.db"
 CLEAN_UP_EVERY = 60  # seconds
@@ -37,6 +38,7 @@ class Observations:
 
     def __init__(self, path: Path, segment_rows: int = SEGMENT_ROWS) -> None:
         self._db = Database(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
+        self._db.execute_script(COUNT_WAITING)
         self._path = path
         self._segment_rows = segment_rows
         self._clock = StoreClock(self.counter("clock"), self.counter("wall_clock"))
@@ -62,19 +64,24 @@ class Observations:
         positions: dict[Partition, Position],
         announced: int | None = None,
         missed: int = 0,
+        asked: int = 0,
     ) -> None:
         """Store what one poll returned, and the positions to read next, in one transaction.
 
         observed : (request_id, data, outcome); announced : the model that the last announcement of
         a new champion names, None if there was no announcement; missed : records that Kafka deleted
-        before they were read. All positions of a topic are replaced where its id has changed: an
-        offset is of no other topic.
+        before they were read; asked : requests for a training now. All positions of a topic are
+        replaced where its id has changed: an offset is of no other topic.
         """
         with self._db.transaction():
             join = Join(self._db, self._clock.now())
             complete = join.add(observed, first=self.counter("observations"))
             self._increase(
-                observations=complete, retrain_requests=retrain_requests, missed_records=missed
+                observations=complete,
+                retrain_requests=retrain_requests,
+                missed_records=missed,
+                asked_by_hand=asked,
+                **join.more_waiting,
             )
             join.seal(self._segment_rows)
             self._set_positions(positions)
@@ -117,10 +124,12 @@ class Observations:
             self._keep_time()
             young = "SELECT rowid FROM waiting WHERE seen >= ? ORDER BY rowid LIMIT 1"
             before = self._db.query(young, (self._clock.now() - seconds,)) or [(2**63 - 1,)]
+            old = "SELECT count(data), count(outcome) FROM waiting WHERE rowid < ?"
+            [(requests, outcomes)] = self._db.query(old, before[0])
             self._db.query("DELETE FROM waiting WHERE rowid < ?", before[0])
-            expired = self._db.query("SELECT changes()")[0][0]
-            self._increase(expired_records=expired)
-        return expired
+            self._increase(waiting_requests=-requests, waiting_outcomes=-outcomes)
+            self._increase(expired_records=requests + outcomes)
+        return requests + outcomes
 
     def ask_by_hand(self) -> None:
         """Make a training due now, whatever the counts are; safe while a trainer is running."""
@@ -227,8 +236,12 @@ class Observations:
         with self._db.transaction():
             self._set(training_model_id=0)
 
-    def end_training(self, requests_covered: int) -> None:
-        """Record that a training has ended, with any result: the requests it covers are done."""
+    def end_training(self, requests_covered: int, result: str = "") -> None:
+        """Record that a training has ended: the requests it covers are done.
+
+        result : "promoted", "rejected" or "failed", for the metrics of this process.
+        """
+        was_running = self.counter("training_model_id")  # a failed call is repeated as a whole
         with self._db.transaction():
             # A training without new observations gets no number: the judge compares models on the
             # observations that the last trainings added.
@@ -244,6 +257,8 @@ class Observations:
                 asked_by_hand_covered=self.counter("training_asked"),
                 training_model_id=0,
             )
+        if was_running:
+            telemetry.trainer.add_result(result)
 
     def note_announced(self, model_id: int) -> None:
         """Record which champion was announced last."""

@@ -23,6 +23,7 @@ from train.space import SPACE
 from train.trials import TrialStore
 from train.warm_start import distinct_points, known_points_to_try
 from utils.datasets import dataset
+from utils.telemetry import telemetry
 
 BEYOND_NOISE = 2  # standard errors, as for the judge
 
@@ -59,7 +60,9 @@ class BaseOptimizer(ABC):
     best_loss : the mean loss measured with them on the held-out rows.
     trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `penalized_loss`,
         `noise` (the standard error of the difference to the first trial's loss), `rounds` (by early
-        stopping), `decisions` (per row, see train/cost.py), `seconds`, `pruned`.
+        stopping), `decisions` (per row, see train/cost.py), `seconds`, `pruned`, `curve` (the loss
+        after some of the rounds).
+    durations : seconds of "tuning" and of the final "fit".
     """
 
     hyper: str  # its name for --hyper
@@ -131,7 +134,8 @@ class BaseOptimizer(ABC):
         if max_evals < 1:
             raise ValueError(f"max_evals must be at least 1, got {max_evals}")
         self.trials: list[dict] = []
-        self.deadline = math.inf if timeout is None else time.monotonic() + timeout
+        start = time.monotonic()
+        self.deadline = math.inf if timeout is None else start + timeout
         self.store = TrialStore(self.trials_path, self.study_attributes())
         limit = known_points_to_try(max_evals)
         points = distinct_points(known_points, limit)
@@ -146,7 +150,10 @@ class BaseOptimizer(ABC):
         self.best = {**best["params"], "num_boost_round": best["rounds"]}
         if progress and not shown:
             print(f"tuning: trials {len(self.trials)}, best {self.best_loss:.4f}", file=sys.stderr)
-        return self.fit(self.best)
+        tuned = time.monotonic()
+        booster = self.fit(self.best)
+        self.durations = {"tuning": tuned - start, "fit": time.monotonic() - tuned}
+        return booster
 
     @abstractmethod
     def search(self, max_evals: int, points: list[dict]) -> None:
@@ -167,6 +174,8 @@ class BaseOptimizer(ABC):
         self.trials.append(trial)
         self._bar.set_postfix_str(f"best {self.best_trial()['loss']:.4f}", refresh=False)
         self._bar.update()
+        telemetry.initialize.evaluations = len(self.trials)
+        telemetry.initialize.best_loss = self.best_trial()["loss"]
         return trial
 
     def best_trial(self) -> dict:

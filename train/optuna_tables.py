@@ -94,8 +94,8 @@ def query(path: Path, sql: str, *parameters: Any) -> list[tuple]:
         return database.execute(sql, parameters).fetchall()
 
 
-def add(path: Path, study: str, attributes: dict, trial: dict) -> None:
-    """Store a trial, and its study if it is the first one, in one transaction."""
+def add(path: Path, study: str, attributes: dict, trial: dict) -> int:
+    """Store a trial, and its study if it is the first one, in one transaction; return its id."""
     end = datetime.now()
     begin = end - timedelta(seconds=trial["seconds"])
     times = {"datetime_start": str(begin), "datetime_complete": str(end)}
@@ -112,6 +112,7 @@ def add(path: Path, study: str, attributes: dict, trial: dict) -> None:
         for name in KEPT:
             kept = {"key": name, "value_json": json.dumps(trial[name])}
             _insert(database, "trial_user_attributes", **of, **kept)
+    return of["trial_id"]
 
 
 def _study(database: sqlite3.Connection, name: str, attributes: dict) -> tuple[int, int]:

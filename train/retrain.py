@@ -11,14 +11,14 @@ folder and exits.
 import os
 import shutil
 import sys
-import threading
+import time
 import traceback
 from argparse import Namespace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
+from utils.process import end_with_parent
 from utils.script import command_line
 from utils.settings import settings
 
@@ -28,17 +28,6 @@ if TYPE_CHECKING:
     from utils.model_store.registry import Registry
 
 ERROR = "error.txt"  # in the child's folder: why there is no model
-
-
-def end_with_parent(folder: Path) -> None:
-    """Start a thread that removes the folder and exits as soon as the trainer has ended."""
-
-    def watch() -> None:
-        os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
-        shutil.rmtree(folder, ignore_errors=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def say_what_is_filled(filled: dict[str, int]) -> None:
@@ -57,8 +46,7 @@ def decide(registry: "Registry", champion: "Model", model: "Model", data: "Train
     from utils.model_store.model import load_anchor
 
     card, split = model.card, data.split
-    card.judge_rows_held_out = data.held_out
-    split.note(card)
+    split.note(card, data.held_out)
     unlearned = unlearned_class(champion, data.training)
     if unlearned is not None:
         why = f"not judged: model {champion.model_id} does not know the class {unlearned!r}"
@@ -113,7 +101,6 @@ def retrain(arguments: Namespace) -> None:
         num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
     )
     card = model.card
-    card.created = datetime.now(UTC).isoformat(timespec="seconds")
     card.observations = snapshot.observations
     card.filled_with_null = snapshot.filled
     card.digest_of_rows = digest_of_rows
@@ -121,7 +108,9 @@ def retrain(arguments: Namespace) -> None:
     card.missed_records, card.expired_records = snapshot.missed_records, snapshot.expired_records
     card.parent, card.replaces = champion.model_id, replaces
     add_scores(model, data.judge.frame)
+    start = time.monotonic()
     decide(registry, champion, model, data)
+    card.durations["judge"] = time.monotonic() - start
     save(model, Registry(arguments.folder))
 
 
@@ -135,7 +124,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, required=True)
     arguments = parser.parse_args()
     drop_unwritable_output()
-    end_with_parent(arguments.folder)
+    end_with_parent(lambda: shutil.rmtree(arguments.folder, ignore_errors=True))
     try:
         retrain(arguments)
     except Exception as error:

@@ -1,21 +1,20 @@
 """The trainer's side of one training: start the child, watch it, publish the model it made."""
 
-import os
+import resource
 import shutil
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from contextlib import suppress
-from pathlib import Path
 
 from train.retrain import ERROR
 from utils.files import ROOT
 from utils.model_store.registry import ModelError, Registry
+from utils.process import lower_priority
 from utils.settings import settings
+from utils.telemetry import telemetry
 
-# Of the session: it gets a tenth of a core that others want all the time. With 19 it would get a
-# seventieth, and for other processes nothing would be better: they are run as soon as they wake up.
-SESSION_NICE = 10
 ATTEMPT = "attempt-"  # the names of the folders below DATA_DIR in which children write
 
 
@@ -42,6 +41,9 @@ class TrainingProcess:
             command, stdin=subprocess.PIPE, cwd=ROOT, start_new_session=True
         )
         lower_priority(self._child.pid)
+        numbers = telemetry.trainer
+        numbers.trainings_started += 1
+        numbers.training_running, numbers.training_started_timestamp_seconds = 1, time.time()
 
     def has_ended(self) -> bool:
         """Return True if the child has ended, with or without a model."""
@@ -76,26 +78,15 @@ class TrainingProcess:
         self._child.wait()
         self._child.stdin.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._note_ended()
 
-
-def lower_priority(pid: int) -> None:
-    """Let every other process that needs the CPU go before this one.
-
-    To be called as soon as it runs: its start takes as much CPU as the training of a small model.
-    """
-    with suppress(ProcessLookupError):  # it has ended
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-        # On Linux, SCHED_IDLE processes are preempted at once. It sets the priority for the disk
-        # too (ioprio_set(2)).
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
-    # Linux may divide the CPU among sessions first, and only then among the processes of a session
-    # by priority (sched(7), "The autogroup feature"). The trainer starts this one in its own. When
-    # memory is short, Linux ends the process with the highest score (proc(5)): this one, not a
-    # predictor.
-    for name, value in (("autogroup", SESSION_NICE), ("oom_score_adj", 1000)):
-        with suppress(OSError):
-            Path(f"/proc/{pid}/{name}").write_text(str(value))
+    def _note_ended(self) -> None:
+        numbers, ended = telemetry.trainer, time.time()
+        numbers.training_running, numbers.training_ended_timestamp_seconds = 0, ended
+        took = ended - numbers.training_started_timestamp_seconds
+        numbers.training_duration_seconds = max(took, 0.0)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        numbers.training_cpu_seconds = used.ru_utime + used.ru_stime
 
 
 def remove_attempts() -> None:

@@ -49,6 +49,7 @@ class TrialStore:
     def __init__(self, path: Path | None, attributes: dict) -> None:
         self.path, self._attributes = path, attributes
         self.study = "{hyper}-{experiment}-{data}-{seed}".format(**attributes)
+        self.added: tuple[int, int] | None = None  # ids of the first and the last trial added
         self._experiment = f"%-{attributes['experiment']}-%"
         self._failed = path is None
         self.attempt(self._open, None)
@@ -78,7 +79,9 @@ class TrialStore:
     def add(self, trial: dict, libraries: dict[str, str]) -> None:
         """Keep a trial, as in BaseOptimizer.trials, and the versions that it depends on."""
         row = trial | {"libraries": libraries}
-        self.attempt(lambda: add(self.path, self.study, self._attributes, row), None)
+        added = self.attempt(lambda: add(self.path, self.study, self._attributes, row), None)
+        if added is not None:
+            self.added = (self.added or (added,))[0], added
 
     def attempt(self, call: Callable, otherwise: Any) -> Any:
         """Return call(), or `otherwise` if the store can't be used, now or before."""

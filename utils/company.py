@@ -16,12 +16,15 @@ from utils.console import warn
 from utils.datasets import dataset
 from utils.datasets.targets import Label
 from utils.messages import Prediction
+from utils.process import health
 from utils.settings import settings
+from utils.telemetry import telemetry
 
 MAX_WAITING = 100_000  # predictions, and outcomes, that wait for each other; of more, the newest
 NEVER_REPORTED = 0.02  # share of the outcomes
 REPORTED_TWICE = 0.02
 LATER = "outcome known later"
+STUCK_AFTER = 60.0  # seconds from one poll for replies to the next
 
 
 def visitors(drift_at: int | None) -> Iterator[tuple[dict, Label]]:
@@ -84,7 +87,8 @@ class Company:
         self.stop = stop
         self.listening = Event()
         self.all_sent = Event()
-        self.unanswered: dict[str, str] = {}  # request_id -> description of the visitor
+        # request_id -> description of the visitor, and when the request was sent
+        self.unanswered: dict[str, tuple[str, float]] = {}
         self.sent = self.errors = 0
         self.model_id: int | None = None  # of the last answer
         self._due: SimpleQueue[tuple[float, str, Label]] = SimpleQueue()  # when, request_id, label
@@ -113,6 +117,28 @@ class Company:
         for future in futures:
             future.result()
 
+    def ask(self, request_id: str, data: dict) -> None:
+        """Take note of a request that is being sent."""
+        self.unanswered[request_id] = description(data), time.monotonic()
+
+    def is_waiting(self) -> bool:
+        """Return True while there is something to receive; to be called before every poll."""
+        health.beat(within=STUCK_AFTER)
+        health.ready = True
+        numbers = telemetry.sample_app
+        numbers.requests_sent, numbers.requests_unanswered = self.sent, len(self.unanswered)
+        numbers.error_replies = self.errors
+        waiting = self.unanswered or not self.all_sent.is_set()
+        return bool(waiting) and not self.stop.is_set()
+
+    def take(self, request_id: str) -> str | None:
+        """Return who waited for a reply to this request, None if nobody did, or not any more."""
+        visitor, sent = self.unanswered.pop(request_id, (None, 0.0))
+        if visitor is not None:
+            telemetry.sample_app.requests_answered += 1
+            telemetry.sample_app.latency_seconds.add(np.array([time.monotonic() - sent]))
+        return visitor
+
     def report_later(self, request_id: str, label: Label) -> None:
         """Let the outcome of a request become due after about `delay` seconds.
 
@@ -135,6 +161,7 @@ class Company:
                 heapq.heappush(waiting, self._due.get())
             while waiting and waiting[0][0] <= time.monotonic():
                 yield heapq.heappop(waiting)[1:]
+                telemetry.sample_app.outcomes_reported += 1  # the caller has reported it
             done = last and not waiting
 
     def add_outcome(self, request_id: str, label: Label) -> None:

@@ -86,6 +86,29 @@ class FeatureEncoder:
     def _encode(self, columns: dict[str, list]) -> dict[str, np.ndarray]:
         return {name: table.encode(name, columns[name]) for name, table in self._codes.items()}
 
+    def state(self) -> dict[str, Any]:
+        """Return what was learned, but for the scaler, for restore_encoder(); JSON can hold it."""
+        return {
+            "numeric": self.numeric_columns,
+            "codes": {name: table.state() for name, table in self._codes.items()},
+            "crossed": [[list(each.parts), each.seen[:-1].tolist()] for each in self._crossings],
+        }
+
+
+def restore_encoder(state: dict[str, Any], scaler: Any) -> FeatureEncoder:
+    """Return an encoder whose transform() is that of the one with this state() and scaler."""
+    encoder = FeatureEncoder.__new__(FeatureEncoder)
+    tables = {name: _Codes(*table) for name, table in state["codes"].items()}
+    crossings = [_Crossing(parts, tables) for parts, _ in state["crossed"]]
+    for crossing, (_, seen) in zip(crossings, state["crossed"], strict=True):
+        crossing.learn(np.array(seen, dtype=np.intp))
+    encoder._scaler, encoder._codes, encoder._crossings = scaler, tables, crossings
+    encoder.numeric_columns = state["numeric"]
+    encoder.columns = [*encoder.numeric_columns, *tables]
+    encoder.names_out = [*encoder.columns, *("_".join(each.parts) for each in crossings)]
+    encoder.categorical_indices = list(range(len(state["numeric"]), len(encoder.names_out)))
+    return encoder
+
 
 def fit_encoder(
     X: Any,
@@ -152,6 +175,10 @@ class _Codes(dict):
     def __missing__(self, value: Any) -> int:
         return self.null if value != value else self.unknown  # only NaN is unequal to itself
 
+    def state(self) -> tuple[list, list[int]]:
+        known = {value: code for value, code in self.items() if value is not None}
+        return list(known), [*known.values(), self.unknown]
+
     def categories_of(self, codes: np.ndarray) -> list:
         categories = {code: value for value, code in self.items() if value is not None}
         return [categories[code] for code in codes.tolist()]
@@ -180,10 +207,13 @@ class _Crossing:
         ]
         keys, counts = np.unique(self.keys(codes)[np.all(known, axis=0)], return_counts=True)
         seen = np.sort(keys[np.argsort(-counts, kind="stable")[:limit]])
-        # One more key, larger than all: searchsorted() then never returns a position past the end.
-        self.seen = np.append(seen, np.iinfo(np.intp).max)
+        self.learn(seen)
         places = zip(self.tables, np.unravel_index(seen, self.shape), strict=True)
         return list(zip(*(table.categories_of(codes) for table, codes in places), strict=True))
+
+    def learn(self, seen: np.ndarray) -> None:
+        # One more key, larger than all: searchsorted() then never returns a position past the end.
+        self.seen = np.append(seen, np.iinfo(np.intp).max)
 
     def encode(self, codes: dict[str, np.ndarray]) -> np.ndarray:
         keys = self.keys(codes)

@@ -84,13 +84,14 @@ class ControlMessage(Struct, omit_defaults=True):
     training_rejected: str = ""
     training_failed: str = ""
     model_id: Count | None = None
+    now: bool = False  # a retrain request that waits for no further outcomes: a drift, for example
     batch_id: Count | None = None
     partition: Count | None = None
     offset: Count | None = None
     retrain_every: Count | None = None
     retrain_requests_covered: Count | None = None
     observations: Count | None = None
-    why: str = ""  # a completed training: why its model was promoted
+    why: str = ""  # a completed training: why its model was promoted; a request with `now`: why
     judge: Any = None  # the figures behind the decision, see train/judge.py
 
 

@@ -1,4 +1,4 @@
-"""The process that a script runs in: signals, time limits, restarts, memory.
+"""The process that a script runs in: signals, health, time limits, restarts, memory.
 
 Some calls of kafka-python wait without a limit when the broker is gone. When such a call takes too
 long, the process reports that and restarts itself (exec), as no supervisor watches a terminal.
@@ -6,11 +6,13 @@ long, the process reports that and restarts itself (exec), as no supervisor watc
 
 import ctypes
 import gc
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -21,7 +23,12 @@ from utils.files import locked
 MAX_RESTARTS = 5  # in a row
 _RESTARTS = "PIPELINE_RESTARTS"  # in the environment, which a new program inherits
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # mallopt(3), malloc.h of glibc
+BETWEEN_CALLS = 60  # seconds that a loop may take from one watched call to the next
 _LARGE_BLOCK = 2**22  # bytes; every batch allocates smaller ones
+
+# Of the session: it gets a tenth of a core that others want all the time. With 19 it would get a
+# seventieth, and for other processes nothing would be better: they are run as soon as they wake up.
+_SESSION_NICE = 10
 
 _stop = threading.Event()
 
@@ -68,8 +75,35 @@ def time_limit(seconds: float, error: Exception) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+class Health:
+    """Tells a main loop that goes on from a stuck one: a beat says how soon the next one comes.
+
+    ready : whether the script does its work, and does not only wait to begin.
+    """
+
+    def __init__(self) -> None:
+        self.ready = False
+        self._beat = time.monotonic(), math.inf
+
+    def beat(self, within: float) -> None:
+        """Note that the loop goes on, and that the next beat comes within this many seconds."""
+        self._beat = time.monotonic(), within
+
+    def overdue(self) -> float:
+        """Return the seconds since the last beat if the next one is overdue, else 0."""
+        last, within = self._beat
+        silence = time.monotonic() - last
+        return silence if silence > within else 0.0
+
+
+health = Health()
+
+
 class Watchdog:
-    """Restarts the process when a call takes too long: `with watchdog(seconds, complaint):`."""
+    """Restarts the process when a call takes too long: `with watchdog(seconds, complaint):`.
+
+    Each call is a heartbeat of the main loop, which may take BETWEEN_CALLS more to the next one.
+    """
 
     def __init__(self) -> None:
         self._seconds_left: float | None = None
@@ -79,7 +113,8 @@ class Watchdog:
     @contextmanager
     def __call__(self, seconds: float, complaint: str) -> Iterator[None]:
         """Allow the body this many seconds; must not be nested."""
-        self._complaint, self._seconds_left = complaint, seconds
+        self._complaint = complaint
+        self.extend(seconds)
         try:
             yield
         finally:
@@ -88,6 +123,7 @@ class Watchdog:
     def extend(self, seconds: float) -> None:
         """Allow the body this many seconds from now on: it makes progress."""
         self._seconds_left = seconds
+        health.beat(within=seconds + BETWEEN_CALLS)
 
     def _watch(self) -> None:
         # Count ticks instead of reading a clock: a laptop that wakes up after an hour of sleep has
@@ -170,3 +206,37 @@ def only_one(lock: Path, stop: threading.Event, waiting: str) -> Iterator[None]:
 
     with locked(lock, wait):
         yield
+
+
+def lower_priority(pid: int) -> None:
+    """Let every other process that needs the CPU go before this one.
+
+    To be called as soon as it runs: its start takes as much CPU as the training of a small model.
+    """
+    with suppress(ProcessLookupError):  # it has ended
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        # On Linux, SCHED_IDLE processes are preempted at once. It sets the priority for the disk
+        # too (ioprio_set(2)).
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    # Linux may divide the CPU among sessions first, and only then among the processes of a session
+    # by priority (sched(7), "The autogroup feature"). The child is started in its own. When
+    # memory is short, Linux ends the process with the highest score (proc(5)): this one, not a
+    # predictor.
+    for name, value in (("autogroup", _SESSION_NICE), ("oom_score_adj", 1000)):
+        with suppress(OSError):
+            Path(f"/proc/{pid}/{name}").write_text(str(value))
+
+
+def end_with_parent(clean_up: Callable[[], object]) -> None:
+    """Start a thread that calls clean_up() and exits as soon as the parent has ended.
+
+    The parent has given this process a pipe as its standard input, and writes nothing into it.
+    """
+
+    def watch() -> None:
+        os.read(sys.stdin.fileno(), 1)  # returns when the other end of the pipe is closed
+        clean_up()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -141,7 +141,10 @@ class Settings(BaseSettings):
         8501, ge=0, lt=65536, description="port of the monitor's page; 0: no page"
     )
     metrics_port: int = Field(
-        0, ge=0, lt=65536, description="port of /metrics and /healthz of a script; 0: none"
+        0,
+        ge=0,
+        lt=65536,
+        description="port of /metrics, /healthz and /readyz; each script needs its own; 0: none",
     )
     alert_rules: File = Field(
         "monitoring/alerts.toml", description="the rules of the monitor's alerts"

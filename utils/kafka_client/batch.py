@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 
+import numpy as np
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.structs import ConsumerGroupMetadata
 
 from utils.kafka_client.checkpoints import Checkpoint
 from utils.kafka_client.dead_letters import encode_letter
+from utils.telemetry import telemetry
 
 
 class SizeLimits:
@@ -53,6 +55,8 @@ class Batch:
         self.counts = dict(counts)  # requests answered up to the end of this batch
         self.outgoing: list[dict] = []
         self.dead_letter_reasons: list[str] = []
+        self.answered: list[ConsumerRecord] = []
+        self._replies = self._borders = 0
 
     @property
     def records(self) -> list[ConsumerRecord]:
@@ -81,6 +85,7 @@ class Batch:
         if record.key is not None and not self._limits.allow(reply):
             reply["key"] = None
         self.outgoing.append(reply)
+        self._replies += 1
 
     def dead_letter(self, record: ConsumerRecord, topic: str, reason: str) -> None:
         """Put a record aside on a topic of dead letters (utils/kafka_client/dead_letters.py)."""
@@ -115,4 +120,13 @@ class Batch:
             self.counts[partition] = before + len(records)
             for k in range(before // every + 1, self.counts[partition] // every + 1):
                 borders.append((k, records[k * every - before - 1]))
+        self.answered += answered
+        self._borders += len(borders)
         return borders
+
+    def note_committed(self) -> None:
+        """Count what this batch has done, for the metrics of this process."""
+        timestamps = np.fromiter((record.timestamp for record in self.answered), float)
+        numbers = telemetry.predictor
+        numbers.add(timestamps, self._replies - len(timestamps), len(self.dead_letter_reasons))
+        numbers.retrain_requests += self._borders

@@ -40,7 +40,8 @@ from utils.kafka_client.progress import Progress
 from utils.kafka_client.resumption import Resumption
 from utils.kafka_client.rights import Rights
 from utils.kafka_client.security import Refused
-from utils.process import Watchdog, reset_restarts, restart_process
+from utils.process import Watchdog, health, reset_restarts, restart_process
+from utils.telemetry import telemetry
 
 CLOSE_TIMEOUT = 10  # seconds
 STALL_TIMEOUT = 45  # seconds for calls of the client that have no limit of their own
@@ -121,8 +122,10 @@ class TransactionalStream:
         progress = self._progress
         if group.generation_id < 0 or not group.member_id or self._consumer.is_joining():
             progress.forget()  # of what was read without a membership nothing is answered
+            health.ready, telemetry.predictor.partitions = False, 0
             return self._batch({}, group)
         progress.enter(group.generation_id)
+        health.ready, telemetry.predictor.partitions = True, len(positions)
         if went_back := progress.went_back(positions, records):
             self._recover(went_back)  # a log that was cut may lack the end of a transaction of ours
             return self._batch({}, group)
@@ -169,9 +172,11 @@ class TransactionalStream:
                 )
                 self._producer.send(batch.outgoing, offsets, batch.group)
         except CLIENT_ERRORS as error:
+            telemetry.predictor.transactions_failed += 1
             self._note_failure(error)
             return False
         progress.note_commit(offsets, batch.counts, checkpoints)
+        batch.note_committed()
         self._failures.reset()
         reset_restarts()
         return True
@@ -204,7 +209,7 @@ class TransactionalStream:
         if refused := self._rights.refusal(error):
             raise refused
         self._stop_if_replaced(fenced=isinstance(error, FencedInstanceIdError))
-        self._broken = True
+        self._broken, health.ready = True, False
         self._progress.uncommitted.clear()
         self._failures.add(error)
         time.sleep(0.1)  # spares a broker that is just starting

@@ -4,7 +4,12 @@ from typing import Annotated
 
 import msgspec
 
+MOST_BYTES = 2**30  # of a model's file: a larger one is no model, and is not read
 ModelId = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class ModelError(Exception):
+    """A model that can't be used; the text says which one and why."""
 
 
 Figures = dict[str, float]  # how good scores are on some rows; see utils/datasets/target.py
@@ -71,10 +76,18 @@ class Card(msgspec.Struct, kw_only=True):
     trees: int = 0
     decisions_per_row: float = 0.0  # tree nodes that a row passes on average; see train/cost.py
     us_per_row: float = 0.0  # CPU time of a prediction in a batch, when the model was made
+    # Of the point that was chosen: rounds (trees of each class) and the loss after them, on the
+    # rows that tuning held out; at most 100 of them.
+    learning_curve: list[tuple[int, float]] = []
+    study: str = ""  # where train/trials.py keeps this tuning's trials ...
+    trials: tuple[int, int] | None = None  # ... and the first and the last id of them
+    durations: dict[str, float] = {}  # seconds of "tuning", "fit" and "judge"
+    code_digest: str = ""  # SHA-256 of the source files of train/ and utils/
     reference: Reference | None = None  # None if not recorded; its score: from the groups below
 
-    # initialize.py and the training child, train/retrain.py: from which data.
     created: str = ""  # ISO 8601, UTC
+
+    # initialize.py and the training child, train/retrain.py: from which data.
     observations: int = 0  # complete ones when the training began
     judge_rows_held_out: int = 0  # never trained on, they judge
     split: str = ""  # the rule that decided which rows these are, see train/rows.py

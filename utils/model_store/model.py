@@ -1,8 +1,9 @@
 """A model in memory: a fitted preprocessor and a booster, saved, loaded and replaced together.
 
 A model's content is one pickle of what FeatureTools has learned and the booster in LightGBM's text
-format. Unpickling can run any code, so whoever can write to MODELS_DIR can run code in every
-predictor: the digest in the card detects damage, not an attack.
+format. utils/model_store/unpickler.py reads it without running code that is in it. Whoever can
+write to MODELS_DIR still decides what predictors answer: the digest in the card detects damage, not
+an attack.
 """
 
 import pickle
@@ -25,6 +26,7 @@ from utils.model_store.compatibility import (
     of_classes,
 )
 from utils.model_store.registry import ModelError, Registry
+from utils.model_store.unpickler import Unreadable, loads
 
 # LightGBM imports scikit-learn, pandas and pyarrow if they are installed. A Booster, and a Dataset
 # made of arrays, needs none of them, and without them a predictor starts a second sooner. None in
@@ -59,7 +61,7 @@ class Model:
     def __post_init__(self) -> None:
         check(self.card, self.features)
         self.absent = absent_columns(self.features)
-        self._to_today = class_matrix(self.card, self.booster.num_model_per_iteration())
+        self.to_today = class_matrix(self.card, self.booster.num_model_per_iteration())
 
     @property
     def model_id(self) -> int:
@@ -76,8 +78,8 @@ class Model:
             return np.empty(0)
         rows = add_absent(rows, self.absent)
         scores = self.booster.predict(self.features.transform(rows), num_threads=1)
-        if self._to_today is not None:
-            return of_classes(scores, self._to_today)
+        if self.to_today is not None:
+            return of_classes(scores, self.to_today)
         is_scaled = (self.center, self.spread) != (0.0, 1.0)
         return scores * self.spread + self.center if is_scaled else scores
 
@@ -87,12 +89,17 @@ class Model:
 
 
 def save(model: Model, registry: Registry) -> None:
-    """Publish a model; adds its columns and the versions of the libraries to its card."""
+    """Publish a model; adds its columns and the versions of the libraries to its card.
+
+    ModelError if load() would not read it: a scaler of another kind, for example.
+    """
     model.card.features = model.features.columns
     model.card.libraries = {name: version(name) for name in LIBRARIES}
     parts = {"features": model.features, "booster": model.booster.model_to_string()}
     parts |= {"center": model.center, "spread": model.spread}
-    registry.publish(model.card, pickle.dumps(parts))
+    content = pickle.dumps(parts, protocol=4)
+    decode_parts(model.card, content)
+    registry.publish(model.card, content)
 
 
 def load(registry: Registry, model_id: int) -> Model:
@@ -102,18 +109,41 @@ def load(registry: Registry, model_id: int) -> Model:
     the data set, or was made with another major version of a library.
     """
     card = registry.card(model_id)
-    content = registry.content(card)
+    return decode(card, registry.content(card))
+
+
+def decode(card: Card, content: bytes) -> Model:
+    """Return the model with this card and this content; ModelError as load()."""
+    features, booster, *scale = decode_parts(card, content)
     try:
-        _check_libraries(card)
-        parts = pickle.loads(content)  # noqa: S301 - see the module's docstring
-        scale = parts.get("center", 0.0), parts.get("spread", 1.0)
-        model = Model(parts["features"], lgb.Booster(model_str=parts["booster"]), card, *scale)
+        model = Model(features, booster, card, *scale)
         _warm_up(model)
     except ModelError:
         raise
-    except Exception as error:  # unpickling a file that was made elsewhere can raise anything
-        raise ModelError(f"model {model_id}: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a file that was made elsewhere can have anything in it
+        raise _unusable(card, error) from error
     return model
+
+
+def decode_parts(card: Card, content: bytes) -> tuple[FeatureEncoder, lgb.Booster, float, float]:
+    """Return the fields of a Model, without its card, whatever the data set is now.
+
+    ModelError if the content is not that of a model, or was made with another major version of a
+    library.
+    """
+    _check_libraries(card)
+    try:
+        parts = loads(content)
+        booster = lgb.Booster(model_str=parts["booster"])
+        return parts["features"], booster, parts.get("center", 0.0), parts.get("spread", 1.0)
+    except Unreadable as error:
+        raise ModelError(f"model {card.model_id}: its file {error}") from None
+    except Exception as error:
+        raise _unusable(card, error) from error
+
+
+def _unusable(card: Card, error: Exception) -> ModelError:
+    return ModelError(f"model {card.model_id}: {type(error).__name__}: {error}")
 
 
 def load_champion(registry: Registry) -> tuple[Model, list[str]]:
@@ -147,11 +177,19 @@ def load_anchor(registry: Registry, champion: Card) -> Model | None:
 
 
 def _check_libraries(card: Card) -> None:
-    for name, made_by in card.libraries.items():
-        if made_by.split(".")[0] != version(name).split(".")[0]:
+    for name, (made_by, installed) in other_versions(card).items():
+        if made_by.split(".")[0] != installed.split(".")[0]:
             raise ModelError(
-                f"model {card.model_id}: made by {name} {made_by}, installed is {version(name)}"
+                f"model {card.model_id}: made by {name} {made_by}, installed is {installed}"
             )
+
+
+def other_versions(card: Card) -> dict[str, tuple[str, str]]:
+    """Return, of each library that has changed since the model was made, both versions."""
+    both = {
+        name: (card.libraries[name], version(name)) for name in LIBRARIES if name in card.libraries
+    }
+    return {name: (then, now) for name, (then, now) in both.items() if then != now}
 
 
 def _warm_up(model: Model) -> None:

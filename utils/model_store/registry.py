@@ -14,15 +14,20 @@ from pathlib import Path
 
 import msgspec
 
+from utils.console import warn
 from utils.files import locked, write_atomically
-from utils.model_store.card import Card, ModelId, decode_card, encode_card
+from utils.model_store.archive import Archive
+from utils.model_store.card import (
+    MOST_BYTES,
+    Card,
+    ModelError,
+    ModelId,
+    decode_card,
+    encode_card,
+)
 from utils.settings import settings
 
 CHAMPION = "champion.json"
-
-
-class ModelError(Exception):
-    """A model that can't be used; the text says which one and why."""
 
 
 class Champion(msgspec.Struct):
@@ -60,7 +65,7 @@ class Registry:
         """Return a model's card; ModelError if it is missing or damaged."""
         path = self.card_path(model_id)
         try:
-            card = decode_card(path.read_bytes())
+            card = decode_card(_read(path))
         except FileNotFoundError:
             raise ModelError(f"model {model_id}: {path.name} is missing") from None
         except (OSError, ValueError, RecursionError) as error:
@@ -73,7 +78,7 @@ class Registry:
         """Return the content of the card's model; ModelError if it is missing or damaged."""
         path = self.path(card.model_id)
         try:
-            content = path.read_bytes()
+            content = _read(path)
         except FileNotFoundError:
             raise ModelError(f"model {card.model_id}: {path.name} is missing") from None
         except OSError as error:
@@ -127,10 +132,11 @@ class Registry:
         return locked(self.folder / "champion.lock")
 
     def prune(self, keep: int) -> list[int]:
-        """Delete old models and return their ids.
+        """Archive and delete old models, and return their ids.
 
         Kept are the champion, its anchor (see train/judge.py), the newest rejected model for
         inspection, and besides these `keep` others: the champion's parent first, then the newest.
+        A model that can't be archived, because the disk is full for example, is kept for now.
         """
         champion, *others = self.by_preference() or [None]
         parent = anchor = None
@@ -140,12 +146,28 @@ class Registry:
         others = [each for each in others if each != anchor]
         rejected = sorted(filter(self.is_rejected, others))
         good = sorted(set(others) - set(rejected), key=lambda each: (each == parent, each))
-        deleted = good[: max(len(good) - keep, 0)] + rejected[:-1]
+        surplus = good[: max(len(good) - keep, 0)] + rejected[:-1]
+        deleted = self._archived(surplus)
         for model_id in deleted:
             # The card first: without it the model does not exist, whenever this is interrupted.
             _remove(self.card_path(model_id))
             _remove(self.path(model_id))
         return deleted
+
+    def _archived(self, model_ids: list[int]) -> list[int]:
+        """Archive these models; return those that are archived, or too damaged for it."""
+        archive, done = Archive(self.folder), []
+        try:
+            for model_id in model_ids:
+                with suppress(ModelError):
+                    if settings.audit_models:
+                        card = self.card(model_id)
+                        archive.add(card, self.content(card))
+                done.append(model_id)
+            archive.clean_up()
+        except OSError as error:
+            warn(f"Replaced models are kept until they can be archived: {error}")
+        return done
 
     def remove_leftovers(self) -> None:
         """Remove what a killed writer left: temporary files, and models without a card."""
@@ -154,6 +176,12 @@ class Registry:
         for model in self.folder.glob("model_*.p"):
             if not model.with_suffix(".json").exists():
                 _remove(model)
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > MOST_BYTES:
+        raise OSError(f"it has more than {MOST_BYTES:,} bytes")
+    return path.read_bytes()
 
 
 def _remove(path: Path) -> None:

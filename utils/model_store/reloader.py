@@ -12,6 +12,8 @@ shared folder its files may arrive after its name.
 
 import threading
 import time
+from contextlib import suppress
+from datetime import datetime
 
 from utils.console import say, warn
 from utils.datasets import dataset
@@ -20,6 +22,7 @@ from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import decode_control
 from utils.model_store.model import Model, load, load_champion
 from utils.model_store.registry import ModelError, Registry
+from utils.telemetry import telemetry
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at champion.json, without an announcement
 POLL_PAUSE = 0.1  # seconds between two polls: a flood of announcements must not occupy the thread
@@ -54,7 +57,7 @@ class Reloader:
             ) from None
         for warning in warnings:
             warn(f"{warning}; starting with model {model.model_id} instead.")
-        say_what_differs(model)
+        note_loaded(model)
         return model
 
     def _run(self) -> None:
@@ -96,11 +99,13 @@ class Reloader:
         except ModelError as error:
             self._note_unusable(champion, error)
         else:
-            say_what_differs(self.model)
+            note_loaded(self.model)
+            telemetry.predictor.reloads += 1
             say(f"Model {champion} answers from now on.", "bold green")
 
     def _note_unusable(self, champion: int, error: ModelError) -> None:
         """Report it once, and set when to try again: later each time."""
+        telemetry.predictor.failed_loads += 1
         if champion == self._unusable:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
         else:
@@ -114,6 +119,18 @@ class Reloader:
         self._stop.set()
         self._thread.join(timeout=5)
         self._consumer.close(timeout_ms=1_000)
+
+
+def note_loaded(model: Model) -> None:
+    """Say what is special about a model that answers from now on, and note it for the metrics."""
+    numbers = telemetry.predictor
+    numbers.model_id = model.model_id
+    numbers.model_loaded_timestamp_seconds = time.time()
+    numbers.model_created_timestamp_seconds = None
+    with suppress(ValueError):  # "" in the card of an earlier version
+        created = datetime.fromisoformat(model.card.created)
+        numbers.model_created_timestamp_seconds = created.timestamp()
+    say_what_differs(model)
 
 
 def say_what_differs(model: Model) -> None:

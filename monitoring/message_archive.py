@@ -1,0 +1,174 @@
+"""The messages that the monitor has read, kept for an audit when Kafka has deleted them.
+
+They are in DATA_DIR/audit.db, in blocks of some thousand: a block is one compressed blob, and the
+sorted 64-bit hashes of the request ids in it. So a message costs about a microsecond and some dozen
+bytes, and a lookup compares its hashes with those of each block. The newest messages, too few for a
+block yet, are rows. The position behind the last message of each partition is written in the same
+transaction: what is read again, after kill -9 for example, is not kept twice.
+
+Limits are AUDIT_DAYS, AUDIT_REQUESTS and, whatever senders send, 1 kB of file per AUDIT_REQUESTS;
+the oldest blocks are deleted.
+"""
+
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+from kafka.consumer.fetcher import ConsumerRecord
+
+from monitoring.message_blocks import (
+    BLOCK,
+    BLOCK_BYTES,
+    Message,
+    index_of,
+    pack,
+    parts,
+)
+from utils.console import say, warn
+from utils.kafka_client.reader import Polled
+from utils.settings import settings
+
+MESSAGES = settings.data_dir / "audit.db"
+BYTES_PER_REQUEST = 1_000  # of the file, for all messages of one
+CLEAN_UP_INTERVAL = 3_600.0  # seconds
+RETRY_INTERVAL = 30.0  # seconds between attempts to write after a failure
+LOCK_TIMEOUT = 10.0  # seconds
+_DAY = 86_400
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blocks (
+    id INTEGER PRIMARY KEY, requests, written, first, last, hashes, content
+);
+CREATE TABLE IF NOT EXISTS tail (topic, partition, offset, time, value, written);
+CREATE TABLE IF NOT EXISTS positions (
+    topic, partition, topic_id, next, PRIMARY KEY (topic, partition)
+);
+"""
+
+
+class MessageArchive:
+    """Writes the archive; a disk that is full or a damaged file stops nothing, and is said once."""
+
+    def __init__(self, path: Path = MESSAGES) -> None:
+        self._path = path
+        self._database: sqlite3.Connection | None = None
+        self._problem = ""
+        self._retry_at = self._clean_up_at = 0.0
+        self.missed = 0  # messages that could not be kept
+
+    def add(self, polled: Polled) -> None:
+        """Keep what Reader.poll() has returned, without what is there already.
+
+        A topic that was created again, which the positions show, begins anew.
+        """
+        if not settings.audit_requests:
+            return
+        number = sum(map(len, polled.records.values()))
+        if time.monotonic() < self._retry_at:
+            self.missed += number
+            return
+        try:
+            self._open()
+            if number:
+                with self._database:
+                    self._database.execute("BEGIN IMMEDIATE")
+                    self._add(polled)
+            if time.monotonic() >= self._clean_up_at:
+                self._clean_up()
+        except (sqlite3.Error, OSError) as error:
+            self._fail(error, number)
+        else:
+            self._recover()
+
+    def notes(self) -> list[str]:
+        """Return what the archive misses, in words."""
+        missing = f"{self.missed:,} messages are not in the archive for audits"
+        return [f"{missing}: {self._problem}"] if self.missed and self._problem else []
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._database:
+            self._database.close()
+            self._database = None
+
+    def _open(self) -> None:
+        if self._database is None:
+            self._database = sqlite3.connect(self._path, LOCK_TIMEOUT, isolation_level=None)
+            for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "secure_delete = ON"):
+                self._database.execute(f"PRAGMA {pragma}")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.executescript(_SCHEMA)
+
+    def _fail(self, error: Exception, number: int) -> None:
+        self.close()
+        self.missed += number
+        self._retry_at = time.monotonic() + RETRY_INTERVAL
+        if not self._problem:
+            warn(
+                f"{self._path}: {error}. Messages are not kept for audits until it can be written."
+            )
+        self._problem = str(error)
+
+    def _recover(self) -> None:
+        if self._problem:
+            say(f"{self._path} can be written again: {self.missed:,} messages are not in it.")
+        self._problem = ""
+
+    def _add(self, polled: Polled) -> None:
+        added, now = [], time.time()
+        for (topic, partition), records in polled.records.items():
+            position = polled.positions.get((topic, partition))
+            topic_id = position.topic_id if position else ""
+            begin = self._next(topic, partition, topic_id)
+            added += [message_of(record) for record in records if record.offset >= begin]
+            end = max(begin, records[-1].offset + 1)
+            row = (topic, partition, topic_id, end)
+            self._database.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", row)
+        size = "SELECT count(*), coalesce(sum(length(value)), 0), min(written) FROM tail"
+        [(number, total, oldest)] = self._database.execute(size)
+        total += sum(len(message.value or b"") for message in added)
+        too_old = oldest is not None and oldest < now - _DAY
+        if number + len(added) >= BLOCK or total >= BLOCK_BYTES or too_old:
+            tail = self._database.execute("SELECT * FROM tail ORDER BY rowid")
+            self._pack([*(Message(*row[:5]) for row in tail), *added], now)
+            self._database.execute("DELETE FROM tail")
+        else:
+            rows = ((*message, now) for message in added)
+            self._database.executemany("INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def _next(self, topic: str, partition: int, topic_id: str) -> int:
+        """Return the first offset that is not there yet."""
+        query = "SELECT topic_id, next FROM positions WHERE topic = ? AND partition = ?"
+        for known, offset in self._database.execute(query, (topic, partition)):
+            if known == topic_id or not (known and topic_id):
+                return offset
+        return 0
+
+    def _pack(self, messages: list[Message], now: float) -> None:
+        sql = "INSERT INTO blocks (requests, written, first, last, hashes, content) "
+        for part in parts(messages):
+            requests, hashes = index_of(part)
+            times = [message.time for message in part]
+            row = (requests, now, min(times), max(times), hashes, pack(part))
+            self._database.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def _clean_up(self) -> None:
+        """Delete the oldest blocks that no limit allows."""
+        self._clean_up_at = time.monotonic() + CLEAN_UP_INTERVAL
+        oldest, room = time.time() - settings.audit_days * _DAY, Counter()
+        sizes = "SELECT id, written, requests, length(hashes) + length(content) FROM blocks"
+        for block, written, requests, size in self._database.execute(f"{sizes} ORDER BY id DESC"):
+            full = room["requests"] >= settings.audit_requests
+            room.update(requests=requests, bytes=size)
+            many = room["bytes"] > settings.audit_requests * BYTES_PER_REQUEST
+            if full or many or written < oldest:
+                self._database.execute("DELETE FROM blocks WHERE id <= ?", (block,))
+                break
+        self._database.execute("DELETE FROM tail WHERE written < ?", (oldest,))
+        self._database.execute("PRAGMA incremental_vacuum(10000)").fetchall()
+
+
+def message_of(record: ConsumerRecord) -> Message:
+    """Return what is kept of a record; its value is None if it could not be decoded."""
+    value = record.value if isinstance(record.value, bytes) else None
+    return Message(record.topic, record.partition, record.offset, record.timestamp, value)

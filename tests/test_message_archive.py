@@ -1,0 +1,267 @@
+"""The archive of messages: all of them once, found again, within its limits, whatever happens."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+
+from monitoring import message_archive
+from monitoring.kept_messages import KeptMessages
+from monitoring.message_archive import MessageArchive
+from monitoring.message_blocks import BLOCK, Message, pack, unpack
+from tests.harness.pipeline import wait_until
+from tests.test_reader import create_again
+from utils.files import ROOT
+from utils.kafka_client.reader import Polled
+from utils.kafka_client.records import Position, Unreadable
+from utils.settings import settings
+
+PLACE = TopicPartition("app_messages", 0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "audit.db"
+
+
+def record(offset: int, value, timestamp: int = 1_700_000_000_000) -> ConsumerRecord:
+    known = {"topic": PLACE.topic, "partition": 0, "offset": offset, "timestamp": timestamp}
+    return ConsumerRecord(**dict.fromkeys(ConsumerRecord._fields) | known | {"value": value})
+
+
+def request(request_id: str, text: str = "") -> bytes:
+    return json.dumps({"request_id": request_id, "data": {"text": text}}).encode()
+
+
+def polled(values: list, first: int = 0, topic_id: str = "a") -> Polled:
+    records = [record(first + number, value) for number, value in enumerate(values)]
+    return Polled({PLACE: records}, {PLACE: Position(first + len(values), 0, topic_id)})
+
+
+def kept(path) -> list[Message]:
+    found = KeptMessages(path)
+    messages = list(found.between(0, 2**62))
+    found.close()
+    return messages
+
+
+def found(path, *request_ids: str) -> list[Message]:
+    messages = KeptMessages(path)
+    each = list(messages.find(set(request_ids)))
+    messages.close()
+    return each
+
+
+def limit(monkeypatch, **limits) -> None:
+    changed = settings.model_copy(update=limits)
+    monkeypatch.setattr(message_archive, "settings", changed)
+
+
+def test_messages_come_back_byte_for_byte():
+    messages = [
+        Message("app_messages", 0, 5, 1_700_000_000_000, request("a")),
+        Message("app_messages", 3, 2**60, -1, None),
+        Message("outcomes_topic", 0, 0, 2**62, b"\x00\xff"),
+        Message("app_messages", 0, 6, 0, b""),
+    ]
+    assert list(unpack(pack(messages))) == messages
+
+
+@pytest.mark.parametrize("sizes", [[10, 20, 5], [BLOCK, 1], [BLOCK * 2 + 7], [700] * 9])
+def test_all_messages_of_a_request_are_found_however_they_came(path, sizes):
+    archive, first = MessageArchive(path), 0
+    for size in sizes:
+        archive.add(polled([request(f"r{first + each}") for each in range(size)], first))
+        archive.add(polled([request(f"r{first + each}") for each in range(size)], first))  # again
+        first += size
+    archive.add(polled([b'{"request_id": "r3", "prediction": 1}'], first))
+    archive.close()
+    assert [message.offset for message in kept(path)] == list(range(first + 1))
+    assert [message.offset for message in found(path, "r3")] == [3, first]
+    assert {m.offset for m in found(path, *(f"r{each}" for each in range(first)))} == {
+        *range(first + 1)
+    }
+    assert not found(path, "r")
+
+
+def test_odd_messages_are_kept_and_found_by_their_id(path):
+    odd = [
+        None,
+        Unreadable("why"),
+        b"",
+        b"\xff\xfe",
+        b"[1]",
+        b"[" * 100_000,
+        b'{"request_id": 7, "data": {}}',
+        b'{"request_id": "nan", "data": {"x": NaN}}',
+        b'{"request_id": "large", "data": {"x": 1e999}}',
+        b'{"request_id": "\\ud800", "data": {}}',
+        '{"request_id": "Zoë \\u0000", "data": {}}'.encode(),
+        b'{"request_id": "twice", "request_id": "last", "data": {}}',
+    ]
+    archive = MessageArchive(path)
+    archive.add(polled(odd))
+    archive.add(polled([request("x")] * BLOCK, len(odd)))
+    archive.close()
+    values = [None if isinstance(value, Unreadable) else value for value in odd]
+    assert [message.value for message in kept(path)][: len(odd)] == values
+    for request_id, offset in (("nan", 7), ("large", 8), ("Zoë \0", 10), ("last", 11)):
+        assert [message.offset for message in found(path, request_id)] == [offset]
+    assert not found(path, "twice")
+
+
+def test_a_topic_that_was_created_again_begins_anew(path):
+    archive = MessageArchive(path)
+    archive.add(polled([request("old")] * 50))
+    archive.add(polled([request("new")] * 30, topic_id="b"))
+    archive.add(polled([request("new")] * 5, first=28, topic_id="b"))
+    archive.add(polled([request("new")] * 9, first=30, topic_id=""))  # the id is not known
+    assert (len(found(path, "old")), len(found(path, "new"))) == (50, 39)
+    archive.close()
+
+
+def test_the_newest_requests_are_kept(path, monkeypatch):
+    limit(monkeypatch, audit_requests=10_000)
+    archive = MessageArchive(path)
+    for first in range(0, 40_000, BLOCK):
+        archive.add(polled([request(f"r{first + each}") for each in range(BLOCK)], first))
+        archive._clean_up_at = 0
+    archive.add(polled([]))
+    offsets = [message.offset for message in kept(path)]
+    assert offsets == list(range(28_000, 40_000))
+    limit(monkeypatch, audit_days=1e-9)
+    archive._clean_up_at = 0
+    archive.add(polled([request("last")], 40_000))
+    assert kept(path) == []
+    archive.close()
+    assert archive.notes() == []
+
+
+def test_whatever_is_sent_the_file_has_a_limit(path, monkeypatch):
+    limit(monkeypatch, audit_requests=10_000)  # 10 MB
+    archive = MessageArchive(path)
+    for first in range(60):
+        noise = b'{"request_id": "a", "prediction": "%s"}' % os.urandom(500_000).hex().encode()
+        archive.add(polled([noise], first))
+        archive._clean_up_at = 0
+    archive.add(polled([]))
+    archive.close()
+    assert path.stat().st_size < 20_000_000
+    assert len(kept(path)) > 10
+
+
+def test_without_a_number_of_requests_nothing_is_written(path, monkeypatch):
+    limit(monkeypatch, audit_requests=0)
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")]))
+    archive.close()
+    assert not path.exists()
+
+
+def test_a_disk_that_is_full_is_said_once_and_stops_nothing(path, capsys):
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")]))
+    pages = archive._database.execute("PRAGMA page_count").fetchone()[0]
+    archive._database.execute(f"PRAGMA max_page_count = {pages}")
+    for first in (1, 1 + BLOCK):
+        noise = [request(f"n{each}", os.urandom(99).hex()) for each in range(BLOCK)]
+        archive.add(polled(noise, first))
+    assert capsys.readouterr().out.count("database or disk is full") == 1
+    [note] = archive.notes()
+    assert note.startswith("8,000 messages are not in the archive for audits: database or disk")
+    archive._retry_at = 0  # the connection is a new one, which has no limit
+    archive.add(polled([request("b")], 1 + 2 * BLOCK))
+    assert "can be written again: 8,000 messages are not in it" in capsys.readouterr().out
+    assert archive.notes() == []
+    assert [message.offset for message in kept(path)] == [0, 8_001]
+    archive.close()
+
+
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\0" + b"\xff" * 5_000])
+def test_a_damaged_file_is_said_once_and_stops_nothing(path, content, capsys):
+    path.write_bytes(content)
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")]))
+    archive._retry_at = 0
+    archive.add(polled([request("b")], 1))
+    assert capsys.readouterr().out.count("Messages are not kept for audits until") == 1
+    assert len(archive.notes()) == 1
+    archive.close()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from monitoring.message_archive import MessageArchive
+from utils.kafka_client.reader import Reader
+
+archive, reader = MessageArchive(Path(sys.argv[1])), Reader({}, *sys.argv[2:])
+print("reads", flush=True)
+while True:
+    archive.add(reader.poll())
+"""
+
+
+@pytest.mark.slow
+def test_killed_five_times_while_it_reads_from_kafka_it_has_every_message_once(pipeline, path):
+    """And after the topic was created again, with the same offsets."""
+    pipeline.create_topic("numbers", partitions=3)
+    topic, sent = f"{pipeline.prefix}numbers", 0
+
+    def send(number: int) -> None:
+        nonlocal sent
+        for each in range(sent, sent + number):
+            pipeline.send(request(f"r{each}"), "numbers", partition=each % 3)
+        pipeline.producer.flush()
+        sent += number
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", WRITER, path, topic],
+            cwd=ROOT,
+            env=os.environ | pipeline.environment,
+            stdout=subprocess.PIPE,
+        )
+
+    def number_kept() -> int:
+        try:
+            return len(kept(path))
+        except (FileNotFoundError, sqlite3.OperationalError):
+            return 0
+
+    for _ in range(5):
+        writer, before = start(), sent
+        send(3_000)
+        wait_until(lambda least=before: number_kept() > least, what="messages")
+        writer.send_signal(signal.SIGKILL)
+        writer.communicate()
+    writer = start()
+    wait_until(lambda: number_kept() == sent)
+    writer.kill()
+    writer.communicate()
+    create_again(pipeline, "numbers", partitions=3)
+    writer = start()
+    send(1_000)
+    wait_until(lambda: len(found(path, *(f"r{each}" for each in range(15_000, 16_000)))) == 1_000)
+    writer.kill()
+    writer.communicate()
+    ids = [json.loads(message.value)["request_id"] for message in kept(path)]
+    assert sorted(ids) == sorted(f"r{each}" for each in range(16_000))
+
+
+def test_a_reader_does_not_miss_messages_that_become_a_block(path):
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")] * 10))
+    reading = KeptMessages(path)
+    first = next(reading.find({"a"}))
+    archive.add(polled([request("b")] * BLOCK, 10))
+    assert first.offset == 0
+    assert len(list(reading.find({"a"}))) == 10
+    reading.close()
+    archive.close()

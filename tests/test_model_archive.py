@@ -1,0 +1,149 @@
+"""Models that are deleted are archived first, whole, for as long and as many as settings say."""
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from tests.test_model_store import add_copy, cut
+from utils.model_store import archive, registry
+from utils.model_store.archive import Archive
+from utils.model_store.model import decode, load, save
+from utils.model_store.registry import ModelError, Registry
+from utils.settings import settings
+
+
+@pytest.fixture
+def folder(first_model, tmp_path):
+    """Five models, which differ in their files' digests; the champion is model 0."""
+    shutil.copytree(first_model / "models", tmp_path / "models")
+    models = Registry(tmp_path / "models")
+    for model_id in range(1, 5):
+        model = load(models, 0)
+        model.card.model_id, model.center = model_id, model_id / 1000
+        save(model, models)
+    return models.folder
+
+
+def limit(monkeypatch, **limits) -> None:
+    monkeypatch.setattr(archive, "settings", settings.model_copy(update=limits))
+    monkeypatch.setattr(registry, "settings", settings.model_copy(update=limits))
+
+
+def archived(folder) -> list[int]:
+    return [card.model_id for card in Archive(folder).cards()]
+
+
+def test_a_deleted_model_answers_as_before(folder, first_model):
+    from utils.datasets import dataset
+
+    frame, _ = dataset.test(first_model / "data")
+    before = {model_id: load(Registry(folder), model_id) for model_id in (1, 2, 3)}
+    assert Registry(folder).prune(keep=1) == [1, 2, 3]
+    assert archived(folder) == [1, 2, 3]
+    for model_id, model in before.items():
+        card, content = Archive(folder).load(model.card.digest)
+        assert card == model.card
+        np.testing.assert_array_equal(decode(card, content).predict(frame), model.predict(frame))
+        [found] = Archive(folder).cards(model_id)
+        assert Archive(folder).load(found.digest[:12]) == (card, content)
+    assert Archive(folder).folder.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in Archive(folder).folder.iterdir())
+
+
+def test_two_models_of_one_id_are_both_kept(folder):
+    Registry(folder).prune(keep=3)
+    add_copy(folder, 1)
+    Registry(folder).prune(keep=3)
+    assert archived(folder) == [1, 1]
+    assert len({card.digest for card in Archive(folder).cards(1)}) == 2
+
+
+class Killed(BaseException):
+    """As by kill -9: nothing is cleaned up."""
+
+
+def test_killed_between_any_two_steps_no_model_is_lost(folder, tmp_path, monkeypatch):
+    def killed_after(steps: int) -> bool:
+        shutil.rmtree(tmp_path / "models")
+        shutil.copytree(tmp_path / "kept", tmp_path / "models")
+        with monkeypatch.context() as patched:
+            for module, name in ((archive, "write_atomically"), (registry, "_remove")):
+                patched.setattr(module, name, counting(getattr(module, name)))
+            left[0] = steps
+            try:
+                Registry(folder).prune(keep=1)
+            except Killed:
+                return True
+        return False
+
+    def counting(step):
+        def counted(*arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            step(*arguments)
+
+        return counted
+
+    shutil.copytree(folder, tmp_path / "kept")
+    left, steps = [0], 0
+    while killed_after(steps):
+        assert {*Registry(folder).ids(), *archived(folder)} == {0, 1, 2, 3, 4}
+        for card in Archive(folder).cards():
+            Archive(folder).content(card)
+        Registry(folder).prune(keep=1)
+        assert (Registry(folder).ids(), archived(folder)) == ([0, 4], [1, 2, 3])
+        assert len(list(Archive(folder).folder.iterdir())) == 6
+        steps += 1
+    assert steps == 12
+
+
+def test_the_oldest_ones_are_deleted(folder, monkeypatch):
+    limit(monkeypatch, audit_models=2)
+    Registry(folder).prune(keep=1)
+    assert archived(folder) == [2, 3]
+    limit(monkeypatch, audit_days=0.5)
+    [path] = Archive(folder).folder.glob("2-*.json")
+    os.utime(path, (time.time() - 50_000,) * 2)
+    Registry(folder).prune(keep=1)
+    assert archived(folder) == [3]
+    assert len(list(Archive(folder).folder.iterdir())) == 2
+    limit(monkeypatch, audit_models=0)
+    assert Registry(folder).prune(keep=0) == [4]
+    assert not list(Archive(folder).folder.iterdir())
+
+
+def test_a_model_that_can_not_be_archived_is_kept(folder, monkeypatch, capsys):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        assert Registry(folder).prune(keep=0) == []
+    assert "Replaced models are kept until they can be archived" in capsys.readouterr().out
+    assert Registry(folder).ids() == [0, 1, 2, 3, 4]
+    cut(Registry(folder).path(1))  # nobody can use it any more
+    assert Registry(folder).prune(keep=0) == [1, 2, 3, 4]
+    assert archived(folder) == [2, 3, 4]
+
+
+def test_a_damaged_archive_is_said(folder):
+    Registry(folder).prune(keep=0)
+    path = next(Archive(folder).folder.glob("2-*.p.zst"))
+    [card] = Archive(folder).cards(2)
+    cut(path)
+    with pytest.raises(ModelError, match="^model 2: 2-.*zst can't be read"):
+        Archive(folder).content(card)
+    path.write_bytes(archive.zstandard.compress(b"another"))
+    with pytest.raises(ModelError, match="does not match its digest"):
+        Archive(folder).content(card)
+    path.write_bytes(b"\x28\xb5\x2f\xfd\xe0" + b"\xff" * 8)  # says that it has 2**64 - 1 bytes
+    with pytest.raises(ModelError, match="can't be read"):
+        Archive(folder).content(card)
+    path.with_name(path.name.replace(".p.zst", ".json")).write_text("{")
+    assert archived(folder) == [1, 3, 4]
+    with pytest.raises(ModelError, match="no archived model has the digest"):
+        Archive(folder).load(card.digest)
