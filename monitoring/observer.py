@@ -20,7 +20,7 @@ from monitoring.snapshot import History, Snapshot
 from monitoring.state import Counts, State
 from monitoring.view import history, snapshot
 from utils.console import say, warn
-from utils.kafka_client.connection import is_reachable
+from utils.kafka_client.connection import is_reachable, outage
 from utils.kafka_client.group_lag import GroupLag
 from utils.kafka_client.reader import Polled, Positions, Reader
 from utils.kafka_client.records import Position
@@ -121,7 +121,10 @@ class Observer:
         self._models.update(self._state)
         drift = self._drift.look(self._state, self._models.champion_card, now)
         behind = max(now - self._read_at, 0.0) if self._read_at else 0.0
-        found = snapshot(self._state, self._models, drift, now, behind, [*self._notes.values()])
+        notes = [*self._notes.values()]
+        if outage.lasts:
+            notes.append("Kafka does not answer: the figures are those until then")
+        found = snapshot(self._state, self._models, drift, now, behind, notes)
         found.flow.group_lag = self._lag.records
         return found
 
@@ -132,6 +135,7 @@ class Observer:
     def mark(self, kind: str, text: str) -> None:
         """Put an event of another origin on the time axis, now."""
         self._state.control.mark(self._clock(), kind, text)
+        self._has_news = True
 
     def save(self) -> None:
         """Write what is known into the file; a failure is said once."""

@@ -7,7 +7,7 @@ ask. A wrong hit costs one query, and one of 30,000 keys has one.
 """
 
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 
@@ -161,6 +161,9 @@ class Table:
         self._keep_in_memory(self._in_memory)
         self.forgotten += before - len(self.rows)
         self._changed &= self.rows.keys()
+        gone = np.fromiter(self._gone, np.int64, len(self._gone))
+        stored = [gone[_hits(index, gone)].tolist() for index in self._indexes.values()]
+        self._gone = set(chain.from_iterable(stored))
 
 
 def _upper(keys: np.ndarray) -> np.ndarray:

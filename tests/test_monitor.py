@@ -8,8 +8,10 @@ import sqlite3
 from contextlib import closing, suppress
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from tests.harness.pipeline import Pipeline, wait_until
+from tests.test_reader import add_partitions, create_again
 
 LABELS = {"<=50K": 0, ">50K": 1, "<=50K.": 0, ">50K.": 1}
 
@@ -103,6 +105,47 @@ def lasting(found: dict) -> dict:
     flow = {name: n for name, n in found["flow"].items() if "per_second" not in name}
     models = [{k: v for k, v in each.items() if k != "role"} for each in found["models"]]
     return {"flow": flow | {"group_lag": None}, "models": models, "latency": found["latency"]}
+
+
+@pytest.mark.slow
+def test_topics_that_change_are_followed(pipeline):
+    pipeline.create_topic("app_messages")
+    pipeline.requests(10)
+    assert once(pipeline)["flow"]["requests"] == 10
+    add_partitions(pipeline, "app_messages", total=2)
+    for row in range(5):
+        pipeline.request(row, partition=1)
+    pipeline.producer.flush()
+    assert once(pipeline)["flow"]["requests"] == 15
+    create_again(pipeline, "app_messages")
+    pipeline.requests(5)
+    assert once(pipeline)["flow"]["requests"] == 5
+    with KafkaAdminClient(bootstrap_servers=pipeline.host) as admin:
+        admin.delete_records({TopicPartition(f"{pipeline.prefix}app_messages", 0): 2})
+    assert once(pipeline)["flow"]["requests"] == 5  # it had read them
+    found = once(pipeline, "--from-beginning")
+    assert (found["flow"]["requests"], found["following"]["missed"]) == (3, 2)
+    assert any("deleted by Kafka" in note for note in found["following"]["notes"])
+    assert [mark["kind"] for mark in found["marks"]] == ["missed"]
+
+
+@pytest.mark.slow
+def test_a_frozen_monitor_goes_on_and_a_damaged_file_is_made_anew(pipeline):
+    pipeline.predictor()
+    monitor = pipeline.start("monitor.py", MONITOR_PORT="0")
+    pipeline.wait_for_output(monitor, "follows the topics")
+    monitor.send_signal(signal.SIGSTOP)
+    send_traffic(pipeline, random.Random(1), 100)
+    wait_until(lambda: len(pipeline.replies()) >= 100, what="all replies")
+    monitor.send_signal(signal.SIGCONT)
+    wait_until(lambda: saved(pipeline), what="a save")
+    monitor.send_signal(signal.SIGTERM)
+    assert monitor.wait(30) == 0
+    expected = offline(pipeline)
+    check(once(pipeline), expected)
+    path = pipeline.folder / "data" / "monitor.db"
+    path.write_bytes(b"damaged" * 1_000)
+    check(once(pipeline), expected)
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
