@@ -4,9 +4,8 @@
     python initialize.py --max-evals 50    # a longer search for better hyperparameters
     python initialize.py --again           # another first model replaces the champion
 
-Needs no Kafka. It may be run again: undamaged files are kept. With --again it makes another first
-model, of the original data alone, and running predictors change to it within a second. The next
-training uses all observations again.
+Needs no Kafka. Run again, it keeps undamaged files; --again makes another first model, to which
+running predictors change within a second. The next training uses all observations again.
 """
 
 import os
@@ -44,8 +43,7 @@ def keep_champion() -> bool:
     for warning in warnings:
         warn(warning)
     registry.promote(champion.model_id)  # champion.json may be missing, or name a damaged model
-    another = "Another first model: initialize.py --again"
-    say(f"Keeping model {champion.model_id}, the champion; nothing was tuned. {another}")
+    say(f"Keeping model {champion.model_id}, the champion. Another one: initialize.py --again")
     return True
 
 
@@ -102,8 +100,7 @@ def show_quality(model: Model) -> None:
 
 def main() -> None:
     """Prepare the folders data/ and models/."""
-    again = "make another first model, although there is a champion"
-    arguments = parse_arguments(__doc__, max_evals=10, timeout=45, again=again)
+    arguments = parse_arguments(__doc__, 10, timeout=45, again="replace the champion")
     serve_metrics("initialize")  # if METRICS_PORT is set
     for folder in (settings.data_dir, settings.models_dir):
         make_private(folder, ROOT)  # data/ will hold personal data

@@ -46,12 +46,6 @@ SHOW_EVERY = 1.0  # seconds
 Show = Callable[[Snapshot, dict[str, History]], None]
 
 
-class Newest:
-    """The newest snapshot, for /metrics."""
-
-    snapshot: Snapshot | None = None
-
-
 def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[Show]) -> None:
     """Read on, and show how it is once a second, until Ctrl-C or SIGTERM."""
     shown_at = 0.0
@@ -64,7 +58,6 @@ def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[S
         for event in alerts.check(snapshot):
             observer.mark("alert" if event.state == "begin" else "end", event.text)
         snapshot.alerts = alerts.shown()
-        Newest.snapshot = snapshot
         histories = {span: observer.history(span) for span in SPANS}
         for show in shows:
             show(snapshot, histories)
@@ -73,8 +66,8 @@ def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[S
 
 def watch(observer: Observer, in_terminal: bool) -> None:
     """Open what shows the figures, and follow the topics."""
+    shows = [serve_metrics("monitor")]  # if METRICS_PORT is set
     with ExitStack() as opened:
-        shows: list[Show] = []
         alerts = opened.enter_context(closing(Alerts(load_rules(settings.alert_rules))))
         tracking = opened.enter_context(closing(Tracking()))
         if page := open_page(settings.listen_host, settings.monitor_port):
@@ -97,8 +90,6 @@ def main() -> None:
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
     load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
-    if not arguments.once:
-        serve_metrics("monitor", lambda: Newest.snapshot)  # if METRICS_PORT is set
     prepare_topics(read=READS, write=(RETRAIN_TOPIC,) if settings.retrain_on_drift else ())
     path = settings.data_dir / FILE
     waiting = "Another monitor is running: waiting for its end."

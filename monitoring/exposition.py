@@ -47,7 +47,7 @@ class Exposition:
         if self._snapshot is not None:
             yield from snapshot_metrics.families(self._snapshot)
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, snapshot: Snapshot, histories: object = None) -> None:
         """Take the monitor's newest snapshot, once a second: its loop goes on."""
         self._snapshot, health.ready = snapshot, True
         health.beat(within=STUCK_AFTER)

@@ -11,7 +11,7 @@ from utils.process import was_restarted
 from utils.settings import settings
 
 
-def serve_metrics(script: str) -> Callable[[Snapshot], None]:
+def serve_metrics(script: str) -> Callable[[Snapshot, object], None]:
     """Serve /metrics, /healthz and /readyz in a thread of this process, if METRICS_PORT is set.
 
     script : its name in the metrics. Returns what takes the monitor's snapshots, to be called with
@@ -19,7 +19,7 @@ def serve_metrics(script: str) -> Callable[[Snapshot], None]:
     without metrics.
     """
     if not settings.metrics_port:
-        return lambda snapshot: None
+        return lambda snapshot, histories: None
     try:
         from monitoring.endpoint import start
         from monitoring.exposition import Exposition
@@ -30,8 +30,9 @@ def serve_metrics(script: str) -> Callable[[Snapshot], None]:
     exposition = Exposition(script)
     try:
         start(place, exposition)
-    except OSError as error:
-        why = f"METRICS_PORT={place[1]}: can't listen on {place[0]}: {error.strerror or error}"
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
+        reason = getattr(error, "strerror", None) or error
+        why = f"METRICS_PORT={place[1]}: can't listen on LISTEN_HOST={place[0]}: {reason}"
         if not was_restarted():
             raise SystemExit(f"{why}; each script needs a port of its own") from None
         warn(f"{why}; going on without metrics.")

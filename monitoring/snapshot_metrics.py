@@ -49,7 +49,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     yield from _gauge("snapshot_timestamp_seconds", "When these figures were made.", snapshot.time)
     yield from _trainings(snapshot.training)
     yield from _models(snapshot.models)
-    losses = ((str(m.model_id), m.figures.get(snapshot.loss)) for m in snapshot.models)
+    losses = ((str(m.model_id), next(iter(m.figures.values()), None)) for m in snapshot.models)
     text = "Mean loss of a model over its newest observations."
     yield _labelled("model_loss", text, "model_id", losses)
     yield from _drifts(snapshot.drift)

@@ -142,3 +142,10 @@ def test_quality():
     assert [row[0] for row in rows[:2]] == ["initialize.py's model", "LightGBM with its defaults"]
     assert len(rows) == 7
     assert all(row[-1].endswith("%") for row in rows)
+
+
+def test_telemetry():
+    output = run("bench.telemetry", "--rounds", "1", "--requests", "6000", "--seconds", "4")
+    assert len(rows_of("cost", output)) == 4
+    assert rows_of("throughput", output)[0][0] == "requests/s"
+    assert len(rows_of("latency at 200/s", output)) == 4

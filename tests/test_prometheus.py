@@ -23,6 +23,7 @@ SCRIPTS = {
     "trainer": ("trainer.py", "--max-evals", "1"),
     "sample_app": ("sample_app.py", "--messages", "100000", "--interval", "0.1")
     + ("--outcome-delay", "0.2"),
+    "monitor": ("monitor.py",),
 }
 OURS = re.compile(r"\b(?:pipeline|kafka)_\w+")
 COMPARISON = re.compile(r" (==|!=|<=|>=|<|>) ")
@@ -40,7 +41,7 @@ def observed(broker, first_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("observed")
     shutil.copytree(first_model, folder, dirs_exist_ok=True)
     prefix = f"t{os.urandom(4).hex()}-"
-    pipeline = Pipeline(settings.kafka_host, prefix, folder, RETRAIN_EVERY="5")
+    pipeline = Pipeline(settings.kafka_host, prefix, folder, RETRAIN_EVERY="5", MONITOR_PORT="0")
     ports = {script: free_port() for script in SCRIPTS}
     running = {
         script: pipeline.start(*command, METRICS_PORT=str(ports[script]))
@@ -65,7 +66,7 @@ def queries() -> set[str]:
 
 @needs_prometheus
 def test_every_query_of_dashboard_and_rules_has_series(observed, tmp_path):
-    shipped = {"predictor": 9100, "trainer": 9110, "sample_app": 9111}
+    shipped = {"predictor": 9100, "trainer": 9110, "sample_app": 9111, "monitor": 9112}
     targets = {
         f"127.0.0.1:{port}": f"127.0.0.1:{observed.ports[script]}"
         for script, port in shipped.items()
@@ -75,7 +76,6 @@ def test_every_query_of_dashboard_and_rules_has_series(observed, tmp_path):
         assert len(rules) > 10
         # A comparison has no series while it is false; with bool it has 0 or 1.
         missing = {COMPARISON.sub(r" \1 bool ", each) for each in [*queries(), *rules.values()]}
-        missing = {query for query in missing if "monitor" not in query and "kafka_" not in query}
 
         def all_have_series() -> bool:
             missing.difference_update([q for q in missing if prometheus.series(q)])
@@ -84,7 +84,7 @@ def test_every_query_of_dashboard_and_rules_has_series(observed, tmp_path):
         with suppress(AssertionError):
             wait_until(all_have_series, timeout=60)
         assert not missing
-        assert [up["value"][1] for up in prometheus.series('up{job!="monitor"}')] == ["1"] * 3
+        assert [up["value"][1] for up in prometheus.series("up")] == ["1"] * 4
 
 
 def test_every_metric_that_is_asked_for_exists_and_says_what_it_is(observed):
