@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import time
 from contextlib import ExitStack, closing
@@ -148,6 +149,33 @@ def test_a_request_that_is_too_long_is_refused(page):
     for head in LONG:
         with closing(connect(page, head)) as raw:
             assert raw.recv(100).startswith(b"HTTP/1.0 431 ")
+
+
+ODD = (
+    b"GET http://[ HTTP/1.0\r\nHost: localhost",
+    b"GET //[?span=%ff&span HTTP/1.0\r\nHost: localhost",
+    b"GET /history.json?span=x" + b"&;=" * 1_000 + b" HTTP/1.0\r\nHost: localhost",
+    b"GET \x00\xff HTTP/1.0\r\nHost: localhost",
+    b"GET / HTTP/1.0\r\nHost: \xff[::1\x00",
+    b"GET / HTTP/9.9",
+    b"GET / NONSENSE",
+    b"GET /",
+    b"GET",
+    b"\x00",
+    b"GET / HTTP/1.1\r\nno colon\r\n: :\r\n \r\n",
+    b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 150,
+    b"",
+)
+
+
+def test_odd_requests_are_refused_quietly(page, capfd):
+    for head in ODD:
+        with closing(connect(page, head + b"\r\n\r\n")) as raw:
+            answer = read_to_the_end(raw)
+        assert b"<!doctype html>" not in answer, head
+        assert re.match(rb"(HTTP/1.0 )?(4\d\d|505) |$", answer), head
+    assert get(page, "/").status == 200
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_request_that_never_ends_is_given_up(page, monkeypatch):
