@@ -186,6 +186,7 @@ def test_a_number_has_no_accuracy_and_nothing_is_explained(chromium, page):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_page_of_a_running_pipeline(chromium, pipeline):
     port = free_port()
     monitor = ("monitor.py", {"until": "The page is open: ", "MONITOR_PORT": str(port)})
@@ -198,7 +199,7 @@ def test_the_page_of_a_running_pipeline(chromium, pipeline):
         tab.wait_for('[data-arrow="model"]', has_text="model 0")
         pipeline.requests(30)
         tab.wait_for('[data-arrow="predictions"]', has_text="30")
-        tab.wait_for('[data-arrow="model"]', has_text="model 1", timeout=90_000)
+        tab.wait_for('[data-arrow="model"]', has_text="model 1", timeout=150_000)
         tab.wait_for("#events", has_text="model 1 promoted: ")
         first.kill()
         tab.wait_for("#sentence", has_text="No news from the monitor since ")
