@@ -22,6 +22,15 @@ demo: env ## run the whole pipeline and print a summary (DATASET=..., MESSAGES=2
 		$(if $(INTERVAL),--interval $(INTERVAL)) \
 		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
 
+ui: env .venv-mlflow/.installed ## open the page, MLflow and, where installed, Prometheus and Grafana
+	$(RUN) -m tools.ui
+
+.venv-mlflow/.installed: requirements-mlflow-ui.txt
+	$(PYTHON) -m venv .venv-mlflow
+	@echo "Installing MLflow's interface in .venv-mlflow, a minute or two ..."
+	@.venv-mlflow/bin/pip install --quiet --disable-pip-version-check -r requirements-mlflow-ui.txt
+	touch $@
+
 kafka: env ## start a local Kafka
 	$(RUN) -m tools.local_kafka start
 
@@ -84,5 +93,5 @@ clean: env ## delete models, observations, topics and unpacked data; Kafka and t
 forget: ## delete the trials of all tuning
 	rm -f data/trials.*
 
-.PHONY: help env demo kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
+.PHONY: help env demo ui kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
 	quality generations lint format lock clean forget

@@ -64,8 +64,9 @@ def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[S
         tracking.step(snapshot)
 
 
-def watch(observer: Observer, in_terminal: bool, shows: list[Show]) -> None:
-    """Open what else shows the figures, and follow the topics."""
+def watch(observer: Observer, in_terminal: bool) -> None:
+    """Open what shows the figures, and follow the topics."""
+    shows = [serve_metrics("monitor")]  # if METRICS_PORT is set
     with ExitStack() as opened:
         alerts = opened.enter_context(closing(Alerts(load_rules(settings.alert_rules))))
         tracking = opened.enter_context(closing(Tracking()))
@@ -89,7 +90,6 @@ def main() -> None:
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
     load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
-    shows = [] if arguments.once else [serve_metrics("monitor")]  # if METRICS_PORT is set
     prepare_topics(read=READS, write=(RETRAIN_TOPIC,) if settings.retrain_on_drift else ())
     path = settings.data_dir / FILE
     waiting = "Another monitor is running: waiting for its end."
@@ -106,7 +106,7 @@ def main() -> None:
             observer.read_all(stopping)
             print(msgspec.json.encode(observer.snapshot()).decode())
         else:
-            watch(observer, arguments.terminal, shows)
+            watch(observer, arguments.terminal)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     DATASET=shop python -m bench.drift --interval 0.005    # time for its slower trainings
 
 Runs predictor.py, trainer.py and `sample_app.py --drift` with late outcomes on a broker of its own
-and shows the progress. Then prints the figures of the answers, one row for each RETRAIN_EVERY
-requests, beside those that the first model would have given. For the shop, whose probabilities are
-known, it also prints the best ones that are possible.
+and shows the progress; the page of its monitor, at MONITOR_PORT, shows it live. Then prints the
+figures of the answers, one row for each RETRAIN_EVERY requests, beside those that the first model
+would have given. For the shop, whose probabilities are known, it also prints the best ones that are
+possible.
 """
 
 import json
@@ -32,6 +33,7 @@ from utils.messages import Prediction, decode_outcome, decode_reply
 from utils.model_store.model import Model, load_champion
 from utils.model_store.registry import Registry
 from utils.script import command_line
+from utils.settings import settings
 
 BATCHES = 12  # RETRAIN_EVERY is this part of the requests
 WINDOW = 1.5  # TRAIN_WINDOW is this times RETRAIN_EVERY
@@ -117,6 +119,7 @@ def run(pipeline: Pipeline, requests: int, interval: float) -> Follower:
     """Send all requests; return when they are answered and the trainings that are due are done."""
     every = max(requests // BATCHES, 1)
     pipeline.environment |= {"RETRAIN_EVERY": str(every), "TRAIN_WINDOW": str(int(every * WINDOW))}
+    start_monitor(pipeline)
     pipeline.predictor()
     pipeline.trainer()
     follower = Follower(pipeline)
@@ -135,6 +138,14 @@ def run(pipeline: Pipeline, requests: int, interval: float) -> Follower:
     say(follower.progress())
     follower.close()
     return follower
+
+
+def start_monitor(pipeline: Pipeline) -> None:
+    """Start the monitor of the pipeline, and say where its page is, or why there is none."""
+    if settings.monitor_port:
+        monitor = pipeline.start("monitor.py", MONITOR_PORT=str(settings.monitor_port))
+        pipeline.wait_for_output(monitor, " page")
+        say(next(line for line in monitor.log.read_text().splitlines() if " page" in line), "bold")
 
 
 def figures(found: Follower, first: Model, every: int) -> Table:

@@ -1,7 +1,5 @@
 """Looks for drift now and then, and notes when one begins and ends."""
 
-import time
-
 from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores
 from monitoring.snapshot import Drift
 from monitoring.state import State
@@ -21,8 +19,9 @@ class DriftWatch:
     def look(self, state: State, card: Card | None, now: float) -> list[Drift]:
         """Return what has drifted, and what has not; a new champion has other references."""
         model_id = card.model_id if card else None
-        if time.monotonic() > self._looked_at + LOOK_EVERY or model_id != self._model:
-            self._looked_at, self._model = time.monotonic(), model_id
+        # Clocks can be set back.
+        if abs(now - self._looked_at) >= LOOK_EVERY or model_id != self._model:
+            self._looked_at, self._model = now, model_id
             before = state.control.drifting
             self._found = _drift(state, card)
             for each in self._found:

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from monitoring.rules import LEAST_ROWS
 from monitoring.snapshot import ModelState, Snapshot
 
 PATIENCE = 10.0  # seconds that an answer may take, and that the monitor may be behind
@@ -22,7 +23,8 @@ def headline(snapshot: Snapshot) -> Headline:
     flow, behind = snapshot.flow, snapshot.following.behind or 0
     active = [alert for alert in snapshot.alerts if alert.end is None]
     if active:
-        more = [f"{len(active) - 2} more alerts."] if active[2:] else []
+        rest = len(active) - 2
+        more = [f"{rest} more alert{'s' if rest > 1 else ''}."] if rest > 0 else []
         return Headline("bad", " ".join([_sentence(alert.text) for alert in active[:2]] + more))
     if behind > PATIENCE:
         return Headline("waiting", f"The monitor is still reading: {duration(behind)} behind.")
@@ -32,6 +34,9 @@ def headline(snapshot: Snapshot) -> Headline:
         wait = duration(flow.oldest_unanswered)
         number = f"{flow.unanswered:,} request" + "s" * (flow.unanswered > 1)
         return Headline("bad", f"{number} without an answer, the oldest for {wait}.")
+    if _is_useless(champion(snapshot)):
+        text = "Every request is answered, but worse than by the mean outcome"
+        return Headline("bad", text + _quality(snapshot) + ".")
     if drifted := [each.name for each in snapshot.drift if each.drifted]:
         names = ", ".join(drifted[:3]) + (f" and {len(drifted) - 3} more" if drifted[3:] else "")
         return Headline("warning", f"Every request is answered, but the data drift: {names}.")
@@ -45,6 +50,13 @@ def _quality(snapshot: Snapshot) -> str:
     loss = next(iter(model.figures.values()), None)
     shown = "" if loss is None else f", {snapshot.loss} {figure(loss)}"
     return f", model {model.model_id}{shown}"
+
+
+def _is_useless(model: ModelState | None) -> bool:
+    """Return whether the model's loss is above that of always predicting the mean outcome."""
+    if not model or model.loss_of_mean is None or model.window < LEAST_ROWS:
+        return False
+    return next(iter(model.figures.values()), 0.0) > model.loss_of_mean
 
 
 def champion(snapshot: Snapshot) -> ModelState | None:
@@ -69,12 +81,13 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
-    for size, unit in ((1, "s"), (60, "min"), (3600, "h")):
-        if seconds < 120 * size or (size == 3600 and seconds < 48 * size):
+    for limit, size, unit in ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h")):
+        if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86_400:.0f} days"
 
 
 def _sentence(text: str) -> str:
-    text = text.strip() or "An alert without a text"
+    text = text.strip() or "an alert without a text"
+    text = text[0].upper() + text[1:]
     return text if text[-1] in ".!?" else text + "."

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,9 @@ import msgspec
 
 from utils.console import drop_unwritable_output, printable
 from utils.files import locked, write_atomically
-from utils.model_store.card import Card, encode_card
-from utils.model_store.registry import ModelError, Registry
+from utils.model_store.archive import Archive
+from utils.model_store.card import Card, ModelError, encode_card
+from utils.model_store.registry import Registry
 from utils.process import end_with_parent
 from utils.script import command_line
 from utils.settings import settings
@@ -38,6 +39,7 @@ LOGGED = settings.data_dir / "mlflow_logged.json"
 TEMPORARY = settings.data_dir / "mlflow_temporary"
 LOCK = settings.data_dir / "mlflow.lock"
 BUDGET = 120.0  # seconds after which no other training is begun
+KIND = "custom_model_development"  # what MLflow's pages show: no language models
 MORE = 3  # the exit code if there is more to do
 # Read by MLflow when it is imported. A frozen server would otherwise be waited for during minutes,
 # and a request that is sent again could make a second run.
@@ -77,11 +79,21 @@ class Logged:
         self._cards.intersection_update(digests)
 
 
-def cards(registry: Registry) -> Iterator[Card]:
-    """Yield the cards that can be read, those of the oldest models first."""
+def cards(registry: Registry) -> list[Card]:
+    """Return the cards that can be read, of the archived models too, the oldest models first."""
+    found = {(card.model_id, card.digest): card for card in Archive(registry.folder).cards()}
     for model_id in registry.ids():
         with suppress(ModelError):
-            yield registry.card(model_id)
+            card = registry.card(model_id)
+            found[card.model_id, card.digest] = card
+    return sorted(found.values(), key=lambda card: (card.created, card.model_id))
+
+
+def content(registry: Registry, card: Card) -> bytes:
+    """Return a model's content, wherever it is by now; ModelError if it is nowhere."""
+    with suppress(ModelError):
+        return registry.content(card)
+    return Archive(registry.folder).content(card)
 
 
 def connect() -> "tuple[MlflowClient, Experiment]":
@@ -93,7 +105,8 @@ def connect() -> "tuple[MlflowClient, Experiment]":
     experiment = client.get_experiment_by_name(NAME)
     if experiment is None:
         is_served = uri.startswith(("http:", "https:"))
-        created = client.create_experiment(NAME, None if is_served else ARTIFACTS.as_uri())
+        folder = None if is_served else ARTIFACTS.as_uri()
+        created = client.create_experiment(NAME, folder, {"mlflow.experimentKind": KIND})
         experiment = client.get_experiment(created)
     if experiment.lifecycle_stage != "active":
         raise ModelError(f"the experiment {NAME} is deleted: restore it, or delete it for good")
@@ -109,12 +122,12 @@ def log_all() -> bool:
     from monitoring.mlflow_aliases import Versions
 
     registry = Registry()
-    found = list(cards(registry))
+    found = cards(registry)
     is_done, refused = log_trainings(client, experiment, found)
     versions = Versions(client, NAME)
     mlflow_live.send(client, experiment.experiment_id, versions)
     rejected = [card.model_id for card in found if card.decision == "rejected"]
-    versions.set_aliases(registry.champion_id(), max(rejected, default=None))
+    versions.set_aliases(registry.champion_id(), rejected[-1] if rejected else None)
     if refused:
         raise refused
     return is_done
@@ -148,14 +161,14 @@ def log_trainings(
 def log_training(client: "MlflowClient", experiment: str, card: Card, digest: str) -> None:
     """Log what is missing of one training."""
     # Here, as it takes a second, and most of the time there is no new model.
-    from utils.model_store.model import load
+    from utils.model_store.model import decode
 
     # isort: split
     from monitoring.mlflow_run import TrainingRun
 
     model, why_no_model = None, ""
     try:
-        model = load(Registry(), card.model_id)
+        model = decode(card, content(Registry(), card))
     except ModelError as error:
         why_no_model = str(error)
     shutil.rmtree(TEMPORARY, ignore_errors=True)  # of a child that was killed
@@ -200,8 +213,10 @@ def main() -> None:
 
 def in_one_line(error: Exception) -> str:
     """Return an error as one line of at most 300 characters."""
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}"
+    text = " ".join(str(error).split())
+    if settings.mlflow_tracking_uri:  # it may contain a password
+        text = text.replace(settings.mlflow_tracking_uri, "MLFLOW_TRACKING_URI")
+    return f"{type(error).__name__}: {text[:300]}"
 
 
 if __name__ == "__main__":

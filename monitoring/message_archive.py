@@ -120,7 +120,7 @@ class MessageArchive:
             position = polled.positions.get((topic, partition))
             topic_id = position.topic_id if position else ""
             begin = self._next(topic, partition, topic_id)
-            added += [_message(record) for record in records if record.offset >= begin]
+            added += [message_of(record) for record in records if record.offset >= begin]
             end = max(begin, records[-1].offset + 1)
             row = (topic, partition, topic_id, end)
             self._database.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", row)
@@ -168,6 +168,7 @@ class MessageArchive:
         self._database.execute("PRAGMA incremental_vacuum(10000)").fetchall()
 
 
-def _message(record: ConsumerRecord) -> Message:
+def message_of(record: ConsumerRecord) -> Message:
+    """Return what is kept of a record; its value is None if it could not be decoded."""
     value = record.value if isinstance(record.value, bytes) else None
     return Message(record.topic, record.partition, record.offset, record.timestamp, value)

@@ -52,6 +52,11 @@ def request_id_of(value: bytes | None) -> str | None:
     return request_id if isinstance(request_id, str) else None
 
 
+def has_data(value: bytes | None) -> bool:
+    """Return whether a message is a request, or would be if its fields were valid."""
+    return _head(value).data is not msgspec.UNSET
+
+
 def _head(value: bytes | None) -> _Head:
     try:
         return _decode_head(value)

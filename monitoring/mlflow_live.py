@@ -75,12 +75,13 @@ def _send(client, experiment: str, versions: "Versions", samples: list[dict]) ->
             metrics.setdefault(model_id, []).extend(
                 Metric(f"live/{name}", float(v), second * 1000, second) for name, v in found.items()
             )
-        if "champion" in sample:
-            versions.note_champion(sample["champion"], sample["since"])
     for model_id, found in metrics.items():
         if run_id := _run_of(client, experiment, model_id):
             for start in range(0, len(found), BATCH):
                 client.log_batch(run_id, found[start : start + BATCH])
+    for sample in samples:
+        if "champion" in sample:
+            versions.note_champion(sample["champion"], sample["since"])
 
 
 def _run_of(client, experiment: str, model_id: str) -> str | None:

@@ -143,10 +143,8 @@ def shap(axes: Axes, model: Model, frame: "pd.DataFrame") -> None:
         return
     spread = np.random.default_rng(1).uniform(-0.3, 0.3, len(matrix))
     for place, feature in enumerate(shown):
-        shades = np.argsort(np.argsort(matrix[:, feature])) / len(matrix)
-        found = axes.scatter(
-            values[:, 0, feature], place + spread, c=shades, cmap="coolwarm", s=6, vmin=0, vmax=1
-        )
+        _, shades = np.unique(matrix[:, feature], return_inverse=True)  # ranks
+        found = axes.scatter(values[:, 0, feature], place + spread, c=shades, cmap="coolwarm", s=6)
     axes.figure.colorbar(found, ax=axes, label="low or high value", ticks=[])
     axes.axvline(0, color=REFERENCE, linewidth=1)
     axes.set_yticks(range(len(shown)), _names(model, shown))

@@ -17,6 +17,7 @@ from monitoring.log_to_mlflow import MORE
 from monitoring.snapshot import Snapshot
 from utils.console import say, warn
 from utils.files import ROOT
+from utils.model_store.archive import Archive
 from utils.model_store.registry import CHAMPION, Registry
 from utils.process import lower_priority
 from utils.settings import settings
@@ -86,7 +87,7 @@ class Tracking:
 
     def _state(self) -> tuple:
         """Return what changes whenever a model, a card or the champion does."""
-        folders = (self._registry.folder, self._registry.folder / "archive")
+        folders = (self._registry.folder, Archive(self._registry.folder).folder)
         return tuple(folder.stat().st_mtime_ns if folder.exists() else 0 for folder in folders)
 
     def _start(self) -> None:

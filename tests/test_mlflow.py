@@ -1,115 +1,141 @@
 """Trainings, models and live figures in MLflow: a real SQLite store, and processes that die."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from tests.harness.brokers import QUICK, initialize
+from tests.harness.mlflow_programs import log, replies, replies_elsewhere
+from tests.harness.project import add_dataset, copy_project
+from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 
 pytest.importorskip("mlflow", reason="requirements-monitoring.txt is not installed")
 
-# Runs monitoring.log_to_mlflow once for each word of KILLED_AT, in a process forked from this one,
-# which saves the imports. A word is the name of the call to MLflow, or its number, instead of which
-# the process is killed; "-": it is not. Prints how each one has ended.
-PROGRAM = """
-import os, signal, sys
-from monitoring import log_to_mlflow
-log_to_mlflow.prepare_environment()
-import utils.model_store.model
-import mlflow
-from monitoring import mlflow_run, mlflow_live, mlflow_aliases
-
-class Client(mlflow.MlflowClient):
-    calls = 0
-    def __getattribute__(self, name):
-        found = super().__getattribute__(name)
-        if not name.startswith("_") and callable(found):
-            Client.calls += 1
-            if limit in (name, str(Client.calls)):
-                os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-mlflow.MlflowClient = Client
-sys.argv = ["log_to_mlflow"]
-for limit in os.environ["KILLED_AT"].split():
-    pid = os.fork()
-    if not pid:
-        log_to_mlflow.main()
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-
-# What is in a store, as JSON. Argument: the URI.
-CONTENT = """
-import json, sys
-from mlflow import MlflowClient
-client = MlflowClient(sys.argv[1])
-runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-def as_dict(run):
-    run_id = run.info.run_id
-    history = lambda name: [(m.step, m.value) for m in client.get_metric_history(run_id, name)]
-    files = lambda path: [a.path for a in client.list_artifacts(run_id, path)]
-    return {
-        "id": run_id, "name": run.info.run_name, "status": run.info.status,
-        "tags": run.data.tags, "params": run.data.params,
-        "metrics": {name: history(name) for name in run.data.metrics},
-        "files": files(None) + files("plots"),
-    }
-versions = [
-    {"name": v.name, "version": str(v.version), "tags": v.tags, "run": v.run_id}
-    for v in client.search_model_versions()
+PARENT = "mlflow.parentRunId"
+SAMPLES = [
+    {"time": 1_000.0, "champion": 0, "since": 990.0},
+    {"time": 1_030.9, "models": {"0": {"answers": 5, "mean_loss": 0.3}, "77": {"answers": 1}}},
+    {"time": 1_061.2, "models": {"0": {"answers": 9, "mean_loss": 0.2}}},
 ]
-models = {m.name: m.aliases for m in client.search_registered_models()}
-models = {name: {n: str(v) for n, v in aliases.items()} for name, aliases in models.items()}
-print(json.dumps({"runs": list(map(as_dict, runs)), "versions": versions, "models": models}))
-"""
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def python(code: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> str:
-    """Run a program; return what it prints."""
-    ended = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=cwd,
-        env=os.environ | QUIET | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+class Logged(NamedTuple):
+    """A pipeline's folder, and what MLflow has of it, see CONTENT."""
 
-
-def folders(folder: Path) -> dict[str, str]:
-    return {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
-
-
-def log(folder: Path, *killed_at: str, **environment: str) -> list[int]:
-    """Log once for each of these words, see PROGRAM; return the exit codes."""
-    environment |= folders(folder) | {"KILLED_AT": " ".join(killed_at or "-")}
-    return [int(code) for code in python(PROGRAM, **environment).split()]
-
-
-def content(folder: Path) -> dict:
-    return json.loads(python(CONTENT, f"sqlite:///{folder}/data/mlflow.db"))
+    folder: Path
+    content: dict
 
 
 @pytest.fixture(scope="module")
-def logged(first_model, tmp_path_factory) -> Path:
-    """A pipeline whose first model is logged, by a process that was killed again and again."""
+def logged(first_model, tmp_path_factory) -> Logged:
+    """A pipeline whose first model is logged, by a child that is killed twice."""
     folder = tmp_path_factory.mktemp("logged")
     shutil.copytree(first_model, folder, dirs_exist_ok=True)
-    killed_at = ("create_model_version", "set_terminated", "set_registered_model_alias")
-    assert log(folder, *killed_at, "-") == [*[-signal.SIGKILL] * 3, 0]
-    return folder
+    lines = [json.dumps(sample) for sample in SAMPLES]
+    (folder / "data" / "mlflow_live.jsonl").write_text("\n".join([*lines, '{"time": 1_0']))
+    killed_at = ("log_batch", "set_model_version_tag")
+    codes, content = log(folder, *killed_at, "-")
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    return Logged(folder, content)
 
 
-def test_a_child_that_is_killed_again_and_again_doubles_nothing(logged):
-    found = content(logged)
-    assert [run["name"] for run in found["runs"]] == ["trial 1", "model 0"]
-    assert {run["status"] for run in found["runs"]} == {"FINISHED"}
-    assert [version["version"] for version in found["versions"]] == ["1"]
+def card_of(folder: Path, model_id: int = 0) -> dict:
+    return json.loads((folder / "models" / f"model_{model_id}.json").read_text())
+
+
+def test_a_training_is_one_run_with_its_trial_whatever_is_killed(logged):
+    trial, training = logged.content["runs"]
+    card = card_of(logged.folder)
+    assert training["name"] == "model 0"
+    assert trial["tags"][PARENT] == training["id"]
+    assert {training["status"], trial["status"]} == {"FINISHED"}
+    assert training["tags"]["model_digest"] == card["digest"]
+    assert training["tags"]["data_digest"] == card["digest_of_rows"] != ""
+    assert training["tags"]["code_digest"] == card["code_digest"] != ""
+    assert training["tags"]["decision"] == "first"
+    assert training["params"]["num_leaves"] == str(card["parameters"]["num_leaves"])
+    assert training["metrics"]["tuning/loss"] == [[0, card["tuning_logloss"]]]
+    assert training["metrics"]["learning_curve"] == card["learning_curve"]
+    assert training["metrics"]["seconds/tuning"] == [[0, card["durations"]["tuning"]]]
+    assert 0.26 < training["metrics"]["test/logloss"][0][1] < 0.29
+    pictures = {f"plots/{name}.png" for name in ("calibration", "roc", "importance", "shap")}
+    assert {"card.json", "model"} | pictures <= {*training["files"]}
+
+
+def test_live_figures_are_metrics_of_the_models_run_once(logged):
+    _, training = logged.content["runs"]
+    assert training["metrics"]["live/answers"] == [[1_030, 5], [1_061, 9]]
+    assert training["metrics"]["live/mean_loss"] == [[1_030, 0.3], [1_061, 0.2]]
+    assert not [*(logged.folder / "data").glob("mlflow_*.jsonl")]
+
+
+def test_a_model_is_one_version_with_an_alias_and_the_date(logged):
+    [version] = logged.content["versions"]
+    assert version["run"] == logged.content["runs"][1]["id"]
+    assert version["tags"]["champion 1970-01-01 00:16:30 UTC"] == "model 0"
+    assert version["tags"]["model_id"] == "0"
+    assert logged.content["models"] == {"adult": {"champion": version["version"]}}
+
+
+def test_a_logged_model_answers_elsewhere_as_the_predictor_does(logged):
+    """In a process that does not know this project, but has another package `utils`."""
+    rows = read_test_requests(logged.folder / "data")[:300]
+    for row, changes in enumerate(
+        [{"age": None}, {"age": 25.5}, {"workclass": None}, {"occupation": "Astronaut"}]
+        + [dict.fromkeys(rows[0]), {"income_bracket": None, "unknown field": [1]}]
+    ):
+        rows[row] |= changes
+    (file := logged.folder / "rows.json").write_text(json.dumps(rows))
+    expected = replies(logged.folder, file, model_id=0)
+    assert len(expected) == 300
+    assert expected[0].keys() == {"prediction", "probability", "model_id"}
+    uris = ("models:/adult@champion", "models:/adult/1")
+    assert replies_elsewhere(logged.folder, file, *uris) == [expected, expected]
+
+
+def without_ids(content: dict) -> dict:
+    """Return what is logged without what is different each time."""
+    runs = [run | {"id": "", "tags": run["tags"] | {PARENT: ""}} for run in content["runs"]]
+    return content | {"runs": runs, "versions": [v | {"run": ""} for v in content["versions"]]}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_before_any_call_the_store_is_the_same_in_the_end(first_model, tmp_path):
+    stores = {}
+    for name, killed_at in (("once", ()), ("killed", map(str, range(1, 30)))):
+        folder = tmp_path / name
+        shutil.copytree(first_model, folder)
+        (folder / "data" / "mlflow_live.jsonl").write_text("\n".join(map(json.dumps, SAMPLES)))
+        codes, content = log(folder, *killed_at, "-")
+        stores[name] = without_ids(content)
+    assert codes.count(-signal.SIGKILL) > 15
+    assert codes[-1] == 0
+    assert stores["killed"] == stores["once"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "row", "picture"),
+    [
+        ("levels", {"size": 1500, "color": "red"}, "plots/confusion.png"),
+        ("rents", {"area": 60, "floor": 3}, "plots/predicted.png"),
+    ],
+)
+def test_several_classes_and_a_number_are_answered_elsewhere(name, row, picture, tmp_path):
+    """With absent optional columns, nulls, and categories that were never seen."""
+    project = copy_project(tmp_path / "project")
+    add_dataset(project, name, (ROOT / "tests" / "datasets" / f"{name}.py").read_text())
+    initialize(tmp_path, *QUICK, project=project, DATASET=name)
+    codes, content = log(tmp_path, "-", project=project, DATASET=name)
+    assert codes == [0]
+    assert picture in content["runs"][1]["files"]
+    rows = [row, dict.fromkeys(row), row | {"color": "mauve", "weight": None}, row | {"weight": 7}]
+    (file := tmp_path / "rows.json").write_text(json.dumps(rows))
+    expected = replies(tmp_path, file, 0, project=project, DATASET=name)
+    assert replies_elsewhere(tmp_path, file, f"models:/{name}-{name}@champion") == [expected]

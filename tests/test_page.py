@@ -106,10 +106,14 @@ def test_it_goes_on_with_a_monitor_that_was_started_again(chromium, page):
     with shown(chromium, page) as tab:
         tab.wait_for_points(300)
         page.close()
-        tab.wait_for("body.stale #connection", has_text="no connection to the monitor since ")
+        tab.wait_for("body.stale #connection", has_text="no news for ")
+        tab.wait_for("#sentence", has_text="No news from the monitor since ")
         with closing(Page("127.0.0.1", page.port)) as another:
             another.publish(samples.running(now, champion=9), cut(samples.histories(now), 305))
-            tab.wait_for("body:not(.stale) #sentence", has_text="model 9")
+            tab.wait_for(
+                "body:not(.stale) #sentence",
+                has_text="All right: every request is answered, model 9",
+            )
             tab.wait_for_points(305)
         # The browser says of itself that it could not connect.
         tab.problems[:] = [text for text in tab.problems if "net::ERR_" not in text]
@@ -151,6 +155,7 @@ def test_no_text_becomes_markup_or_breaks_the_layout(chromium, page, width):
         assert not tab.is_wider_than_its_window()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 700, 1600])
 def test_no_width_needs_a_horizontal_scroll(chromium, page, width):
     page.publish(samples.alarming(time.time()), samples.histories(time.time()))
@@ -160,6 +165,7 @@ def test_no_width_needs_a_horizontal_scroll(chromium, page, width):
         assert not tab.is_wider_than_its_window()
 
 
+@pytest.mark.slow
 def test_a_number_has_no_accuracy_and_nothing_is_explained(chromium, page):
     now = time.time()
     page.publish(samples.running(now, kind="number"), samples.histories(now, kind="number"))

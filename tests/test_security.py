@@ -38,6 +38,7 @@ RIGHTS = documented_rights()
 TOPICS = {right.name for right in RIGHTS if right.kind == "topic"}
 SCRIPTS = sorted({right.script for right in RIGHTS})
 COMMANDS = {
+    "tools/audit.py": ("-m", "tools.audit", "nobody"),
     "tools/dead_letters.py": ("-m", "tools.dead_letters", "replay"),
     "tools/models.py": ("-m", "tools.models", "promote", "0"),
 }

@@ -4,8 +4,9 @@
     DATASET=shop python -m tools.demo
 
 Starts Kafka if none is running, makes the first model if there is none, and runs the processes of
-the Procfile. When every request is answered and every training that is due has ended, it stops what
-it started. The exit code is 1 if an answer is missing or no training has ended.
+the Procfile. The monitor says where its page is: http://127.0.0.1:8501, unless MONITOR_PORT says
+something else. When every request is answered and every training that is due has ended, it stops
+what it started. The exit code is 1 if an answer is missing or no training has ended.
 """
 
 import os
@@ -62,6 +63,7 @@ class Demo:
         """Start all processes and watch the topics until all is done; SystemExit if it fails."""
         predictors = f"predictor={self.arguments.predictors}"
         with (
+            honcho("monitor"),  # says where its page is; the demo goes on without it
             honcho("-c", predictors, "predictor", "trainer") as services,
             closing(self.consumer),
         ):

@@ -14,7 +14,7 @@ const byId = (id) => document.getElementById(id);
 const histories = new Map(); // span -> {interval, points: Map of time -> point, marks}
 const curves = new Curves(byId("curves"), byId("key"));
 const picture = new Picture(byId("picture"));
-let stream, snapshot, heard = performance.now(), tried = heard, level, isCut;
+let stream, snapshot, headline, heard = performance.now(), tried = heard, level, isCut, isQueued;
 
 function connect() {
   stream?.close();
@@ -24,7 +24,6 @@ function connect() {
     showConnection();
   };
   stream.onmessage = (event) => {
-    heard = performance.now();
     isCut = false;
     take(JSON.parse(event.data));
   };
@@ -33,10 +32,13 @@ function connect() {
 function take(news) {
   if (news.complete) histories.clear(); // another monitor, or a first connection
   for (const [span, changes] of Object.entries(news.histories)) update(span, changes);
+  if (news.snapshot.time !== snapshot?.time) heard = performance.now(); // a monitor may hang
   snapshot = news.snapshot;
   document.body.dataset.updates = Number(document.body.dataset.updates ?? 0) + 1;
-  showHeadline(news.headline);
-  requestAnimationFrame(show);
+  headline = news.headline;
+  showConnection();
+  if (!isQueued) requestAnimationFrame(show); // a hidden tab draws nothing until it is shown
+  isQueued = true;
 }
 
 function update(span, { interval, first, points, marks }) {
@@ -51,6 +53,7 @@ function update(span, { interval, first, points, marks }) {
 }
 
 function show() {
+  isQueued = false;
   byId("dataset").textContent = snapshot.dataset;
   showTiles(byId("tiles"), snapshot);
   picture.show(snapshot);
@@ -61,14 +64,15 @@ function show() {
   showErrors(byId("errors"), snapshot.flow);
   showNotes(byId("notes"), snapshot.following);
   showEvents(byId("events"), snapshot.marks);
-  showConnection();
 }
 
-function showHeadline({ level: now, text }) {
+function showHeadline(stale) {
+  const { level: now, text } = stale ? { level: "stale",
+    text: `No news from the monitor since ${clock(snapshot.time)}. Before: ${headline.text}` } : headline;
   byId("headline").dataset.level = now;
   byId("sign").textContent = SIGNS[now] ?? "?";
   byId("sentence").textContent = text;
-  document.title = `${SIGNS[now] ?? ""} ${text}`.slice(0, 80);
+  document.title = `${SIGNS[now] ?? "?"} ${text}`.slice(0, 80);
   if (now !== level) byId("announcement").textContent = text; // read aloud: changes only
   level = now;
 }
@@ -78,8 +82,8 @@ function showConnection() {
   const stale = isCut || silence > STALE || !snapshot;
   document.body.classList.toggle("stale", stale);
   byId("connection").textContent = !snapshot ? "connecting"
-    : stale ? `no connection to the monitor since ${clock(snapshot.time)}, for ${duration(silence / 1000)}`
-      : `live, ${clock(snapshot.time)}`;
+    : stale ? `no news for ${duration(silence / 1000)}` : `live, ${clock(snapshot.time)}`;
+  if (snapshot) showHeadline(stale);
   const isLost = silence > SILENT || stream.readyState === EventSource.CLOSED;
   if (isLost && performance.now() - tried > RETRY) {
     tried = performance.now();

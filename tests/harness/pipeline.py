@@ -78,6 +78,7 @@ class Pipeline:
             "DATA_DIR": str(folder / "data"),
             "MODELS_DIR": str(folder / "models"),
             "PYTHONUNBUFFERED": "1",
+            "MONITOR_PORT": "0",  # 8501 may be taken, by a person's own monitor for example
         } | environment
 
     @cached_property

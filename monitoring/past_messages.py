@@ -1,0 +1,127 @@
+"""What was said about a request: its messages, from the archive and from Kafka."""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from itertools import chain
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+
+from monitoring.kept_messages import KeptMessages
+from monitoring.message_archive import message_of
+from monitoring.message_blocks import Message, has_data, request_id_of
+from utils.console import warn
+from utils.kafka_client.connection import is_reachable
+from utils.kafka_client.consumer import make_consumer
+from utils.kafka_client.positions import assign_all
+from utils.kafka_client.reader import Positions, Reader
+from utils.kafka_client.records import Position
+from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, prepare_topics
+from utils.settings import settings
+
+MOST_REQUESTS = 100_000  # in a range of time: their messages are in memory
+Progress = Callable[[int, int], None]  # called with the numbers of messages read, and in all
+
+
+class PastMessages:
+    """Looks for messages; `looked` says where, in words.
+
+    progress : called now and then while Kafka is read.
+    """
+
+    def __init__(self, first: int | None = None, progress: Progress = lambda done, all: None):
+        """first : ms since 1970; older messages of Kafka are not read."""
+        self._first, self._progress = first, progress
+        self._kept = self._open_archive()
+        self.looked = [] if self._kept is None else ["the archive"]
+        self._kafka = self._find_kafka()
+
+    def _open_archive(self) -> KeptMessages | None:
+        try:
+            return KeptMessages()
+        except FileNotFoundError:
+            return None
+        except sqlite3.Error as error:
+            warn(f"The archive of messages can't be read: {error}.")
+            return None
+
+    def _find_kafka(self) -> bool:
+        if is_reachable():
+            prepare_topics(read=(APP_MESSAGES, OUTCOMES_TOPIC))
+            self.looked.append("Kafka")
+            return True
+        warn(f"No Kafka answers at {settings.kafka_host}: only the archive is searched.")
+        return False
+
+    def ids_between(self, first: int, last: int) -> list[str]:
+        """Return the ids of the requests whose time is in this range, the first ones first.
+
+        SystemExit if they are more than MOST_REQUESTS.
+        """
+        found: dict[str, None] = {}
+        kept = () if self._kept is None else self._kept.between(first, last)
+        for message in chain(kept, self._read(lambda: self._since(first), APP_MESSAGES)):
+            if first <= message.time <= last and has_data(message.value):
+                found[request_id_of(message.value)] = None
+                if len(found) > MOST_REQUESTS:
+                    raise SystemExit(f"More than {MOST_REQUESTS:,} requests: take a shorter range")
+        found.pop(None, None)
+        return list(found)
+
+    def of(self, request_ids: Iterable[str]) -> dict[str, list[Message]]:
+        """Return the messages of each of these requests, [] if there are none."""
+        wanted, found = dict.fromkeys(request_ids), defaultdict(dict)
+        kept = () if self._kept is None else self._kept.find(wanted)
+        for message in kept:
+            found[request_id_of(message.value)][message] = None
+        complete = self._kept is not None and all(_is_answered(found[each]) for each in wanted)
+        start = self._behind_archive if complete else lambda: self._since(self._first)
+        for message in self._read(start):
+            if (request_id := request_id_of(message.value)) in wanted:
+                found[request_id][message] = None
+        return {each: list(found[each]) for each in wanted}
+
+    def _behind_archive(self) -> Positions:
+        """Return positions from which to read only what the archive does not have."""
+        return {
+            TopicPartition(*place): Position(offset, -1, topic_id)
+            for place, (topic_id, offset) in self._kept.positions().items()
+            if place[0] in (APP_MESSAGES, OUTCOMES_TOPIC)
+        }
+
+    def _since(self, first: int | None) -> Positions:
+        """Return positions behind the messages that are older than this, in ms since 1970."""
+        if first is None:
+            return {}
+        with closing(make_consumer()) as consumer:
+            partitions = assign_all(consumer, APP_MESSAGES, OUTCOMES_TOPIC)
+            found = consumer.offsets_for_times(dict.fromkeys(partitions, max(first, 0)))
+            ends = consumer.end_offsets(partitions)
+        return {p: Position(found[p].offset if found.get(p) else ends[p]) for p in partitions}
+
+    def _read(self, start: Callable[[], Positions], *topics: str) -> Iterator[Message]:
+        """Yield what Kafka has up to now from the positions that `start` returns."""
+        if not self._kafka:
+            return
+        try:
+            positions = start()
+            reader = Reader(positions, *(topics or (APP_MESSAGES, OUTCOMES_TOPIC)))
+        except KafkaError as error:
+            warn(f"Kafka can't be read: {error}.")
+            return
+        with closing(reader):
+            ends, done = reader.ends(), 0
+            total = sum(ends.values()) - sum(each.offset for each in positions.values())
+            while not reader.has_read(ends):
+                for records in reader.poll().records.values():
+                    done += len(records)
+                    yield from map(message_of, records)
+                self._progress(done, total)
+
+
+def _is_answered(messages: Iterable[Message]) -> bool:
+    """Return whether there are a request and a reply."""
+    found = {has_data(each.value) for each in messages if each.topic == APP_MESSAGES}
+    return found == {True, False}
