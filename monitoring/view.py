@@ -20,7 +20,7 @@ from monitoring.snapshot import (
 from monitoring.state import State
 from utils.datasets import dataset
 
-MOST_SCANNED = 20_000  # waiting requests in memory, of which the oldest is looked for
+MOST_SCANNED = 20_000  # waiting requests in memory, among which the oldest is looked for
 
 
 def snapshot(
@@ -69,8 +69,7 @@ def marks(state: State) -> list[Mark]:
 def _flow(state: State, now: float) -> Flow:
     counts, control = state.counts, state.control
     requests, replies, outcomes = state.rates.per_second(now)
-    waiting = list(state.waiting.rows.values())[:MOST_SCANNED]
-    oldest = oldest_time(waiting)
+    oldest = oldest_time(state.waiting.oldest(MOST_SCANNED))
     return Flow(
         requests=counts.requests,
         predictions=counts.predictions,
