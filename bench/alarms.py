@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import random
 import tempfile
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ from tools import local_kafka
 from utils.script import command_line, run
 
 TICK = 5.0  # seconds
-BEGIN = 1_700_000_000.0  # of the simulated time
+BEGIN = time.time() - 2 * 86_400  # of the simulated time: Kafka keeps what is a week old
 LATENCY = 0.02  # seconds
 DELAY = (1.0, 3.0)  # seconds, of outcomes
 NEVER = 0.05

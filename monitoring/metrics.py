@@ -3,6 +3,7 @@
 Without that setting nothing of it is imported.
 """
 
+import errno
 from collections.abc import Callable
 
 from monitoring.snapshot import Snapshot
@@ -23,19 +24,24 @@ def serve_metrics(script: str) -> Callable[[Snapshot, object], None]:
     try:
         from monitoring.endpoint import start
         from monitoring.exposition import Exposition
-    except ImportError:
+    except ModuleNotFoundError:
         package = "prometheus_client: pip install -r requirements-monitoring.txt"
         raise SystemExit(f"METRICS_PORT: needs {package}") from None
-    place = settings.listen_host, settings.metrics_port
-    exposition = Exposition(script)
+    host, port, exposition = settings.listen_host, settings.metrics_port, Exposition(script)
     try:
-        start(place, exposition)
+        start((host, port), exposition)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no host can have
-        reason = getattr(error, "strerror", None) or error
-        why = f"METRICS_PORT={place[1]}: can't listen on LISTEN_HOST={place[0]}: {reason}"
+        why = _why_not(f"METRICS_PORT={port}: can't listen on LISTEN_HOST={host}", error)
         if not was_restarted():
-            raise SystemExit(f"{why}; each script needs a port of its own") from None
-        warn(f"{why}; going on without metrics.")
+            raise SystemExit(why) from None
+        warn(f"{why}. Going on without metrics.")
     else:
-        say(f"Metrics of {script} are at http://{place[0]}:{place[1]}/metrics")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        say(f"Metrics of {script} are at http://{address}/metrics")
     return exposition.show
+
+
+def _why_not(what: str, error: Exception) -> str:
+    if getattr(error, "errno", None) == errno.EADDRINUSE:
+        return f"{what}: the port is in use, each script needs its own"
+    return f"{what}: {getattr(error, 'strerror', None) or error}"
