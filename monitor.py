@@ -29,7 +29,7 @@ from monitoring.rules import load_rules
 from monitoring.snapshot import History, Snapshot
 from monitoring.terminal import terminal_view
 from monitoring.tracking import Tracking
-from utils.console import say
+from utils.console import say, speak_on_stderr
 from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
 from utils.process import (
     collect_garbage_rarely,
@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="print the figures as JSON, and end")
     parser.add_argument("--from-beginning", action="store_true", help="read everything again")
     arguments = parser.parse_args()
+    if arguments.once:
+        speak_on_stderr()
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
     load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka

@@ -17,6 +17,7 @@ Line = tuple[str, str]  # the text, and a style of rich
 
 def audit_lines(audit: Audit) -> Iterator[Line]:
     """Yield the lines about a request."""
+    yield from ((note, "yellow") for note in audit.notes)
     for asked in audit.asked:
         place = f"{asked.topic}-{asked.partition} at offset {asked.offset}"
         yield f"asked     {when(asked.time)}, {place}", ""

@@ -17,11 +17,12 @@ from monitoring.past_models import (
     then_row,
 )
 from utils.datasets import dataset
-from utils.kafka_client.topics import APP_MESSAGES
+from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 from utils.messages import InvalidMessage, decode_request
 from utils.model_store.card import Card, ModelError
 from utils.model_store.registry import Registry
 
+MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any number of them
 SAME, DIFFERENT, UNCHECKED = "same", "different", "not checked"
 
 
@@ -78,6 +79,7 @@ class Audit(msgspec.Struct):
     asked: list[Asked] = []
     answered: list[Answered] = []
     outcomes: list[Reported] = []
+    notes: list[str] = []
 
     @property
     def is_right(self) -> bool:
@@ -88,9 +90,13 @@ class Audit(msgspec.Struct):
 def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit:
     """Return the audit of a request from all its messages."""
     found, requests = Audit(request_id), []
-    for message, content in _contents(messages):
-        if message.topic != APP_MESSAGES:
+    if len(messages) > MOST_MESSAGES:
+        found.notes = [f"{len(messages):,} messages have this id: the first {MOST_MESSAGES} follow"]
+    for message, content in _contents(messages[:MOST_MESSAGES]):
+        if message.topic == OUTCOMES_TOPIC:
             found.outcomes.append(Reported(message.time, content.get("outcome")))
+        elif message.topic != APP_MESSAGES:
+            continue
         elif "data" in content:
             requests.append(message)
             found.asked.append(_asked(message, content))

@@ -66,6 +66,7 @@ class Ring:
         self.seconds, self.intervals = seconds, {}
         self.changed: set[int] = set()
         self.gone: set[int] = set()
+        self._points: dict[int, Point] = {}  # those that have not changed since they were asked for
 
     def add(self, additions: _Additions, now: float) -> None:
         """Add rows to their intervals, but for those too old or far in the future."""
@@ -76,6 +77,7 @@ class Ring:
                 chosen = np.flatnonzero(inverse == place)
                 interval = self.intervals.setdefault(number, Interval())
                 self.changed.add(number)
+                self._points.pop(number, None)
                 _add(interval, additions, chosen)
 
     def forget(self, now: float) -> None:
@@ -85,6 +87,14 @@ class Ring:
             del self.intervals[number]
             self.changed.discard(number)
             self.gone.add(number)
+            self._points.pop(number, None)
+
+    def points(self, now: float) -> list[Point]:
+        """Return the intervals until now as points, oldest first."""
+        for number, interval in self.shown(now).items():
+            if number not in self._points:
+                self._points[number] = interval.point(number * self.seconds)
+        return [self._points[number] for number in self.shown(now)]
 
     def shown(self, now: float) -> dict[int, Interval]:
         """Return the intervals until now, oldest first."""
@@ -132,8 +142,7 @@ class Curves:
 
     def points(self, span: str, now: float) -> list[Point]:
         """Return the points of a span until now, oldest first."""
-        ring = self.rings[span]
-        return [each.point(number * ring.seconds) for number, each in ring.shown(now).items()]
+        return self.rings[span].points(now)
 
     def latencies(self, now: float, least: int = 1_000) -> dict[int, int]:
         """Return the latencies of the newest intervals that have at least so many, by bin."""

@@ -22,10 +22,6 @@ CREATE TABLE waiting (generation INTEGER, key INTEGER, content BLOB, PRIMARY KEY
 CREATE TABLE known (generation INTEGER, key INTEGER, content BLOB, PRIMARY KEY (generation, key))
     WITHOUT ROWID;
 """
-_CLEAR = """
-DELETE FROM parts; DELETE FROM intervals; DELETE FROM generations; DELETE FROM waiting;
-DELETE FROM known;
-"""
 
 
 class Damaged(Exception):
@@ -74,12 +70,6 @@ class Database:
             with suppress(sqlite3.Error):
                 self.query("ROLLBACK")
             raise
-
-    def clear(self) -> None:
-        """Delete everything."""
-        with self.transaction():
-            for statement in filter(str.strip, _CLEAR.split(";")):
-                self.query(statement)
 
     def close(self) -> None:
         """Close the file."""

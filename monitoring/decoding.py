@@ -94,7 +94,7 @@ def events(records: Iterable[ConsumerRecord], latest: int) -> list[Event]:
     """
     found = []
     for record in records:
-        time = min(record.timestamp, latest)
+        time = max(min(record.timestamp, latest), 0)
         kind, request_id, content, outcome = _read(record.value)
         key = 0 if request_id is None else key_of(request_id)
         event = Event(kind, key, time, record.partition, record.offset, content, outcome)
@@ -149,6 +149,6 @@ def reported_outcomes(records: Iterable[ConsumerRecord], latest: int) -> list[Re
         if (reported := decode_outcome(record.value)) is not None:
             request_id, outcome = reported
             rank = rank_of(record.partition, record.offset)
-            time = min(record.timestamp, latest)
+            time = max(min(record.timestamp, latest), 0)
             found.append(ReportedOutcome(key_of(request_id), time, rank, outcome))
     return found

@@ -49,7 +49,7 @@ def drift_of_scores(scores: np.ndarray, card: Card) -> Drift | None:
 
 def _counts(values: list, histogram: Histogram) -> np.ndarray:
     """Return how many values are in each bin of a histogram; one of another type is a null."""
-    null = len(histogram.counts) - 1
+    null = max(len(histogram.counts) - 1, 0)
     if histogram.categories is None:
         numbers = np.array([v if isinstance(v, int | float) else np.nan for v in values], float)
         bins = np.searchsorted(histogram.edges, numbers, side="right")
@@ -63,7 +63,7 @@ def _counts(values: list, histogram: Histogram) -> np.ndarray:
 def _drift(name: str, counts: np.ndarray, histogram: Histogram, columns: int) -> Drift | None:
     known = np.array(histogram.counts, float)
     n, m = int(counts.sum()), int(known.sum())
-    if n < LEAST_ROWS or m < LEAST_ROWS or len(known) != len(counts):
+    if n < LEAST_ROWS or m < LEAST_ROWS or len(known) != len(counts) or len(counts) < 2:
         return None
     counts, known = _merge_rare(counts.astype(float), known)
     share, before = (counts + 0.5) / (n + 0.5 * len(counts)), (known + 0.5) / (m + 0.5 * len(known))

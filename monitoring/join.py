@@ -28,7 +28,7 @@ from monitoring.table import Table
 from utils.datasets import dataset
 
 OUTPUTS = dataset.target.outputs
-MOST_OF_ONE_ID = 100  # requests and answers of one id that are known one by one
+MOST_OF_ONE_ID = 20  # requests and answers of one id that are known one by one
 
 # A row of `waiting` is the number of further requests, then the known ones: time, offset, outcome.
 _MORE, _REQUEST = struct.Struct("<q"), struct.Struct("<qqd")

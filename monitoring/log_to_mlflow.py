@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 NAME = f"{settings.topic_prefix}{settings.dataset}"  # of the experiment and the registered model
 STORE = settings.data_dir / "mlflow.db"
+NEW_STORE = settings.data_dir / "mlflow_new.db"
 ARTIFACTS = settings.data_dir / "mlflow"  # if the server does not keep them
 LOGGED = settings.data_dir / "mlflow_logged.json"
 TEMPORARY = settings.data_dir / "mlflow_temporary"
@@ -100,6 +101,8 @@ def connect() -> "tuple[MlflowClient, Experiment]":
     """Return MLflow, and the pipeline's experiment, which is created if it does not exist."""
     from mlflow import MlflowClient
 
+    if not settings.mlflow_tracking_uri and not STORE.exists():
+        create_store()
     uri = settings.mlflow_tracking_uri or f"sqlite:///{STORE}"
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name(NAME)
@@ -111,6 +114,18 @@ def connect() -> "tuple[MlflowClient, Experiment]":
     if experiment.lifecycle_stage != "active":
         raise ModelError(f"the experiment {NAME} is deleted: restore it, or delete it for good")
     return client, experiment
+
+
+def create_store() -> None:
+    """Create the SQLite store.
+
+    In another file: killed while it creates its tables, MLflow could never use them again.
+    """
+    from mlflow import MlflowClient
+
+    NEW_STORE.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{NEW_STORE}").search_experiments(max_results=1)
+    NEW_STORE.replace(STORE)
 
 
 def log_all() -> bool:

@@ -27,6 +27,7 @@ from monitoring.message_blocks import (
 )
 from utils.console import say, warn
 from utils.kafka_client.reader import Polled
+from utils.kafka_client.topics import DEAD_LETTER_TOPIC
 from utils.settings import settings
 
 MESSAGES = settings.data_dir / "audit.db"
@@ -117,6 +118,8 @@ class MessageArchive:
     def _add(self, polled: Polled) -> None:
         added, now = [], time.time()
         for (topic, partition), records in polled.records.items():
+            if topic == DEAD_LETTER_TOPIC:  # each one was a message of another topic
+                continue
             position = polled.positions.get((topic, partition))
             topic_id = position.topic_id if position else ""
             begin = self._next(topic, partition, topic_id)

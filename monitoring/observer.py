@@ -8,6 +8,7 @@ monitor is killed. What it can't know is in Snapshot.following.
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kafka.errors import KafkaError
@@ -19,9 +20,10 @@ from monitoring.snapshot import History, Snapshot
 from monitoring.state import Counts, State
 from monitoring.view import history, snapshot
 from utils.console import say, warn
-from utils.kafka_client.connection import is_reachable
+from utils.kafka_client.connection import is_reachable, outage
 from utils.kafka_client.group_lag import GroupLag
 from utils.kafka_client.reader import Polled, Positions, Reader
+from utils.kafka_client.records import Position
 from utils.kafka_client.topics import (
     APP_MESSAGES,
     DEAD_LETTER_TOPIC,
@@ -59,9 +61,10 @@ class Observer:
         self._path, self._keep, self._clock = path, keep, clock
         self._notes: dict[str, str] = {}  # why the figures may miss something: by kind
         self._state = self._open(from_beginning)
-        self._reader = Reader(self._state.positions, *READS)
+        self._reader = self._read()
         self._saved_at = self._cleaned_at = time.monotonic()
         self._failing_since: float | None = None
+        self._has_news = False  # since the last save
         self._models, self._drift = Models(), DriftWatch()
         self._lag = GroupLag(APP_MESSAGES, PREDICTOR_GROUP)
         self._read_at = 0.0  # timestamp of the newest record of the last poll; 0: it had none
@@ -88,13 +91,18 @@ class Observer:
             return Polled({}, {})
         self._failing_since = None
         if self._is_of_another_topic(polled.positions):
-            self._begin_anew()
+            self._begin_anew("What the monitor knows is of a former topic")
             return Polled({}, {})
         self._keep(polled)
         self._note_gaps(polled)
         if polled.records:
-            self._state.add(polled.records, self._clock())
+            try:
+                self._state.add(polled.records, self._clock())
+            except sqlite3.Error as error:
+                self._begin_anew(f"{self.path} can't be read: {error}")
+                return Polled({}, {})
         self._state.positions |= polled.positions
+        self._has_news |= bool(polled.positions)
         newest = [found[-1].timestamp for found in polled.records.values()]
         self._read_at = max(newest, default=0) / 1000
         self._save_if_due()
@@ -113,7 +121,10 @@ class Observer:
         self._models.update(self._state)
         drift = self._drift.look(self._state, self._models.champion_card, now)
         behind = max(now - self._read_at, 0.0) if self._read_at else 0.0
-        found = snapshot(self._state, self._models, drift, now, behind, [*self._notes.values()])
+        notes = [*self._notes.values()]
+        if outage.lasts:
+            notes.append("Kafka does not answer: the figures are those until then")
+        found = snapshot(self._state, self._models, drift, now, behind, notes)
         found.flow.group_lag = self._lag.records
         return found
 
@@ -124,6 +135,7 @@ class Observer:
     def mark(self, kind: str, text: str) -> None:
         """Put an event of another origin on the time axis, now."""
         self._state.control.mark(self._clock(), kind, text)
+        self._has_news = True
 
     def save(self) -> None:
         """Write what is known into the file; a failure is said once."""
@@ -135,11 +147,13 @@ class Observer:
             if self._state.unsaved > 2 * MOST_UNSAVED:
                 self._state.forget_unsaved()
             return
+        self._has_news = False
         if self._notes.pop("disk", None):
             say(f"{self._state.database.path} can be written again.")
         if time.monotonic() > self._cleaned_at + CLEAN_EVERY:
             self._cleaned_at = time.monotonic()
-            self._state.forget_old(self._clock() - settings.outcome_days * DAY)
+            with suppress(sqlite3.Error):  # the next save says it
+                self._state.forget_old(self._clock() - settings.outcome_days * DAY)
 
     def close(self) -> None:
         """Save, and close consumer and file."""
@@ -149,7 +163,7 @@ class Observer:
         self._state.database.close()
 
     def _save_if_due(self) -> None:
-        due = time.monotonic() > self._saved_at + SAVE_EVERY
+        due = self._has_news and time.monotonic() > self._saved_at + SAVE_EVERY
         if due or (self._state.unsaved > MOST_UNSAVED and "disk" not in self._notes):
             self.save()
 
@@ -180,6 +194,14 @@ class Observer:
         self._note("file", f"{self._path} can't be used: {error}; a restart begins anew")
         return State(Database(":memory:"))
 
+    def _read(self) -> Reader:
+        """Return a reader of what the state does not know yet."""
+        reader, positions = Reader(self._state.positions, *READS), self._state.positions
+        begins = {p: n for p, n in reader.begins().items() if n and p not in positions}
+        self._state.positions = positions | {p: Position(n) for p, n in begins.items()}
+        self._note_missed(sum(begins.values()))
+        return reader
+
     def _is_of_another_topic(self, positions: Positions) -> bool:
         known = {p.topic: place.topic_id for p, place in self._state.positions.items()}
         return any(
@@ -187,27 +209,28 @@ class Observer:
             for p, place in positions.items()
         )
 
-    def _begin_anew(self) -> None:
-        """Forget everything: a topic was deleted and created again."""
-        warn("What the monitor knows is of a former topic: it begins anew.")
-        database = self._state.database
-        database.clear()
-        self._state = State(database)
+    def _begin_anew(self, why: str) -> None:
+        """Forget everything, and read what the topics have now."""
+        warn(f"{why}: reading everything from the beginning.")
+        with suppress(sqlite3.Error):
+            self._state.database.close()
+        self._state = self._open(from_beginning=True)
         self._reader.close()
-        self._reader = Reader({}, *READS)
+        self._reader = self._read()
 
     def _note_gaps(self, polled: Polled) -> None:
         """Count what Kafka has deleted before it was read, or lost after that."""
         state, before = self._state, self._state.positions
-        begins = {p: found[0].offset for p, found in polled.records.items() if p not in before}
-        missed = polled.missed + sum(begins.values())
-        if missed:
-            state.counts.missed += missed
-            text = f"{missed:,} records were deleted by Kafka before they were read"
-            state.control.mark(self._clock(), "missed", text)
+        self._note_missed(polled.missed)
         for partition, place in polled.positions.items():
             if partition in before and place.offset < before[partition].offset:
                 state.counts.cut += before[partition].offset - place.offset
+
+    def _note_missed(self, records: int) -> None:
+        if records:
+            self._state.counts.missed += records
+            text = f"{records:,} records were deleted by Kafka before they were read"
+            self._state.control.mark(self._clock(), "missed", text)
 
     def _retry(self, error: KafkaError) -> None:
         """Say an error once, and go back to the known positions."""

@@ -1,6 +1,5 @@
 """What was said about a request: its messages, from the archive and from Kafka."""
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -43,8 +42,8 @@ class PastMessages:
             return KeptMessages()
         except FileNotFoundError:
             return None
-        except sqlite3.Error as error:
-            warn(f"The archive of messages can't be read: {error}.")
+        except OSError as error:
+            warn(f"{error}: only Kafka is searched.")
             return None
 
     def _find_kafka(self) -> bool:
@@ -61,7 +60,7 @@ class PastMessages:
         SystemExit if they are more than MOST_REQUESTS.
         """
         found: dict[str, None] = {}
-        kept = () if self._kept is None else self._kept.between(first, last)
+        kept = self._from_archive(lambda kept: kept.between(first, last))
         for message in chain(kept, self._read(lambda: self._since(first), APP_MESSAGES)):
             if first <= message.time <= last and has_data(message.value):
                 found[request_id_of(message.value)] = None
@@ -73,8 +72,7 @@ class PastMessages:
     def of(self, request_ids: Iterable[str]) -> dict[str, list[Message]]:
         """Return the messages of each of these requests, [] if there are none."""
         wanted, found = dict.fromkeys(request_ids), defaultdict(dict)
-        kept = () if self._kept is None else self._kept.find(wanted)
-        for message in kept:
+        for message in self._from_archive(lambda kept: kept.find(wanted)):
             found[request_id_of(message.value)][message] = None
         complete = self._kept is not None and all(_is_answered(found[each]) for each in wanted)
         start = self._behind_archive if complete else lambda: self._since(self._first)
@@ -82,6 +80,15 @@ class PastMessages:
             if (request_id := request_id_of(message.value)) in wanted:
                 found[request_id][message] = None
         return {each: list(found[each]) for each in wanted}
+
+    def _from_archive(
+        self, query: Callable[[KeptMessages], Iterator[Message]]
+    ) -> Iterator[Message]:
+        try:
+            yield from () if self._kept is None else query(self._kept)
+        except OSError as error:
+            warn(f"{error}: the rest is searched in Kafka only.")
+            self._kept = None
 
     def _behind_archive(self) -> Positions:
         """Return positions from which to read only what the archive does not have."""

@@ -105,7 +105,7 @@ class State:
             by_topic.setdefault(partition.topic, []).extend(found)
             self.counts.ahead += sum(each.timestamp > latest for each in found)
             if partition.topic == APP_MESSAGES:
-                first = min(found[0].timestamp, latest)
+                first = max(min(found[0].timestamp, latest), 0)
                 self.counts.first_times.setdefault(partition.partition, first)
         self.control.add_letters(by_topic.get(DEAD_LETTER_TOPIC, ()))
         self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()))

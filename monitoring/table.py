@@ -7,6 +7,7 @@ ask. A wrong hit costs one query, and one of 30,000 keys has one.
 """
 
 from collections.abc import Iterable
+from itertools import chain, islice
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Table:
         self._began: dict[int, float] = {}
         self.forgotten = 0  # rows
         self._read_indexes()
+        self._has_stored = bool(self._indexes)  # perhaps: rows that are not in memory
 
     def _read_indexes(self) -> None:
         sql = "SELECT generation, began FROM generations WHERE name = ? ORDER BY generation"
@@ -119,7 +121,20 @@ class Table:
         self._gone.clear()
         self._keep_in_memory(self._in_memory)
 
+    def oldest(self, number: int) -> list[bytes]:
+        """Return rows among which the oldest one is: the first in memory, and stored ones."""
+        rows = list(islice(self.rows.values(), number))
+        if self._has_stored:
+            sql = f"SELECT key, content FROM {self._name} WHERE generation = ("
+            sql += f"SELECT min(generation) FROM {self._name}) LIMIT {GENERATION}"
+            stored = dict(self._database.query(sql))
+            away = stored.keys() - self.rows.keys() - self._gone
+            self._has_stored = bool(away)
+            rows += [stored[key] for key in away]
+        return rows
+
     def _keep_in_memory(self, number: int) -> None:
+        self._has_stored |= len(self.rows) > number
         for key in list(self.rows)[: max(len(self.rows) - number, 0)]:
             del self.rows[key]
 
@@ -146,6 +161,9 @@ class Table:
         self._keep_in_memory(self._in_memory)
         self.forgotten += before - len(self.rows)
         self._changed &= self.rows.keys()
+        gone = np.fromiter(self._gone, np.int64, len(self._gone))
+        stored = [gone[_hits(index, gone)].tolist() for index in self._indexes.values()]
+        self._gone = set(chain.from_iterable(stored))
 
 
 def _upper(keys: np.ndarray) -> np.ndarray:

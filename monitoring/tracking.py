@@ -24,17 +24,22 @@ from utils.settings import settings
 
 SAMPLE_EVERY = 30.0  # seconds between two samples of the live figures
 SEND_EVERY = 300.0  # seconds after which they are sent: the child's start takes 2 s of CPU
-LIMIT = 300.0  # seconds after which a child is killed
+LIMIT = 600.0  # seconds after which a child is killed; on a busy machine it is slow
 PAUSES = (5.0, 600.0)  # seconds between two children: the least, and the longest after failures
+OFF = "none"  # a value of MLFLOW_TRACKING_URI
 OUTPUT = settings.data_dir / "mlflow.log"  # the last child's
 
 
 class Tracking:
-    """Logs trainings and live figures to MLflow, if it is installed; call step() every second."""
+    """Logs trainings and live figures to MLflow, unless it is off or not installed.
+
+    step() is to be called every second.
+    """
 
     def __init__(self) -> None:
-        self._is_on = find_spec("mlflow") is not None
-        if not self._is_on and settings.mlflow_tracking_uri:
+        is_installed = find_spec("mlflow") is not None
+        self._is_on = is_installed and settings.mlflow_tracking_uri != OFF
+        if not is_installed and settings.mlflow_tracking_uri not in ("", OFF):
             install = "pip install -r requirements-monitoring.txt"
             warn(f"MLFLOW_TRACKING_URI is set, but MLflow is not installed: {install}")
         self._registry = Registry()

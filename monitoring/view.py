@@ -20,7 +20,7 @@ from monitoring.snapshot import (
 from monitoring.state import State
 from utils.datasets import dataset
 
-MOST_SCANNED = 20_000  # waiting requests in memory, of which the oldest is looked for
+MOST_SCANNED = 20_000  # waiting requests in memory, among which the oldest is looked for
 
 
 def snapshot(
@@ -69,8 +69,7 @@ def marks(state: State) -> list[Mark]:
 def _flow(state: State, now: float) -> Flow:
     counts, control = state.counts, state.control
     requests, replies, outcomes = state.rates.per_second(now)
-    waiting = list(state.waiting.rows.values())[:MOST_SCANNED]
-    oldest = oldest_time(waiting)
+    oldest = oldest_time(state.waiting.oldest(MOST_SCANNED))
     return Flow(
         requests=counts.requests,
         predictions=counts.predictions,
@@ -108,7 +107,7 @@ def _notes(state: State, models: Models) -> list[str]:
     said = {
         f"{counts.missed:,} records were deleted by Kafka before they were read": counts.missed,
         f"Kafka lost {counts.cut:,} records after they were read: they are counted": counts.cut,
-        f"{counts.unmatched:,} outcomes are of predictions that are not known": counts.unmatched,
+        f"outcomes of predictions that are not known: {counts.unmatched:,}": counts.unmatched,
         f"{forgotten:,} requests are too old to be joined with a reply or an outcome": forgotten,
         f"{counts.ahead:,} records have times in the future: a clock is wrong": counts.ahead,
         f"{counts.negative:,} replies are older than their requests: clocks differ, and "

@@ -149,19 +149,19 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def do_GET(self) -> None:
-        url = urlsplit(self.path)
+        path, _, query = self.path.partition("?")  # urlsplit() raises errors
         if self.server.is_full():
             self._refuse("too many connections")
         elif not self._is_for_us():
             self.send_error(403, "this page has another name: see LISTEN_HOST")
-        elif url.path in FILES:
-            self._send(*FILES[url.path])
-        elif url.path == "/snapshot.json":
+        elif path in FILES:
+            self._send(*FILES[path])
+        elif path == "/snapshot.json":
             self._send_json(self.server.feed.snapshot)
-        elif url.path == "/history.json":
-            span = parse_qs(url.query).get("span", ["hour"])[0]
+        elif path == "/history.json":
+            span = parse_qs(query).get("span", ["hour"])[0]
             self._send_json(self.server.feed.histories.get(span, b""))
-        elif url.path == "/events":
+        elif path == "/events":
             self._stream()
         else:
             self.send_error(404)

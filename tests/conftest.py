@@ -12,6 +12,8 @@ from tools import local_kafka
 os.environ |= {"KAFKA_HOST": f"localhost:{local_kafka.free_port()}", "BROKER_TIMEOUT": "30"}
 # Most tests wait for a new champion. Whether a model is good enough is for tests of the judge.
 os.environ["PROMOTE"] = "always"
+# What monitor.py logs takes seconds of CPU each time, and is for the tests of MLflow.
+os.environ["MLFLOW_TRACKING_URI"] = "none"
 SETTINGS = ["RETRAIN_EVERY", "PARTITIONS", "PREDICTOR_ID", "TOPIC_PREFIX", "DATA_DIR", "MODELS_DIR"]
 SETTINGS += [
     name for name in os.environ if re.match("KAFKA_(SEC|SASL|USER|PASS|CA|CERT|KEY)", name)

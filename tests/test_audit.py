@@ -18,6 +18,9 @@ from monitoring.audit_text import audit_lines, when
 from monitoring.audits import DIFFERENT, SAME, UNCHECKED, Audit, audit
 from monitoring.message_blocks import Message
 from monitoring.past_models import past_models
+from tests.harness.another_dataset import run_with
+from tests.harness.pipeline import wait_until
+from tests.test_message_archive import kept
 from tests.test_model_store import edit_card
 from tests.test_printable import HOSTILE
 from tests.test_schema_changes import COLOR, PRICE, THREE, WEIGHT, project, shop  # noqa: F401
@@ -26,20 +29,6 @@ from utils.messages import Prediction, encode
 from utils.model_store.archive import Archive
 from utils.model_store.model import load, save
 from utils.model_store.registry import Registry
-
-# Follows the topics, as monitor.py does, and says how many messages are in the archive.
-ARCHIVER = """
-from monitoring.message_archive import MessageArchive
-from utils.kafka_client.reader import Reader
-from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC
-
-archive, reader, number = MessageArchive(), Reader({}, APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC), 0
-while True:
-    polled = reader.poll(0.1)
-    archive.add(polled)
-    number += sum(map(len, polled.records.values()))
-    print(f"has {number} messages.", flush=True)
-"""  # noqa: E501
 
 
 def smaller(registry: Registry, model_id: int) -> None:
@@ -71,8 +60,10 @@ def test_answers_of_deleted_models_to_deleted_requests(pipeline):
     pipeline.predictor(RETRAIN_EVERY="1000")
     ids = pipeline.requests(20)
     pipeline.wait_for_replies(20)
-    archiver = pipeline.start_and_wait("-c", ARCHIVER, until="has 4")
-    os.killpg(archiver.pid, signal.SIGKILL)
+    monitor = pipeline.start_and_wait("monitor.py", until="follows the topics", MONITOR_PORT="0")
+    archive = pipeline.folder / "data" / "audit.db"
+    wait_until(lambda: archive.exists() and len(kept(archive)) >= 40, what="archived messages")
+    os.killpg(monitor.pid, signal.SIGKILL)
     for model_id in (1, 2):
         change_model(pipeline, model_id)
         ids += pipeline.requests(20)
@@ -80,9 +71,8 @@ def test_answers_of_deleted_models_to_deleted_requests(pipeline):
     pipeline.send({"request_id": ids[0], "outcome": "<=50K"}, "outcomes_topic")
     pipeline.send({"request_id": "invalid", "data": {"age": "x"}})
     pipeline.wait_for_replies(61)
-    archiver = pipeline.start("-c", ARCHIVER)
-    pipeline.wait_for_output(archiver, "has 125 ")  # 2 * 61, an outcome, two announcements
-    os.killpg(archiver.pid, signal.SIGKILL)
+    pipeline.run("monitor", "--once")
+    assert len(kept(archive)) == 2 * 61 + 3  # and an outcome, and two announcements
     assert Registry(pipeline.folder / "models").prune(keep=0) == [0, 1]
     with KafkaAdminClient(bootstrap_servers=pipeline.host) as admin:
         places = [TopicPartition(f"{pipeline.prefix}app_messages", each) for each in (0, 1)]
@@ -249,6 +239,54 @@ def test_an_unanswered_request_and_a_refusal(registry, row):
         assert answer.result == result
 
 
+def test_a_flood_of_replies_is_cut(registry, row):
+    request, reply = conversation(registry, row)
+    found = audit("r", [request, *[reply] * 500], registry)
+    assert len(found.answered) == 99
+    assert found.notes == ["501 messages have this id: the first 100 follow"]
+
+
+SEVERAL = """
+import json, sys
+from pathlib import Path
+
+from monitoring.audits import SAME, audit
+from monitoring.audit_text import audit_lines
+from monitoring.message_blocks import Message
+from train.fit import fit_model
+from utils.datasets import dataset
+from utils.messages import Prediction, encode
+from utils.model_store.model import load, save
+from utils.model_store.registry import Registry
+
+folder, registry = Path(sys.argv[1]), Registry(Path(sys.argv[1]) / "models")
+dataset.prepare(folder)
+registry.folder.mkdir()
+frame, outcomes = dataset.training(folder)
+rows = frame[:2_000]
+save(fit_model(rows, outcomes[:2_000], model_id=0, hyper="hyperopt", max_evals=1), registry)
+for row in rows[:5].astype(object).where(rows[:5].notna(), None).to_dict("records"):
+    [fields] = load(registry, 0).answers([row])
+    values = encode({"request_id": "r", "data": row}), encode(Prediction("r", *fields))
+    found = audit("r", [Message("DATASET-app_messages", 0, n, n, v) for n, v in enumerate(values)], registry)
+    [answer] = found.answered
+    assert answer.result == SAME, answer
+    score = answer.why.base + sum(each[2] for each in answer.why.features)
+    if dataset.target.kind == "number":
+        assert abs(score - fields[0]) < 1e-9 * abs(score), (score, fields)
+    else:
+        assert answer.why.score == f"score of {fields[0]}"
+    print([line for line, _ in audit_lines(found) if line.startswith("why")][0])
+"""  # noqa: E501
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["shop", "diabetes"])
+def test_several_classes_and_a_number(dataset, tmp_path):
+    said = run_with(dataset, SEVERAL.replace("DATASET", dataset), tmp_path)
+    assert said.count("it most (") == 5
+
+
 @pytest.mark.slow
 def test_what_senders_write_is_printed_as_printable_text(pipeline):
     pipeline.create_topic("app_messages")
@@ -280,8 +318,7 @@ def test_a_range_of_time_and_kafka_that_is_away(pipeline):
     pipeline.wait_for_replies(10)
     options = ("--from", "2023-11-14T22:15:20", "--to", "2023-11-14T22:18:20Z")
     assert list(audits(pipeline, *options)) == ["r2", "r3", "r4", "r5"]
-    archiver = pipeline.start_and_wait("-c", ARCHIVER, until="has 20 ")
-    os.killpg(archiver.pid, signal.SIGKILL)
+    pipeline.run("monitor", "--once")
     assert list(audits(pipeline, *options)) == ["r2", "r3", "r4", "r5"]
     pipeline.environment["KAFKA_HOST"] = "localhost:1"
     found = audits(pipeline, *options)

@@ -156,6 +156,14 @@ def test_whatever_is_sent_the_file_has_a_limit(path, monkeypatch):
     assert len(kept(path)) > 10
 
 
+def test_dead_letters_are_not_kept_as_they_were_messages_before(path):
+    letters = TopicPartition("dead_letter_topic", 0)
+    archive = MessageArchive(path)
+    archive.add(Polled({letters: [record(0, request("a"))], PLACE: [record(0, b"{}")]}, {}))
+    archive.close()
+    assert [message.value for message in kept(path)] == [b"{}"]
+
+
 def test_without_a_number_of_requests_nothing_is_written(path, monkeypatch):
     limit(monkeypatch, audit_requests=0)
     archive = MessageArchive(path)
@@ -265,3 +273,13 @@ def test_a_reader_does_not_miss_messages_that_become_a_block(path):
     assert len(list(reading.find({"a"}))) == 10
     reading.close()
     archive.close()
+
+
+@pytest.mark.parametrize("damage", ["UPDATE blocks SET content = x'00'", "DROP TABLE tail"])
+def test_damage_is_one_sentence_for_who_reads(path, damage):
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")] * BLOCK))
+    archive._database.execute(damage)
+    archive.close()
+    with pytest.raises(OSError, match=r"audit\.db can't be read: "):
+        found(path, "a")

@@ -1,15 +1,19 @@
 """Trainings, models and live figures in MLflow: a real SQLite store, and processes that die."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from tests.harness.brokers import QUICK, initialize
-from tests.harness.mlflow_programs import log, replies, replies_elsewhere
+from tests.harness.mlflow_programs import folders, log, replies, replies_elsewhere
+from tests.harness.pipeline import wait_until
 from tests.harness.project import add_dataset, copy_project
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
@@ -117,6 +121,24 @@ def test_killed_before_any_call_the_store_is_the_same_in_the_end(first_model, tm
     assert codes.count(-signal.SIGKILL) > 15
     assert codes[-1] == 0
     assert stores["killed"] == stores["once"]
+
+
+@pytest.mark.slow
+def test_killed_while_it_creates_the_store_it_begins_anew(first_model, tmp_path):
+    shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
+    new, store = (tmp_path / "data" / name for name in ("mlflow_new.db", "mlflow.db"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "monitoring.log_to_mlflow"],
+        cwd=ROOT,
+        env=os.environ | folders(tmp_path),
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        wait_until(lambda: new.exists() and new.stat().st_size > 100_000, 120, "some tables")
+        child.kill()
+    assert not store.exists()
+    codes, content = log(tmp_path, "-")
+    assert codes == [0]
+    assert len(content["versions"]) == 1
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import re
 import time
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from monitoring.snapshot import Alert, CalibrationBin, Drift, Mark
 from tests import page_samples as samples
 from tests.harness.journey import CHROMIUM, running_chromium
 from tests.harness.pipeline import wait_until
+from tools.local_kafka import free_port
 
 MARKUP = """<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'&amp;"""
 PATIENCE = 20_000  # milliseconds
@@ -37,19 +39,18 @@ class Tab:
     problems : what its console says; hosts : that it has sent requests to.
     """
 
-    def __init__(self, context, page: Page) -> None:
+    def __init__(self, context, page: Page | SimpleNamespace) -> None:
         self.problems: list[str] = []
         self.hosts: set[str] = set()
         self.page = context.new_page()
-        self.page.set_default_timeout(PATIENCE)
         self.page.on("console", lambda message: self.problems.append(message.text))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
         self.page.goto(page.address)
         self.wait_for("body:not(.stale)")
 
-    def wait_for(self, selector: str, **options) -> None:
-        self.page.locator(selector, **options).first.wait_for()
+    def wait_for(self, selector: str, timeout: float = PATIENCE, **options) -> None:
+        self.page.locator(selector, **options).first.wait_for(timeout=timeout)
 
     def wait_for_points(self, count: int) -> None:
         """Return when each chart shows so many points."""
@@ -60,12 +61,16 @@ class Tab:
         self.page.wait_for_timeout(20)  # lets Playwright handle what the browser says
         return True
 
+    def forget_lost_connections(self) -> None:
+        """Forget what the browser itself has said about them."""
+        self.problems[:] = [text for text in self.problems if "net::ERR_" not in text]
+
     def is_wider_than_its_window(self) -> bool:
         return self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
 
 
 @contextmanager
-def shown(chromium, page: Page, width: int = 1280, **options):
+def shown(chromium, page: Page | SimpleNamespace, width: int = 1280, **options):
     """Show the page in a browser of its own; AssertionError if its console says anything."""
     context = chromium.new_context(viewport={"width": width, "height": 800}, **options)
     tab = Tab(context, page)
@@ -115,8 +120,7 @@ def test_it_goes_on_with_a_monitor_that_was_started_again(chromium, page):
                 has_text="All right: every request is answered, model 9",
             )
             tab.wait_for_points(305)
-        # The browser says of itself that it could not connect.
-        tab.problems[:] = [text for text in tab.problems if "net::ERR_" not in text]
+        tab.forget_lost_connections()
 
 
 def hostile(now: float):
@@ -179,3 +183,30 @@ def test_a_number_has_no_accuracy_and_nothing_is_explained(chromium, page):
         tab.wait_for("#models", has_text="No model is known yet")
         tab.wait_for("#sentence", has_text="No request yet")
         assert tab.page.locator(".plot.nothing").count() == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_page_of_a_running_pipeline(chromium, pipeline):
+    port = free_port()
+    monitor = ("monitor.py", {"until": "The page is open: ", "MONITOR_PORT": str(port)})
+    first = pipeline.start_and_wait(monitor[0], **monitor[1])
+    pipeline.predictor()
+    pipeline.trainer()
+    page = SimpleNamespace(address=f"http://127.0.0.1:{port}", port=port)
+    with shown(chromium, page) as tab:
+        tab.wait_for("#sentence", has_text="No request yet")
+        tab.wait_for('[data-arrow="model"]', has_text="model 0")
+        pipeline.requests(30)
+        tab.wait_for('[data-arrow="predictions"]', has_text="30")
+        tab.wait_for('[data-arrow="model"]', has_text="model 1", timeout=150_000)
+        tab.wait_for("#events", has_text="model 1 promoted: ")
+        first.kill()
+        tab.wait_for("#sentence", has_text="No news from the monitor since ")
+        pipeline.send(b"no JSON")
+        pipeline.requests(2)
+        pipeline.start_and_wait(monitor[0], **monitor[1])
+        tab.wait_for('body:not(.stale) [data-arrow="letters"]', has_text="1")
+        tab.wait_for('[data-arrow="predictions"]', has_text="32")
+        tab.wait_for('tr[data-model="1"] [data-label="answers"]', has_text="2")
+        tab.forget_lost_connections()

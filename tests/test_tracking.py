@@ -136,7 +136,7 @@ def test_the_monitor_imports_neither_mlflow_nor_what_it_needs():
     assert run.stdout == "set()\n"
 
 
-@pytest.mark.parametrize(("uri", "words"), [("", 0), ("http://127.0.0.1:1", 1)])
+@pytest.mark.parametrize(("uri", "words"), [("", 0), ("none", 0), ("http://127.0.0.1:1", 1)])
 def test_without_mlflow_a_sentence_is_said_only_if_it_is_asked_for(tmp_path, uri, words):
     code = "import sys; sys.modules['mlflow'] = None; sys.argv = ['', '1']; "
     code += "from monitoring.tracking import Tracking; t = Tracking(); t.step(None); t.close()"

@@ -54,11 +54,13 @@ def _decision(card: Card) -> str:
 
 
 def show(registry: Registry, model_id: int) -> None:
-    """Print a model's card as JSON; SystemExit if it can't be read."""
+    """Print a model's card as JSON, without its long lists; SystemExit if it can't be read."""
     try:
         card = json.loads(encode_card(registry.card(model_id)))
     except ModelError as error:
         raise SystemExit(str(error)) from None
+    for name in ("reference", "learning_curve"):  # hundreds of lines
+        card.pop(name, None)
     print(json.dumps(card, indent=2))  # ASCII: all else is escaped
 
 

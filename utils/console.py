@@ -55,6 +55,11 @@ def drop_unwritable_output() -> None:
         setattr(sys, name, io.TextIOWrapper(file, **options))
 
 
+def speak_on_stderr() -> None:
+    """Print to stderr from now on: stdout is for the result of a command."""
+    _console.stderr = True
+
+
 def say(text: str, style: str = "") -> None:
     """Print one line immediately, in a rich style ("green", "bold red") on a terminal."""
     _console.print(printable(text), style=style or None)

@@ -166,7 +166,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field(
         "",
         description="MLflow's tracking server; empty: a SQLite file in DATA_DIR, if MLflow is "
-        "installed",
+        "installed; none: the monitor logs nothing",
     )
     broker_timeout: float = Field(
         60, gt=0, description="seconds that a starting script waits for Kafka"

@@ -95,7 +95,8 @@ function grid({ interval, points }, seconds, now) {
   const begin = Math.max(now - seconds - interval, now - MOST * interval);
   const first = sorted.find((time) => time >= begin);
   const times = [];
-  for (let time = first; time <= Math.max(sorted.at(-1), now - 2 * interval); time += interval) times.push(time);
+  const last = Math.min(Math.max(sorted.at(-1), now - 2 * interval), now);
+  for (let time = first; time <= last; time += interval) times.push(time);
   return { times, points: times.map((time) => points.get(time)) };
 }
 

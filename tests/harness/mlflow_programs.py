@@ -106,7 +106,8 @@ def python(
 
 def folders(folder: Path) -> dict[str, str]:
     """Return the settings of a pipeline with these folders."""
-    return {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
+    paths = {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
+    return paths | {"MLFLOW_TRACKING_URI": ""}
 
 
 def log(folder: Path, *killed_at: str, **settings) -> tuple[list[int], dict]:

@@ -133,6 +133,11 @@ class Outage:
     def __init__(self) -> None:
         self._reported = False
 
+    @property
+    def lasts(self) -> bool:
+        """Whether an outage was reported and has not ended."""
+        return self._reported
+
     def begin(self) -> None:
         """Report that Kafka does not answer, unless that was reported."""
         if not self._reported:

@@ -103,6 +103,12 @@ class Reader:
             self._asking = make_consumer(isolation_level="read_uncommitted")
         return self._asking.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
 
+    def begins(self) -> dict[TopicPartition, int]:
+        """Return the first offset that every partition still has; KafkaError."""
+        return self._consumer.beginning_offsets(
+            sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS
+        )
+
     def has_read(self, ends: dict[TopicPartition, int]) -> bool:
         """Return True if poll() has returned everything before these offsets."""
         positions = self._consumer.positions()  # unlike ours, behind the markers of transactions
