@@ -2,7 +2,7 @@
 
 The monitor appends samples to the first one. The child renames it to the second one, logs that, and
 deletes it. Killed in between, the next one logs it again: MLflow stores a metric once that has the
-same time, step and value. A step is a second since 1970.
+same time, step and value. A step is a second since the model's training began.
 """
 
 import json
@@ -17,6 +17,7 @@ from utils.settings import settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
 
     from monitoring.mlflow_aliases import Versions
     from monitoring.snapshot import ModelState, Snapshot
@@ -65,31 +66,35 @@ def send(client: "MlflowClient", experiment: str, versions: "Versions") -> None:
             SENDING.unlink()
 
 
-def _send(client, experiment: str, versions: "Versions", samples: list[dict]) -> None:
-    from mlflow.entities import Metric
-
-    metrics: dict[str, list[Metric]] = {}
-    for sample in samples:
-        second = int(sample["time"])
-        for model_id, found in sample.get("models", {}).items():
-            metrics.setdefault(model_id, []).extend(
-                Metric(f"live/{name}", float(v), second * 1000, second) for name, v in found.items()
-            )
-    for model_id, found in metrics.items():
-        if run_id := _run_of(client, experiment, model_id):
-            for start in range(0, len(found), BATCH):
-                client.log_batch(run_id, found[start : start + BATCH])
+def _send(
+    client: "MlflowClient", experiment: str, versions: "Versions", samples: list[dict]
+) -> None:
+    for model_id in {model_id for sample in samples for model_id in sample.get("models", ())}:
+        if run := _run_of(client, experiment, model_id):
+            found = list(_metrics(model_id, samples, run.info.start_time))
+            for first in range(0, len(found), BATCH):
+                client.log_batch(run.info.run_id, found[first : first + BATCH])
     for sample in samples:
         if "champion" in sample:
             versions.note_champion(sample["champion"], sample["since"])
 
 
-def _run_of(client, experiment: str, model_id: str) -> str | None:
-    """Return the id of the model's run; of several pipelines' the newest one."""
+def _metrics(model_id: str, samples: list[dict], start: int) -> "Iterator[Metric]":
+    """Yield a model's live figures; start : of its training, milliseconds since 1970."""
+    from mlflow.entities import Metric
+
+    for sample in samples:
+        second = int(sample["time"])
+        for name, value in sample.get("models", {}).get(model_id, {}).items():
+            yield Metric(f"live/{name}", float(value), second * 1000, second - start // 1000)
+
+
+def _run_of(client: "MlflowClient", experiment: str, model_id: str) -> "Run | None":
+    """Return the model's run; of several pipelines' the newest one."""
     wanted = f"tags.kind = 'training' and tags.model_id = '{int(model_id)}'"
     newest = ["attributes.start_time DESC"]
     found = client.search_runs([experiment], wanted, max_results=1, order_by=newest)
-    return found[0].info.run_id if found else None
+    return found[0] if found else None
 
 
 def _read(path: Path) -> Iterator[dict]:

@@ -46,7 +46,8 @@ class TrainingRun:
         content_digest : of the card; folder : an empty one for temporary files.
         """
         run = self._run()
-        if run.data.tags.get("logged") == content_digest:
+        is_deleted = run.info.lifecycle_stage != "active"  # its user does not want it
+        if is_deleted or run.data.tags.get("logged") == content_digest:
             return
         run_id = run.info.run_id
         self._log_card(run_id)
@@ -59,7 +60,7 @@ class TrainingRun:
         self.client.set_tag(run_id, "logged", content_digest)
 
     def _run(self) -> Run:
-        """Return the run, also one that its user has deleted; created if there is none."""
+        """Return the run, even if its user has deleted it; created if there is none."""
         found = find_runs(self.client, self.experiment, self.identity)
         for double in found[1:]:  # a request that seemed to fail was served later
             if double.info.lifecycle_stage == "active":
@@ -116,10 +117,11 @@ class TrainingRun:
 
 
 def find_runs(client: MlflowClient, experiment: str, tags: dict[str, str], limit: int = 10) -> list:
-    """Return the runs with these tags: active ones first, and of these the oldest first."""
+    """Return the runs with these tags: active ones first, and of these complete ones first."""
     wanted = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
-    found = client.search_runs([experiment], wanted, ViewType.ALL, limit, ["attributes.start_time"])
-    return sorted(found, key=lambda run: run.info.lifecycle_stage)  # "active" < "deleted"
+    found = client.search_runs([experiment], wanted, ViewType.ALL, limit)
+    # "active" comes before "deleted".
+    return sorted(found, key=lambda run: (run.info.lifecycle_stage, "logged" not in run.data.tags))
 
 
 def decision(card: Card) -> str:

@@ -54,11 +54,11 @@ class Tracking:
         if not self._is_on:
             return
         try:
-            self._sample(snapshot)
             if self._child is not None:
                 self._watch()
             elif time.monotonic() >= self._not_before and self._is_due():
                 self._start()
+            self._sample(snapshot)
         except OSError as error:  # the disk is full, or memory is
             self._fail(f"{type(error).__name__}: {error}")
 

@@ -7,7 +7,7 @@ unpacked data, and the topics and consumer groups of this TOPIC_PREFIX. Kafka ke
 does not run, the data of the one that `make kafka` starts is deleted. Refuses while a predictor is
 in its group or a trainer runs, and if KAFKA_HOST is another machine. On a Kafka that `make kafka`
 did not start, it deletes topics only with --yes. If that one does not run, its topics are kept, and
-the output says so. The trials of earlier tunings are kept.
+the output says so. The trials of earlier tunings are kept, and what is logged to MLflow.
 """
 
 import ipaddress
@@ -19,6 +19,7 @@ from contextlib import closing
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, KafkaTimeoutError
 
+from monitoring import mlflow_live
 from monitoring.message_archive import MESSAGES
 from tools.dead_letters import REPLAY_GROUP
 from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
@@ -112,7 +113,8 @@ def delete_files() -> None:
     store = settings.data_dir.glob(f"{STORE.name}*")
     messages = settings.data_dir.glob(f"{MESSAGES.name}*")
     models = [path for pattern in MODEL_FILES for path in settings.models_dir.glob(pattern)]
-    for path in (*data, *store, *messages, *models):
+    samples = (mlflow_live.SAMPLES, mlflow_live.SENDING)  # of models whose ids are given out again
+    for path in (*data, *store, *messages, *models, *samples):
         path.unlink(missing_ok=True)
     shutil.rmtree(Archive().folder, ignore_errors=True)
 
