@@ -7,6 +7,7 @@ from itertools import chain
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError
+from tqdm import tqdm
 
 from monitoring.kept_messages import KeptMessages
 from monitoring.message_archive import message_of
@@ -21,18 +22,16 @@ from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, prepare_topi
 from utils.settings import settings
 
 MOST_REQUESTS = 100_000  # in a range of time: their messages are in memory
-Progress = Callable[[int, int], None]  # called with the numbers of messages read, and in all
 
 
 class PastMessages:
     """Looks for messages; `looked` says where, in words.
 
-    progress : called now and then while Kafka is read.
+    first : ms since 1970; older messages of Kafka are not read. Long reading shows a progress bar.
     """
 
-    def __init__(self, first: int | None = None, progress: Progress = lambda done, all: None):
-        """first : ms since 1970; older messages of Kafka are not read."""
-        self._first, self._progress = first, progress
+    def __init__(self, first: int | None = None) -> None:
+        self._first = first
         self._kept = self._open_archive()
         self.looked = [] if self._kept is None else ["the archive"]
         self._kafka = self._find_kafka()
@@ -118,14 +117,14 @@ class PastMessages:
         except KafkaError as error:
             warn(f"Kafka can't be read: {error}.")
             return
-        with closing(reader):
-            ends, done = reader.ends(), 0
-            total = sum(ends.values()) - sum(each.offset for each in positions.values())
+        ends = reader.ends()
+        total = sum(ends.values()) - sum(each.offset for each in positions.values())
+        options = {"unit": " messages", "unit_scale": True, "leave": False, "delay": 1}
+        with closing(reader), tqdm(desc="Kafka", total=total, disable=None, **options) as bar:
             while not reader.has_read(ends):
                 for records in reader.poll().records.values():
-                    done += len(records)
+                    bar.update(len(records))
                     yield from map(message_of, records)
-                self._progress(done, total)
 
 
 def _is_answered(messages: Iterable[Message]) -> bool:

@@ -21,7 +21,6 @@ from datetime import UTC, datetime
 from itertools import islice
 
 import msgspec
-from tqdm import tqdm
 
 from monitoring.audit_text import audit_lines
 from monitoring.audits import Audit, audit
@@ -37,15 +36,8 @@ def main() -> None:
     """Show the requests that the command line names."""
     arguments = _arguments()
     first, last = _range(arguments)
-    options = {"unit": " messages", "unit_scale": True, "leave": False}
-    notices = redirect_stdout(sys.stderr)  # what is said about Kafka is no part of the result
-    with notices, tqdm(desc="reading Kafka", disable=None, **options) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.update(0)
-
-        past = PastMessages(first, progress)
+    with redirect_stdout(sys.stderr):  # what is said about Kafka is no part of the result
+        past = PastMessages(first)
         wanted = [*arguments.request_id, *(_read_ids(arguments.ids) if arguments.ids else ())]
         if not wanted:
             wanted = past.ids_between(first or 0, last)
