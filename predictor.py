@@ -78,8 +78,8 @@ def ask_for_retraining(batch: Batch, answered: list[ConsumerRecord], model: Mode
 def main() -> None:
     """Answer requests until Ctrl-C or SIGTERM."""
     command_line(__doc__).parse_args()
-    serve_metrics("predictor")  # if METRICS_PORT is set
     return_freed_memory()
+    serve_metrics("predictor")  # if METRICS_PORT is set
     stop = stop_on_signals()
     prepare_topics(read=(APP_MESSAGES, RETRAIN_TOPIC), write=WRITES)
     # The reloader listens for announcements in a thread, and loads and tests each new model there.

@@ -1,7 +1,7 @@
 """What METRICS_PORT costs: counting, a scrape, and the predictor's speed with it and without.
 
-    python -m bench.telemetry                 # seven rounds: about ten minutes
-    python -m bench.telemetry --rounds 3 --requests 50000
+    python -m bench.telemetry                 # eight rounds: about ten minutes
+    python -m bench.telemetry --rounds 4 --requests 50000
 
 Starts a broker of its own in a temporary folder. In each round the predictor answers all requests
 once without METRICS_PORT and once with it, scraped every second, in turn; ratios are made within
@@ -113,7 +113,12 @@ def compared(name: str, measure: Callable[[int], dict[str, float]], rounds: int)
 def main() -> None:
     """Measure and print."""
     parser = command_line(__doc__, "bench.telemetry")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of runs (7)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=8,
+        help="pairs of runs (8); even: each goes first equally often",
+    )
     parser.add_argument("--requests", type=int, default=60_000, help="of a run (60000)")
     parser.add_argument("--seconds", type=float, default=8, help="of a latency run (8)")
     chosen = parser.parse_args()

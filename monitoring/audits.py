@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from monitoring.message_blocks import Message
 from monitoring.past_models import (
@@ -197,7 +198,8 @@ def _is_right(reply: Answered, model: PastModel, request: bytes) -> bool:
 def _note(reply: Answered, model: PastModel, again: dict, changes: str, request: bytes) -> None:
     if reply.result == SAME:
         return
-    reply.again, reply.model, reply.where = again, model.card, model.where
+    reply.again, reply.where = again, model.where
+    reply.model = structs.replace(model.card, reference=None, learning_curve=[])  # long ones
     since = f"the data set has changed: the model was made for one {changes}"
     reply.notes = [*model.notes(), *([since] if changes else [])]
     reply.why = why(model, then_row(model, request), again["prediction"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 _SCHEMA = """
 CREATE TABLE parts (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;
 CREATE TABLE intervals (span TEXT, place INTEGER, content BLOB, PRIMARY KEY (span, place))

@@ -13,6 +13,7 @@ in whatever order their outcomes come, and there is no state to keep, so no libr
 from collections.abc import Sequence
 from functools import cache
 
+import msgspec
 import numpy as np
 
 from monitoring.snapshot import Drift
@@ -25,18 +26,33 @@ FALSE_ALARMS = 0.001  # of all columns together, and of the loss
 _CUT_EVERY = 16  # observations between two places where the losses may be cut
 
 
+def independent_share(rows: Sequence[dict], card: Card) -> float:
+    """Return which share of the data of requests counts as independent observations of a column.
+
+    A visitor who comes twenty times says no more about all visitors than one who comes once. Where
+    the training set has few different rows too, equal rows are different visitors.
+    """
+    distinct = len({msgspec.json.encode(row) for row in rows}) / max(len(rows), 1)
+    return min(distinct / max(card.reference.distinct, 1e-9), 1.0)
+
+
 def drift_of_columns(rows: Sequence[dict], card: Card) -> list[Drift]:
     """Return the drift of each column of the card's histograms in the data of requests."""
+    share = independent_share(rows, card)
     columns = {name: each for name, each in card.reference.columns.items() if name in dataset.names}
     found = []
     for name, histogram in columns.items():
         values = [row.get(name, dataset.defaults.get(name)) for row in rows]
-        found.append(_drift(name, _counts(values, histogram), histogram, len(columns) + 1))
+        counts = _counts(values, histogram)
+        found.append(_drift(name, counts, histogram, len(columns) + 1, share))
     return [each for each in found if each]
 
 
-def drift_of_scores(scores: np.ndarray, card: Card) -> Drift | None:
-    """Return the drift of the newest scores, of shape (n, outputs); None if it can't be told."""
+def drift_of_scores(scores: np.ndarray, card: Card, share: float = 1.0) -> Drift | None:
+    """Return the drift of the newest scores, of shape (n, outputs); None if it can't be told.
+
+    share : see independent_share().
+    """
     histogram = card.reference.score
     if histogram is None:
         return None
@@ -44,7 +60,7 @@ def drift_of_scores(scores: np.ndarray, card: Card) -> Drift | None:
     if histogram.categories is not None:
         values = [str(dataset.target.labels[place]) for place in scores.argmax(axis=1)]
     columns = len(card.reference.columns) + 1
-    return _drift("score", _counts(values, histogram), histogram, columns)
+    return _drift("score", _counts(values, histogram), histogram, columns, share)
 
 
 def _counts(values: list, histogram: Histogram) -> np.ndarray:
@@ -60,15 +76,17 @@ def _counts(values: list, histogram: Histogram) -> np.ndarray:
     return np.bincount(bins, minlength=null + 1)
 
 
-def _drift(name: str, counts: np.ndarray, histogram: Histogram, columns: int) -> Drift | None:
+def _drift(
+    name: str, counts: np.ndarray, histogram: Histogram, columns: int, share: float
+) -> Drift | None:
     known = np.array(histogram.counts, float)
     n, m = int(counts.sum()), int(known.sum())
-    if n < LEAST_ROWS or m < LEAST_ROWS or len(known) != len(counts) or len(counts) < 2:
+    if share * n < LEAST_ROWS or m < LEAST_ROWS or len(known) != len(counts) or len(counts) < 2:
         return None
     counts, known = _merge_rare(counts.astype(float), known)
-    share, before = (counts + 0.5) / (n + 0.5 * len(counts)), (known + 0.5) / (m + 0.5 * len(known))
-    value = float(np.sum((share - before) * np.log(share / before)))
-    threshold = _chi_square(FALSE_ALARMS / columns, len(counts) - 1) * (1 / n + 1 / m)
+    p, q = (counts + 0.5) / (n + 0.5 * len(counts)), (known + 0.5) / (m + 0.5 * len(known))
+    value = float(np.sum((p - q) * np.log(p / q)))
+    threshold = _chi_square(FALSE_ALARMS / columns, len(counts) - 1) * (1 / (share * n) + 1 / m)
     return Drift(name, value, threshold, n, drifted=value > threshold)
 
 

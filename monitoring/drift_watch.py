@@ -1,6 +1,6 @@
 """Looks for drift now and then, and notes when one begins and ends."""
 
-from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores
+from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores, independent_share
 from monitoring.snapshot import Drift
 from monitoring.state import State
 from utils.model_store.card import Card
@@ -46,7 +46,9 @@ def _drift(state: State, card: Card | None) -> list[Drift]:
     rows = state.losses.rows()
     found = [drift_of_loss(rows["time"], rows["loss"])]
     if card and card.reference:
-        found += drift_of_columns(state.sample.data(), card)
+        data = state.sample.data()
+        found += drift_of_columns(data, card)
         scores = state.scores.rows()["scores"]
-        found.append(drift_of_scores(scores, card) if len(scores) else None)
+        share = independent_share(data, card)
+        found.append(drift_of_scores(scores, card, share) if len(scores) else None)
     return [each for each in found if each]

@@ -8,9 +8,8 @@ training, only the first request of an id counts.) A reported outcome counts mor
 request contains. So the result does not depend on which topic or partition is read first.
 """
 
-import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -32,9 +31,9 @@ MOST_OF_ONE_ID = 20  # requests and answers of one id that are known one by one
 
 # A row of `waiting` is the number of further requests, then the known ones: time, offset, outcome.
 _MORE, _REQUEST = struct.Struct("<q"), struct.Struct("<qqd")
-# A row of `known` is the outcome, its rank and its time, then the answers: model, time, offset and
-# partition of the request, and the scores.
-_OUTCOME, _ANSWER = struct.Struct("<dqq"), struct.Struct(f"<qqqi{OUTPUTS}d")
+# A row of `known` is the outcome, its rank and its time, then the answers: model, time, partition
+# and offset of the request, and the scores.
+_OUTCOME, _ANSWER = struct.Struct("<dqq"), struct.Struct(f"<qqiq{OUTPUTS}d")
 _NO_OUTCOME = _OUTCOME.pack(UNKNOWN, -(2**63), 0)
 _IN_REQUEST = 2**62  # is taken from the rank of an outcome that a request contains
 
@@ -131,24 +130,21 @@ class Join:
             joined.unexpected += 1
             return
         time, offset, outcome = self._take(key, row, event)
-        answer = Answer(
-            time,
-            event.time - time,
-            event.kind == PREDICTION,
-            kind == REQUEST,
-            event.partition,
-            offset,
+        latency, partition = event.time - time, event.partition
+        if event.kind == ERROR:
+            joined.answers.append(Answer(time, latency, False, kind == REQUEST, partition, offset))
+            return
+        model_id, scores = event.content
+        scores = tuple(scores) if OUTPUTS > 1 else (scores,)
+        place = model_id, time, partition, offset, scores
+        joined.answers.append(
+            Answer(time, latency, True, kind == REQUEST, partition, offset, model_id, scores)
         )
-        if event.kind == PREDICTION:
-            model_id, scores = event.content
-            scores = tuple(scores) if OUTPUTS > 1 else (scores,)
-            answer = answer._replace(model_id=model_id, scores=scores)
-            if offset >= 0:
-                self._note_answer(event.key, answer, joined)
-            if outcome == outcome:
-                rank = rank_of(event.partition, offset) - _IN_REQUEST
-                self._learn(event.key, outcome, rank, -1, joined)
-        joined.answers.append(answer)
+        if offset >= 0:
+            self._note_answer(event.key, place, joined)
+        if outcome == outcome:
+            rank = rank_of(partition, offset) - _IN_REQUEST
+            self._learn(event.key, outcome, rank, -1, joined)
 
     def _take(self, key: int, row: bytes, reply: Event) -> tuple[int, int, float]:
         """Remove the earliest request of a row, and return its time, offset and outcome."""
@@ -164,7 +160,7 @@ class Join:
             self._waiting.pop(key)
         return first
 
-    def _note_answer(self, key: int, answer: Answer, joined: "_Builder") -> None:
+    def _note_answer(self, key: int, answer: tuple, joined: "_Builder") -> None:
         row = self._known.rows.get(key, _NO_OUTCOME)
         if len(row) >= _OUTCOME.size + MOST_OF_ONE_ID * _ANSWER.size:
             return
@@ -172,8 +168,8 @@ class Join:
         if outcome == outcome:
             joined.unmatched -= len(row) == _OUTCOME.size
             joined.observe(answer, outcome, UNKNOWN, time)
-        place = answer.model_id, answer.time, answer.offset, answer.partition
-        self._known.put(key, row + _ANSWER.pack(*place, *answer.scores))
+        *place, scores = answer
+        self._known.put(key, row + _ANSWER.pack(*place, *scores))
 
     def _learn(self, key: int, outcome: float, rank: int, time: int, joined: "_Builder") -> None:
         row = self._known.rows.get(key, _NO_OUTCOME)
@@ -183,8 +179,7 @@ class Join:
         joined.unmatched += before != before and len(row) == _OUTCOME.size
         answers = row[_OUTCOME.size :]
         self._known.put(key, _OUTCOME.pack(outcome, rank, time) + answers)
-        for model_id, asked, offset, partition, *scores in _ANSWER.iter_unpack(answers):
-            answer = Answer(asked, 0, True, True, partition, offset, model_id, tuple(scores))
+        for answer in _unpacked(answers):
             joined.observe(answer, outcome, before, time)
 
 
@@ -194,10 +189,10 @@ class _Builder:
         self.observations: list[Observation] = []
         self.unexpected = self.outcomes = self.unmatched = 0
 
-    def observe(self, answer: Answer, outcome: float, before: float, time: int) -> None:
-        delay = -1 if time < 0 else max(time - answer.time, 0)
-        place = answer.model_id, answer.time, answer.partition, answer.offset, answer.scores
-        self.observations.append(Observation(*place, outcome, before, delay))
+    def observe(self, answer: tuple, outcome: float, before: float, time: int) -> None:
+        """Add an observation; answer : the first fields of Observation."""
+        delay = -1 if time < 0 else max(time - answer[1], 0)
+        self.observations.append(Observation(*answer, outcome, before, delay))
 
     def result(self) -> Joined:
         counts = self.unexpected, self.outcomes, self.unmatched
@@ -205,6 +200,12 @@ class _Builder:
 
 
 _ZERO = _MORE.pack(0)
+
+
+def _unpacked(answers: bytes) -> Iterator[tuple]:
+    """Yield the answers of a row of `known` as the first fields of Observation."""
+    for found in _ANSWER.iter_unpack(answers):
+        yield *found[:4], found[4:]
 
 
 def _mask(partition: int, kind: int) -> int:
@@ -217,8 +218,3 @@ def oldest_time(rows: Iterable[bytes]) -> int | None:
     """Return the time of the oldest request in rows of `waiting`, in ms; None if there is none."""
     times = (_REQUEST.unpack_from(row, _MORE.size)[0] for row in rows if len(row) > _MORE.size)
     return min(times, default=None)
-
-
-def is_known(outcome: float) -> bool:
-    """Return whether this is an outcome, not NaN."""
-    return not math.isnan(outcome)

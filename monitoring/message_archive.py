@@ -4,7 +4,8 @@ They are in DATA_DIR/audit.db, in blocks of some thousand: a block is one compre
 sorted 64-bit hashes of the request ids in it. So a message costs about a microsecond and some dozen
 bytes, and a lookup compares its hashes with those of each block. The newest messages, too few for a
 block yet, are rows. The position behind the last message of each partition is written in the same
-transaction: what is read again, after kill -9 for example, is not kept twice.
+transaction: what is read again, after kill -9 for example, is not kept twice. A power cut may take
+the last seconds; Kafka still has these.
 
 Limits are AUDIT_DAYS, AUDIT_REQUESTS and, whatever senders send, 1 kB of file per AUDIT_REQUESTS;
 the oldest blocks are deleted.
@@ -13,6 +14,7 @@ the oldest blocks are deleted.
 import sqlite3
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from kafka.consumer.fetcher import ConsumerRecord
@@ -53,6 +55,7 @@ class MessageArchive:
     def __init__(self, path: Path = MESSAGES) -> None:
         self._path = path
         self._database: sqlite3.Connection | None = None
+        self._file: tuple | None = None  # which one is open
         self._problem = ""
         self._retry_at = self._clean_up_at = 0.0
         self.missed = 0  # messages that could not be kept
@@ -93,12 +96,15 @@ class MessageArchive:
             self._database = None
 
     def _open(self) -> None:
+        if self._database and _identity(self._path) != self._file:
+            self.close()  # it was deleted, by `make clean` for example: nobody would see what comes
         if self._database is None:
             self._database = sqlite3.connect(self._path, LOCK_TIMEOUT, isolation_level=None)
             for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "secure_delete = ON"):
                 self._database.execute(f"PRAGMA {pragma}")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.executescript(_SCHEMA)
+            self._file = _identity(self._path)
 
     def _fail(self, error: Exception, number: int) -> None:
         self.close()
@@ -169,6 +175,13 @@ class MessageArchive:
                 break
         self._database.execute("DELETE FROM tail WHERE written < ?", (oldest,))
         self._database.execute("PRAGMA incremental_vacuum(10000)").fetchall()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(FileNotFoundError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def message_of(record: ConsumerRecord) -> Message:

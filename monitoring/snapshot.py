@@ -12,15 +12,15 @@ Figures = dict[str, float]  # as Target.figures() of utils/datasets/target.py na
 class Flow(msgspec.Struct):
     """Messages of the topics: how many there were, and how many come now."""
 
-    requests: int = 0  # valid ones
-    predictions: int = 0  # replies with a prediction
+    requests: int = 0  # valid ones; two of one id are two
+    predictions: int = 0  # replies with a prediction, unexpected ones too
     error_replies: int = 0
     dead_letters: int = 0
     outcomes: int = 0  # reported ones, and those that requests contain
-    observations: int = 0  # requests that have a prediction and an outcome
+    observations: int = 0  # requests that have a prediction and an outcome, the last of their id
     retrain_requests: int = 0
     unexpected_replies: int = 0  # of no request, or after its first reply: forged, perhaps
-    requests_per_second: float = 0.0  # these three: over the last 10 seconds
+    requests_per_second: float = 0.0  # these three: by timestamps, over the last 10 whole seconds
     replies_per_second: float = 0.0
     outcomes_per_second: float = 0.0
     # Requests that no reply has answered yet: what the predictors have to do. The group's lag in
@@ -32,7 +32,10 @@ class Flow(msgspec.Struct):
 
 
 class Latency(msgspec.Struct):
-    """From a request's timestamp to its reply's, over the newest replies."""
+    """From a request's timestamp to its reply's, exact to 1 %, over the newest replies.
+
+    Those to the requests of the newest intervals of the curves that have 1,000 replies together.
+    """
 
     p50: float | None = None
     p99: float | None = None
@@ -40,15 +43,18 @@ class Latency(msgspec.Struct):
 
 
 class OutcomeDelay(msgspec.Struct):
-    """How long after its request an outcome comes, over the newest ones."""
+    """How long after its request an outcome comes, over the 5,000 newest that were reported."""
 
     p50: float | None = None
     p99: float | None = None
-    never: float | None = None  # share of those requests for which it should have come by now
+    never: float | None = None  # share of predictions older than p99 that have no outcome
 
 
 class CalibrationBin(msgspec.Struct):
-    """Predictions of nearly the same probability (or number), and what really happened."""
+    """Predictions of nearly the same probability (or number), and what really happened.
+
+    Of several classes: the probability of the predicted one, and how often it was right.
+    """
 
     prediction: float  # their mean
     outcome: float  # the mean of their outcomes
@@ -58,7 +64,7 @@ class CalibrationBin(msgspec.Struct):
 class ModelState(msgspec.Struct):
     """One model: what it answered, and how good that was."""
 
-    model_id: int
+    model_id: int  # -1: replies without one
     # champion: answers now; former: was the champion; rejected: by the judge; training: is being
     # made; unknown: it answers, and has no card that can be read.
     role: str
@@ -70,7 +76,7 @@ class ModelState(msgspec.Struct):
     outcomes: int = 0  # of them with a known outcome
     first_answer: float | None = None
     last_answer: float | None = None
-    window: int = 0  # newest observations that `figures` are about
+    window: int = 0  # newest observations that `figures` are about, at most 5,000
     figures: Figures = {}  # the loss is the first one
     loss_of_mean: float | None = None  # over the same: of always predicting their mean outcome
     mean_loss: float | None = None  # over all its observations
@@ -83,9 +89,9 @@ class Drift(msgspec.Struct):
     name: str  # a column; "score" for the predictions, "loss" for the loss
     value: float  # population stability index; of the loss: newer minus older mean
     threshold: float  # above it, chance does not explain the difference
-    rows: int  # newest ones compared
+    rows: int  # newest ones compared: requests, predictions, observations
     drifted: bool = False
-    since: float | None = None
+    since: float | None = None  # of the loss: the first request after the change
 
 
 class Training(msgspec.Struct):
@@ -121,9 +127,9 @@ class Alert(msgspec.Struct):
 class Following(msgspec.Struct):
     """How far the monitor itself has read."""
 
-    behind: float | None = None  # age of the newest record read while more are waiting; 0: none are
+    behind: float | None = None  # age of the newest record of the last poll; 0: nothing was waiting
     missed: int = 0  # records that Kafka deleted before they were read
-    unmatched: int = 0  # outcomes whose prediction is not known (any more)
+    unmatched: int = 0  # ids with an outcome whose prediction is not known (yet, or any more)
     notes: list[str] = []  # in words: what these figures miss
 
 

@@ -146,14 +146,24 @@ def test_the_newest_requests_are_kept(path, monkeypatch):
 def test_whatever_is_sent_the_file_has_a_limit(path, monkeypatch):
     limit(monkeypatch, audit_requests=10_000)  # 10 MB
     archive = MessageArchive(path)
-    for first in range(60):
-        noise = b'{"request_id": "a", "prediction": "%s"}' % os.urandom(500_000).hex().encode()
+    for first in range(20):
+        noise = b'{"request_id": "a", "prediction": "%s"}' % os.urandom(1_000_000).hex().encode()
         archive.add(polled([noise], first))
         archive._clean_up_at = 0
     archive.add(polled([]))
     archive.close()
     assert path.stat().st_size < 20_000_000
-    assert len(kept(path)) > 10
+    assert len(kept(path)) >= 5
+
+
+def test_after_make_clean_a_new_file_begins(path):
+    archive = MessageArchive(path)
+    archive.add(polled([request("old")] * 5))
+    for file in path.parent.glob("audit.db*"):
+        file.unlink()
+    archive.add(polled([request("new")] * 5))
+    archive.close()
+    assert [message.value for message in kept(path)] == [request("new")] * 5
 
 
 def test_dead_letters_are_not_kept_as_they_were_messages_before(path):

@@ -1,5 +1,6 @@
 """Models that are deleted are archived first, whole, for as long and as many as settings say."""
 
+import json
 import os
 import shutil
 import time
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.test_model_store import add_copy, cut
+from tools import models
 from utils.model_store import archive, registry
 from utils.model_store.archive import Archive
 from utils.model_store.model import decode, load, save
@@ -51,6 +53,14 @@ def test_a_deleted_model_answers_as_before(folder, first_model):
         assert Archive(folder).load(found.digest[:12]) == (card, content)
     assert Archive(folder).folder.stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in Archive(folder).folder.iterdir())
+
+
+def test_the_card_of_a_deleted_model_can_be_shown(folder, capsys):
+    Registry(folder).prune(keep=1)
+    models.show(Registry(folder), 2)
+    assert json.loads(capsys.readouterr().out)["model_id"] == 2
+    with pytest.raises(SystemExit, match="model 9: model_9.json is missing"):
+        models.show(Registry(folder), 9)
 
 
 def test_two_models_of_one_id_are_both_kept(folder):

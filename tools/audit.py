@@ -12,6 +12,7 @@ the monitor's archive (AUDIT_REQUESTS, AUDIT_DAYS) and from Kafka, replaced mode
 or an answer is not what the model says. What is shown is personal data.
 """
 
+import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def main() -> None:
     for each in _audits(past, wanted):
         right, total = right + each.is_right, total + 1
         if arguments.json:
-            print(msgspec.json.encode(each).decode())
+            print(json.dumps(msgspec.to_builtins(each)))  # ASCII: all else is escaped
         else:
             show(each, _places(past))
     if total > 1:

@@ -12,6 +12,7 @@ from contextlib import closing
 
 from utils.console import print_table, say, warn
 from utils.datasets import dataset
+from utils.model_store.archive import Archive
 from utils.model_store.card import Card, encode_card
 from utils.model_store.registry import ModelError, Registry
 from utils.script import command_line, run
@@ -54,11 +55,16 @@ def _decision(card: Card) -> str:
 
 
 def show(registry: Registry, model_id: int) -> None:
-    """Print a model's card as JSON, without its long lists; SystemExit if it can't be read."""
+    """Print a model's card as JSON, without its long lists; SystemExit if it can't be read.
+
+    Of a deleted model it is that in the archive; if several had the id, that of the last one.
+    """
+    archived = () if model_id in registry.ids() else [*Archive(registry.folder).cards(model_id)]
     try:
-        card = json.loads(encode_card(registry.card(model_id)))
+        found = archived[-1] if archived else registry.card(model_id)
     except ModelError as error:
         raise SystemExit(str(error)) from None
+    card = json.loads(encode_card(found))
     for name in ("reference", "learning_curve"):  # hundreds of lines
         card.pop(name, None)
     print(json.dumps(card, indent=2))  # ASCII: all else is escaped
@@ -101,7 +107,8 @@ def main() -> None:
     arguments, registry = parser.parse_args(), Registry()
     if arguments.command == "list":
         return show_list(registry)
-    if arguments.model_id not in registry.ids():
+    known = [*registry.ids(), *(card.model_id for card in Archive(registry.folder).cards())]
+    if arguments.model_id not in (registry.ids() if arguments.command == "promote" else known):
         raise SystemExit(f"There is no model {arguments.model_id}: see list")
     if arguments.command == "promote":
         return promote(registry, arguments.model_id)

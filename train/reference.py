@@ -31,7 +31,8 @@ def reference_of(frame: "pd.DataFrame") -> Reference:
         name: of_numbers(rows[name].to_numpy(np.float64, na_value=np.nan)) for name in numeric
     }
     columns |= {name: _of_column(rows[name]) for name in categorical}
-    return Reference(columns)
+    some = frame.iloc[:: len(frame) // MOST_SCORED + 1]
+    return Reference(columns, distinct=1 - float(some.duplicated().mean()))
 
 
 def add_scores(model: Model, frame: "pd.DataFrame") -> None:

@@ -47,6 +47,7 @@ class Reference(msgspec.Struct):
     """What a model's requests are compared with to find drift; see train/reference.py."""
 
     columns: dict[str, Histogram] = {}  # of the training set
+    distinct: float = 1.0  # share of its rows that are not the same as an earlier one
     # Of rows that it was not trained on, if there are any: the probability of the second of two
     # classes, the predicted one of several, or the number.
     score: Histogram | None = None
