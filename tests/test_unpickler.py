@@ -152,6 +152,10 @@ def array(shape: bytes, content: bytes, kind: bytes = FLOAT) -> bytes:
         (raw(array(b"J\xff\xff\xff\xffJ\xff\xff\xff\xff\x86", b"x" * 8)), "size is not that"),
         (raw(array(b"\x8a\x08" + b"\x00" * 7 + b"\x20" + b"K\x08\x86", b"")), "size is not that"),
         (raw(array(b"K\x01\x85", b"x" * 8, named("numpy", "dtype"))), "in place of a Type"),
+        (
+            raw(array(b"K\x01\x85", b"x" * 16, FLOAT + b"(K\x03" + text("O,") + b"tb")),
+            "order of bytes",
+        ),
         # Damage, and instructions that no model needs.
         (b"", "is damaged, or no model"),
         (raw(b"C\xffabc"), "ends too early"),

@@ -172,6 +172,8 @@ class _Machine:
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is _Type:
+            if state[1] not in ("<", ">", "=", "|"):  # NumPy takes more: "O,f8" is a structure
+                raise Unreadable("has an unknown order of bytes")
             target.order = state[1]
         elif type(target) is _Array:
             _, shape, kind, is_fortran, content = state
