@@ -28,7 +28,8 @@ ui: env .venv-mlflow/.installed ## open the page, MLflow and, where installed, P
 .venv-mlflow/.installed: requirements-mlflow-ui.txt
 	$(PYTHON) -m venv .venv-mlflow
 	@echo "Installing MLflow's interface in .venv-mlflow, a minute or two ..."
-	@.venv-mlflow/bin/pip install --quiet --disable-pip-version-check -r requirements-mlflow-ui.txt
+	@.venv-mlflow/bin/pip install --quiet --disable-pip-version-check -r requirements-mlflow-ui.txt \
+		"mlflow==$$(sed -n 's/^mlflow-skinny==\([0-9.]*\).*/\1/p' requirements.lock)"
 	touch $@
 
 kafka: env ## start a local Kafka

@@ -21,9 +21,10 @@ import msgspec
 
 from monitoring.alerts import Alerts
 from monitoring.curves import SPANS
+from monitoring.database import FILE
 from monitoring.message_archive import MessageArchive
 from monitoring.metrics import serve_metrics
-from monitoring.observer import FILE, READS, Observer
+from monitoring.observer import READS, Observer
 from monitoring.page import open_page
 from monitoring.rules import load_rules
 from monitoring.snapshot import History, Snapshot

@@ -26,6 +26,14 @@ class Verdict(msgspec.Struct):
     why: str
 
 
+class Rise(msgspec.Struct):
+    """A rise of the loss that lasts."""
+
+    before: float  # mean loss before it
+    since: float
+    model_id: int | None  # the champion then
+
+
 class Control(msgspec.Struct):
     """What was announced so far."""
 
@@ -37,6 +45,7 @@ class Control(msgspec.Struct):
     dead_letters: int = 0
     errors: dict[str, int] = {}
     drifting: dict[str, float] = {}  # what has drifted, and since when
+    rise: Rise | None = None
 
     def add_control(self, records: Iterable[ConsumerRecord]) -> None:
         """Add records of retrain_topic."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+FILE = "monitor.db"  # in DATA_DIR
 VERSION = 2
 _SCHEMA = """
 CREATE TABLE parts (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;

@@ -1,11 +1,15 @@
 """Looks for drift now and then, and notes when one begins and ends."""
 
+import numpy as np
+
+from monitoring.control import Control, Rise
 from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores, independent_share
 from monitoring.snapshot import Drift
 from monitoring.state import State
 from utils.model_store.card import Card
 
 LOOK_EVERY = 5.0  # seconds: it takes some milliseconds
+NEWEST = 500  # losses that tell whether a rise is over
 
 
 class DriftWatch:
@@ -42,9 +46,32 @@ class DriftWatch:
         state.control.drifting = drifting
 
 
+def lasting_rise(
+    control: Control, times: np.ndarray, losses: np.ndarray, model_id: int | None
+) -> Drift | None:
+    """Return drift_of_loss(), where a rise lasts until the loss is as before it.
+
+    Otherwise it would be over when all of the newest losses are equally high. It is over, too, when
+    another champion answers: from then on its losses are the usual ones.
+    """
+    found, rise = drift_of_loss(times, losses), control.rise
+    if found is None:
+        return None
+    if found.drifted:
+        before = float(losses[times < found.since * 1000].mean())
+        control.rise = rise or Rise(before, found.since, model_id)
+    elif rise:
+        more = float(losses[-NEWEST:].mean()) - rise.before
+        if more > found.threshold and model_id == rise.model_id:
+            found.value, found.drifted, found.since = more, True, rise.since
+        else:
+            control.rise = None
+    return found
+
+
 def _drift(state: State, card: Card | None) -> list[Drift]:
-    rows = state.losses.rows()
-    found = [drift_of_loss(rows["time"], rows["loss"])]
+    rows, model_id = state.losses.rows(), card.model_id if card else None
+    found = [lasting_rise(state.control, rows["time"], rows["loss"], model_id)]
     if card and card.reference:
         data = state.sample.data()
         found += drift_of_columns(data, card)

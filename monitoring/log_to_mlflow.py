@@ -10,10 +10,11 @@ exits with 3 if there is more to do, with 1 and a sentence if MLflow can't be us
 import hashlib
 import os
 import shutil
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -101,8 +102,8 @@ def connect() -> "tuple[MlflowClient, Experiment]":
     """Return MLflow, and the pipeline's experiment, which is created if it does not exist."""
     from mlflow import MlflowClient
 
-    if not settings.mlflow_tracking_uri and not STORE.exists():
-        create_store()
+    if not settings.mlflow_tracking_uri:
+        check_store()
     uri = settings.mlflow_tracking_uri or f"sqlite:///{STORE}"
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name(NAME)
@@ -116,11 +117,16 @@ def connect() -> "tuple[MlflowClient, Experiment]":
     return client, experiment
 
 
-def create_store() -> None:
-    """Create the SQLite store.
+def check_store() -> None:
+    """Create the SQLite store if there is none; sqlite3.Error if it can't be used.
 
-    In another file: killed while it creates its tables, MLflow could never use them again.
+    In another file: killed while it creates its tables, MLflow could never use them again. A file
+    that can't be opened MLflow would try to open for minutes.
     """
+    if STORE.exists():
+        with closing(sqlite3.connect(STORE)) as database:
+            database.execute("SELECT * FROM alembic_version").fetchall()
+        return
     from mlflow import MlflowClient
 
     NEW_STORE.unlink(missing_ok=True)

@@ -35,7 +35,6 @@ from utils.process import restart_process
 from utils.settings import settings
 
 READS = (APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
-FILE = "monitor.db"  # in DATA_DIR
 SAVE_EVERY = 3.0  # seconds
 MOST_UNSAVED = 150_000  # rows; more are saved at once
 CLEAN_EVERY = 600.0  # seconds

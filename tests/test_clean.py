@@ -41,6 +41,7 @@ def test_it_deletes_all_but_other_pipelines_and_the_trials(pipeline):
     assert predictor.poll() is None
     stop(predictor)
     (pipeline.folder / "data" / "attempt-7").mkdir()
+    pipeline.run("monitor", "--once")
     # The tests' Kafka was not started in .kafka: it may be somebody else's.
     assert "was not started from here" in refusal(pipeline)
     assert f"{pipeline.prefix}predictors" in topics_and_groups(pipeline)

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from monitoring.control import Control
 from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores
+from monitoring.drift_watch import lasting_rise
 from train.reference import add_scores, of_categories, of_numbers, of_scores, reference_of
 from utils.datasets import dataset
 from utils.model_store.card import Card, Histogram, Reference, decode_card, encode_card
@@ -127,6 +129,23 @@ def test_a_rise_of_the_loss_is_found_and_a_fall_ends_it():
     assert found.value == pytest.approx(after.mean() - before.mean(), abs=0.15)
     recovered = np.concatenate([both, losses(chance, 500)])
     assert not drift_of_loss(np.arange(len(recovered)), recovered).drifted
+
+
+def test_a_rise_lasts_until_the_loss_is_as_before_or_another_model_answers():
+    chance, control = np.random.default_rng(1), Control()
+    good, bad = losses(chance, 2_500), losses(chance, 6_000, wrong=0.9)
+
+    def is_risen(stream: np.ndarray, model_id: int = 3) -> bool:
+        window = stream[-5_000:]
+        return lasting_rise(control, np.arange(len(window)), window, model_id).drifted
+
+    assert not is_risen(good)
+    assert is_risen(np.concatenate([good, bad[:1_000]]))
+    assert is_risen(bad)  # what was before is not in the window any more
+    assert not is_risen(np.concatenate([bad, losses(chance, 4_000)]))
+    assert is_risen(np.concatenate([good, bad[:1_000]]))
+    assert is_risen(bad)
+    assert not is_risen(bad, model_id=4)
 
 
 def test_equal_losses_have_not_drifted():

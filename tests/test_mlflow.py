@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,8 @@ from tests.harness.pipeline import wait_until
 from tests.harness.project import add_dataset, copy_project
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
+from utils.model_store.archive import Archive
+from utils.model_store.registry import Registry
 
 pytest.importorskip("mlflow", reason="requirements-monitoring.txt is not installed")
 
@@ -140,6 +144,26 @@ def test_killed_while_it_creates_the_store_it_begins_anew(first_model, tmp_path)
     codes, content = log(tmp_path, "-")
     assert codes == [0]
     assert len(content["versions"]) == 1
+
+
+@pytest.mark.slow
+def test_an_archived_model_is_logged_and_a_deleted_run_is_not_logged_again(first_model, tmp_path):
+    shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
+    registry = Registry(tmp_path / "models")
+    card = registry.card(0)
+    Archive(registry.folder).add(card, registry.content(card))
+    registry.card_path(0).unlink()
+    registry.path(0).unlink()
+    codes, content = log(tmp_path, "-")
+    assert codes == [0]
+    assert [version["tags"]["model_digest"] for version in content["versions"]] == [card.digest]
+    (tmp_path / "data" / "mlflow_logged.json").unlink()  # the cache
+    store = sqlite3.connect(tmp_path / "data" / "mlflow.db")
+    with closing(store), store:  # as MLflow's page deletes it
+        store.execute("UPDATE runs SET lifecycle_stage = 'deleted'")
+    codes, content = log(tmp_path, "-")
+    assert codes == [0]
+    assert content["runs"] == []
 
 
 @pytest.mark.slow

@@ -79,9 +79,9 @@ def frozen_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_store_that_can_not_be_used_is_reported_once_and_tried_again(first_model, tmp_path):
-    shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
-    (store := tmp_path / "data" / "mlflow.db").mkdir()
+def test_a_store_that_can_not_be_used_is_reported_once_and_tried_again(tmp_path):
+    (tmp_path / "models").mkdir()
+    (store := tmp_path / "data" / "mlflow.db").mkdir(parents=True)
     with monitor(tmp_path):
         wait_until(lambda: len(children(tmp_path)) > 1, what="a second try")
         store.rmdir()

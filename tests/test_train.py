@@ -16,7 +16,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from train import OPTIMIZERS, optimizer_class
 from train.arguments import parse_arguments
 from train.cost import decisions_per_row
-from train.evaluation import PATIENCE, PENALTY, is_hopeless
+from train.evaluation import CURVE_POINTS, PATIENCE, PENALTY, is_hopeless, thinned
 from train.optimizer import BaseOptimizer
 from train.row_hash import hash_frame
 from train.space import SPACE
@@ -316,7 +316,8 @@ def test_trials_and_best_are_plain_json(tuned):
     names = {*SPACE, "num_boost_round"}
     assert kinds == {name: int if name in integers else float for name in names}
     assert [sorted(trial) for trial in optimizer.trials] == [
-        ["decisions", "loss", "noise", "params", "penalized_loss", "pruned", "rounds", "seconds"]
+        ["curve", "decisions", "loss", "noise", "params"]
+        + ["penalized_loss", "pruned", "rounds", "seconds"]
     ] * 5
 
 
@@ -546,3 +547,18 @@ def test_what_is_not_imported(modules, absent):
     code = f"import sys, {modules}; print({absent} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
+
+
+def test_a_learning_curve_has_at_most_a_hundred_points_and_the_last_round():
+    for rounds in (1, 2, 99, 100, 101, 250, 500):
+        curve = thinned([[n + 1, 1 / (n + 1)] for n in range(rounds)])
+        assert len(curve) <= CURVE_POINTS
+        assert curve[-1] == [rounds, 1 / rounds]
+        assert curve == sorted(curve)
+        assert all(loss == 1 / number for number, loss in curve)
+    assert len(thinned([[n, 0.1] for n in range(100)])) == CURVE_POINTS
+
+
+def test_the_curve_of_a_trial_ends_with_its_loss(tuned):
+    for trial in tuned[0].trials:
+        assert trial["curve"][-1] == [trial["rounds"], pytest.approx(trial["loss"])]

@@ -20,6 +20,7 @@ from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from monitoring import mlflow_live
+from monitoring.database import FILE
 from monitoring.message_archive import MESSAGES
 from tools.dead_letters import REPLAY_GROUP
 from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
@@ -111,10 +112,11 @@ def delete_files() -> None:
     remove_attempts()
     data = [settings.data_dir / name for name in dataset.files]
     store = settings.data_dir.glob(f"{STORE.name}*")
+    monitored = settings.data_dir.glob(f"{FILE}*")
     messages = settings.data_dir.glob(f"{MESSAGES.name}*")
     models = [path for pattern in MODEL_FILES for path in settings.models_dir.glob(pattern)]
     samples = (mlflow_live.SAMPLES, mlflow_live.SENDING)  # of models whose ids are given out again
-    for path in (*data, *store, *messages, *models, *samples):
+    for path in (*data, *store, *monitored, *messages, *models, *samples):
         path.unlink(missing_ok=True)
     shutil.rmtree(Archive().folder, ignore_errors=True)
 

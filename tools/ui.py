@@ -55,6 +55,7 @@ def environment() -> dict[str, str]:
         "MLFLOW_STORE": f"sqlite:///{settings.data_dir / 'mlflow.db'}",
         # Without it, the server starts eleven more processes, for jobs that nobody asks for.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
         "GRAFANA_HOME": os.environ.get("GRAFANA_HOME", str(GRAFANA_HOME)),
         "DASHBOARDS": str(dashboards),
         "GF_PATHS_PROVISIONING": str(dashboards / "provisioning"),

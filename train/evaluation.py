@@ -57,14 +57,14 @@ class Holdout:
         booster = lgb.Booster({**self._parameters, **params}, self._fitted)
         booster.add_valid(self._unseen, "unseen")
         decisions, curve = 0.0, [math.inf]  # the penalized losses after 0, 1, 2, ... rounds
-        plain = []  # the losses after 1, 2, ... rounds
+        plain = {}  # rounds: the loss after them; LightGBM may find no split, and add no round
         best, pruned = 0, False
         while len(curve) <= MAX_ROUNDS and len(curve) - best <= PATIENCE + 1 and not pruned:
             round_before = booster.current_iteration()
             losses = self._add_round(booster)
             decisions += decisions_per_row(booster, first_round=round_before)
-            plain.append(float(losses.mean()))
-            curve.append(plain[-1] + PENALTY * decisions)
+            loss = plain[booster.current_iteration()] = float(losses.mean())
+            curve.append(loss + PENALTY * decisions)
             if curve[-1] < curve[best]:
                 best, least = len(curve) - 1, losses
                 rounds, decisions_at_best = booster.current_iteration(), decisions
@@ -77,7 +77,9 @@ class Holdout:
             "decisions": decisions_at_best,
             "seconds": time.perf_counter() - start,
             "pruned": pruned,
-            "curve": thinned(plain[:rounds]),
+            "curve": thinned(
+                [[number, loss] for number, loss in plain.items() if number <= rounds]
+            ),
         }
         return trial, least
 
@@ -89,9 +91,8 @@ class Holdout:
         return dataset.target.losses(self._outcomes, found[0]).astype(np.float32)
 
 
-def thinned(losses: Sequence[float]) -> list[list]:
-    """Return [round, loss] for at most CURVE_POINTS rounds, the last one among them."""
-    curve = [[*point] for point in enumerate(losses, start=1)]
+def thinned(curve: Sequence[list]) -> list[list]:
+    """Return at most CURVE_POINTS points of a curve, evenly spaced, the last one among them."""
     return curve[:: -max(math.ceil(len(curve) / CURVE_POINTS), 1)][::-1]
 
 
