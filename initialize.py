@@ -11,7 +11,7 @@ running predictors change within a second. The next training uses all observatio
 import os
 from contextlib import suppress
 
-from monitoring.metrics import serve_metrics
+from monitoring.metrics.serve import serve_metrics
 from train.arguments import parse_arguments
 from train.fit import fit_model
 from train.held_out import Split

@@ -20,16 +20,16 @@ from contextlib import ExitStack, closing
 import msgspec
 
 from monitoring.alerts import Alerts
-from monitoring.curves import SPANS
-from monitoring.database import FILE
-from monitoring.message_archive import MessageArchive
-from monitoring.metrics import serve_metrics
+from monitoring.audit.message_archive import MessageArchive
+from monitoring.figures.curves import SPANS
+from monitoring.figures.database import FILE
+from monitoring.metrics.serve import serve_metrics
 from monitoring.observer import READS, Observer
-from monitoring.page import open_page
+from monitoring.page.page import open_page
+from monitoring.page.terminal import terminal_view
 from monitoring.rules import load_rules
 from monitoring.snapshot import History, Snapshot
-from monitoring.terminal import terminal_view
-from monitoring.tracking import Tracking
+from monitoring.tracking.tracking import Tracking
 from utils.console import say, speak_on_stderr
 from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
 from utils.process import (

@@ -13,7 +13,7 @@ from contextlib import closing
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-from monitoring.metrics import serve_metrics
+from monitoring.metrics.serve import serve_metrics
 from utils.console import say
 from utils.kafka_client.batch import Batch
 from utils.kafka_client.dead_letter_notice import DeadLetterNotice

@@ -16,7 +16,7 @@ from itertools import chain, islice
 
 from kafka.errors import KafkaError
 
-from monitoring.metrics import serve_metrics
+from monitoring.metrics.serve import serve_metrics
 from utils.answers import text_of
 from utils.company import Company, action, visitors
 from utils.console import say, status_line, warn

@@ -18,7 +18,7 @@ from contextlib import closing
 
 from kafka.errors import KafkaError
 
-from monitoring.metrics import serve_metrics
+from monitoring.metrics.serve import serve_metrics
 from train.arguments import parse_arguments
 from train.ingest import READS, WRITES, Ingest
 from train.observations import STORE, Observations, only_trainer

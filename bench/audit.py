@@ -28,7 +28,7 @@ from utils.script import command_line, run
 
 ROWS = 3_000  # of a training set
 FOLLOW = """
-from monitoring.message_archive import MessageArchive
+from monitoring.audit.message_archive import MessageArchive
 from utils.kafka_client.reader import Reader
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC
 

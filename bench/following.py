@@ -66,7 +66,7 @@ def send(producer, topic: str, message: str) -> None:
 
 def follow(requests: int) -> None:
     """Read everything, and print what that took, a line each million requests."""
-    from monitoring.database import FILE
+    from monitoring.figures.database import FILE
     from monitoring.observer import Observer
     from utils.process import collect_garbage_rarely, return_freed_memory
     from utils.settings import settings

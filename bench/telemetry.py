@@ -25,7 +25,7 @@ from rich.table import Table
 from bench.arena import Arena
 from bench.latency import pipeline, row
 from bench.visitors import Visitors
-from monitoring.exposition import Exposition
+from monitoring.metrics.exposition import Exposition
 from tests.harness.brokers import own_pipeline
 from tests.harness.scraping import get
 from tools.local_kafka import free_port

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from kafka.errors import KafkaError
 
-from monitoring.database import Damaged, Database, remove
-from monitoring.drift_watch import DriftWatch
-from monitoring.models_view import Models
+from monitoring.figures.database import Damaged, Database, remove
+from monitoring.figures.drift_watch import DriftWatch
+from monitoring.figures.models_view import Models
+from monitoring.figures.state import Counts, State
+from monitoring.figures.view import history, snapshot
 from monitoring.snapshot import History, Snapshot
-from monitoring.state import Counts, State
-from monitoring.view import history, snapshot
 from utils.console import say, warn
 from utils.kafka_client.connection import is_reachable, outage
 from utils.kafka_client.group_lag import GroupLag

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
-from monitoring.audit_text import audit_lines, when
-from monitoring.audits import DIFFERENT, SAME, UNCHECKED, Audit, audit
-from monitoring.message_blocks import Message
-from monitoring.past_models import past_models
+from monitoring.audit.audit_text import audit_lines, when
+from monitoring.audit.audits import DIFFERENT, SAME, UNCHECKED, Audit, audit
+from monitoring.audit.message_blocks import Message
+from monitoring.audit.past_models import past_models
 from tests.harness.another_dataset import run_with
 from tests.harness.pipeline import wait_until
 from tests.test_message_archive import kept
@@ -250,9 +250,9 @@ SEVERAL = """
 import json, sys
 from pathlib import Path
 
-from monitoring.audits import SAME, audit
-from monitoring.audit_text import audit_lines
-from monitoring.message_blocks import Message
+from monitoring.audit.audits import SAME, audit
+from monitoring.audit.audit_text import audit_lines
+from monitoring.audit.message_blocks import Message
 from train.fit import fit_model
 from utils.datasets import dataset
 from utils.messages import Prediction, encode

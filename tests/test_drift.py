@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from monitoring.control import Control
-from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores
-from monitoring.drift_watch import lasting_rise
+from monitoring.figures.control import Control
+from monitoring.figures.drift import drift_of_columns, drift_of_loss, drift_of_scores
+from monitoring.figures.drift_watch import lasting_rise
 from train.reference import add_scores, of_categories, of_numbers, of_scores, reference_of
 from utils.datasets import dataset
 from utils.model_store.card import Card, Histogram, Reference, decode_card, encode_card

@@ -2,7 +2,7 @@
 
 import pytest
 
-from monitoring.headline import duration, figure, headline
+from monitoring.page.headline import duration, figure, headline
 from monitoring.snapshot import Alert
 from tests import page_samples as samples
 

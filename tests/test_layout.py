@@ -129,7 +129,7 @@ def test_imports_point_one_way():
         ("utils.kafka_client.batch", "utils.messages"),
         ("utils.kafka_client.batch", "utils.datasets"),
         ("utils.model_store.registry", "train.fit"),
-        ("train.fit", "monitoring.page"),
+        ("train.fit", "monitoring.page.page"),
         ("train.fit", "tools.models"),
         ("predictor", "tools.models"),
         ("trainer", "predictor"),

@@ -11,10 +11,10 @@ import pytest
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-from monitoring import message_archive
-from monitoring.kept_messages import KeptMessages
-from monitoring.message_archive import MessageArchive
-from monitoring.message_blocks import BLOCK, Message, pack, unpack
+from monitoring.audit import message_archive
+from monitoring.audit.kept_messages import KeptMessages
+from monitoring.audit.message_archive import MessageArchive
+from monitoring.audit.message_blocks import BLOCK, Message, pack, unpack
 from tests.harness.pipeline import wait_until
 from tests.test_reader import create_again
 from utils.files import ROOT
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_said_once_and_stops_nothing(path, content, capsys):
 WRITER = """
 import sys
 from pathlib import Path
-from monitoring.message_archive import MessageArchive
+from monitoring.audit.message_archive import MessageArchive
 from utils.kafka_client.reader import Reader
 
 archive, reader = MessageArchive(Path(sys.argv[1])), Reader({}, *sys.argv[2:])

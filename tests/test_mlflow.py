@@ -133,7 +133,7 @@ def test_killed_while_it_creates_the_store_it_begins_anew(first_model, tmp_path)
     shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
     new, store = (tmp_path / "data" / name for name in ("mlflow_new.db", "mlflow.db"))
     with subprocess.Popen(
-        [sys.executable, "-m", "monitoring.log_to_mlflow"],
+        [sys.executable, "-m", "monitoring.tracking.log_to_mlflow"],
         cwd=ROOT,
         env=os.environ | folders(tmp_path),
         stderr=subprocess.DEVNULL,

@@ -6,9 +6,9 @@ import sqlite3
 import pytest
 from kafka import TopicPartition
 
-from monitoring import curves, model_figures, table
-from monitoring.database import Damaged, Database
-from monitoring.state import State
+from monitoring.figures import curves, model_figures, table
+from monitoring.figures.database import Damaged, Database
+from monitoring.figures.state import State
 from tests.test_observer import NOW, look, record, value_of
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-from monitoring import model_figures, table
-from monitoring.database import Database
-from monitoring.models_view import Models
-from monitoring.state import State
-from monitoring.view import snapshot
+from monitoring.figures import model_figures, table
+from monitoring.figures.database import Database
+from monitoring.figures.models_view import Models
+from monitoring.figures.state import State
+from monitoring.figures.view import snapshot
 from utils.datasets import dataset
 from utils.kafka_client.records import Position
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC

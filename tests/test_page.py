@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from monitoring.page import Page
+from monitoring.page.page import Page
 from monitoring.snapshot import Alert, CalibrationBin, Drift, Mark
 from tests import page_samples as samples
 from tests.harness.journey import CHROMIUM, running_chromium

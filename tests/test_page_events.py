@@ -4,8 +4,8 @@ from contextlib import closing
 
 import pytest
 
-from monitoring import web_server
-from monitoring.page import Page
+from monitoring.page import web_server
+from monitoring.page.page import Page
 from tests import page_samples as samples
 from tests.harness.page_client import Stream, connect, get
 from tests.harness.pipeline import wait_until

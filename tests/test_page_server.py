@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from monitoring import web_server
-from monitoring.page import Page, open_page
+from monitoring.page import web_server
+from monitoring.page.page import Page, open_page
 from tests import page_samples as samples
 from tests.harness.page_client import connect, get, read_to_the_end, send_slowly
 from tests.harness.pipeline import wait_until

@@ -7,7 +7,7 @@ import time
 import pytest
 from rich.console import Console
 
-from monitoring import terminal
+from monitoring.page import terminal
 from tests import page_samples as samples
 from tests.harness.terminal import run_on_a_terminal
 
@@ -15,7 +15,7 @@ CONTROL = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r")
 NOW = 1_795_000_000.0
 PROGRAM = """
 import fcntl, os, signal, struct, termios, time
-from monitoring.terminal import terminal_view
+from monitoring.page.terminal import terminal_view
 from tests import page_samples as samples
 from utils.process import stop_on_signals
 

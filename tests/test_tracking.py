@@ -22,7 +22,7 @@ pytest.importorskip("mlflow", reason="requirements-monitoring.txt is not install
 # Argument: seconds after which a child is killed.
 MONITOR = """
 import sys, time
-from monitoring import tracking
+from monitoring.tracking import tracking
 from monitoring.snapshot import *
 
 tracking.PAUSES, tracking.SAMPLE_EVERY, tracking.SEND_EVERY = (0.1, 0.5), 0.5, 1.0
@@ -129,7 +129,7 @@ def test_the_child_ends_with_a_monitor_that_is_killed(first_model, tmp_path):
 
 def test_the_monitor_imports_neither_mlflow_nor_what_it_needs():
     heavy = "{'mlflow', 'sqlalchemy', 'pandas', 'lightgbm', 'matplotlib', 'numpy', 'train'}"
-    code = f"import sys, monitoring.tracking; print({heavy} & set(sys.modules))"
+    code = f"import sys, monitoring.tracking.tracking; print({heavy} & set(sys.modules))"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -139,7 +139,9 @@ def test_the_monitor_imports_neither_mlflow_nor_what_it_needs():
 @pytest.mark.parametrize(("uri", "words"), [("", 0), ("none", 0), ("http://127.0.0.1:1", 1)])
 def test_without_mlflow_a_sentence_is_said_only_if_it_is_asked_for(tmp_path, uri, words):
     code = "import sys; sys.modules['mlflow'] = None; sys.argv = ['', '1']; "
-    code += "from monitoring.tracking import Tracking; t = Tracking(); t.step(None); t.close()"
+    code += (
+        "from monitoring.tracking.tracking import Tracking; t = Tracking(); t.step(None); t.close()"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -22,9 +22,9 @@ from itertools import islice
 
 import msgspec
 
-from monitoring.audit_text import audit_lines
-from monitoring.audits import Audit, audit
-from monitoring.past_messages import PastMessages
+from monitoring.audit.audit_text import audit_lines
+from monitoring.audit.audits import Audit, audit
+from monitoring.audit.past_messages import PastMessages
 from utils.console import say
 from utils.model_store.registry import Registry
 from utils.script import command_line, run

@@ -19,9 +19,9 @@ from contextlib import closing
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, KafkaTimeoutError
 
-from monitoring import mlflow_live
-from monitoring.database import FILE
-from monitoring.message_archive import MESSAGES
+from monitoring.audit.message_archive import MESSAGES
+from monitoring.figures.database import FILE
+from monitoring.tracking import mlflow_live
 from tools.dead_letters import REPLAY_GROUP
 from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
 from train.observations import STORE

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from utils.files import ROOT
 
-# Runs monitoring.log_to_mlflow once for each word of KILLED_AT, in a process forked from this one,
-# which saves the imports. A word is the name of the call to MLflow, or its number, instead of which
+# Runs log_to_mlflow once for each word of KILLED_AT, in a process forked from this one, which saves
+# the imports. A word is the name of the call to MLflow, or its number, instead of which
 # the process is killed; "-": it is not. Prints how each one has ended.
 LOG = """
 import os, signal, sys
-from monitoring import log_to_mlflow
+from monitoring.tracking import log_to_mlflow
 log_to_mlflow.prepare_environment()
 import utils.model_store.model
 import mlflow
-from monitoring import mlflow_run, mlflow_live, mlflow_aliases
+from monitoring.tracking import mlflow_run, mlflow_live, mlflow_aliases
 
 class Client(mlflow.MlflowClient):
     calls = 0

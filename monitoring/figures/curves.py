@@ -8,9 +8,9 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from monitoring.exact import added, bins_of, mean, quantile, to_integers
-from monitoring.join import Answer, Observation
-from monitoring.model_figures import as_scores, right
+from monitoring.figures.exact import added, bins_of, mean, quantile, to_integers
+from monitoring.figures.join import Answer, Observation
+from monitoring.figures.model_figures import as_scores, right
 from monitoring.snapshot import Point
 from utils.datasets import dataset
 
@@ -30,7 +30,7 @@ class Interval(msgspec.Struct, array_like=True):
     outcomes: int = 0
     correct: int = 0
     loss: str = "0"
-    latencies: dict[int, int] = {}  # by the bins of monitoring/exact.py
+    latencies: dict[int, int] = {}  # by the bins of monitoring/figures/exact.py
     models: dict[int, int] = {}  # id: predictions
 
     def point(self, time: float) -> Point:

@@ -18,7 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from monitoring import snapshot_metrics
+from monitoring.metrics import snapshot_metrics
 from monitoring.snapshot import Snapshot
 from utils.process import health
 from utils.settings import settings

@@ -22,8 +22,8 @@ def serve_metrics(script: str) -> Callable[[Snapshot, object], None]:
     if not settings.metrics_port:
         return lambda snapshot, histories: None
     try:
-        from monitoring.endpoint import start
-        from monitoring.exposition import Exposition
+        from monitoring.metrics.endpoint import start
+        from monitoring.metrics.exposition import Exposition
     except ModuleNotFoundError:
         package = "prometheus_client: pip install -r requirements-monitoring.txt"
         raise SystemExit(f"METRICS_PORT: needs {package}") from None

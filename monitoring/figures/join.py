@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import NamedTuple
 
-from monitoring.decoding import (
+from monitoring.figures.decoding import (
     ERROR,
     INVALID,
     PREDICTION,
@@ -23,7 +23,7 @@ from monitoring.decoding import (
     ReportedOutcome,
     rank_of,
 )
-from monitoring.table import Table
+from monitoring.figures.table import Table
 from utils.datasets import dataset
 
 OUTPUTS = dataset.target.outputs

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from monitoring.control import MOST_MARKS
-from monitoring.curves import SPANS
-from monitoring.exact import quantile
-from monitoring.join import oldest_time
-from monitoring.models_view import Models
+from monitoring.figures.control import MOST_MARKS
+from monitoring.figures.curves import SPANS
+from monitoring.figures.exact import quantile
+from monitoring.figures.join import oldest_time
+from monitoring.figures.models_view import Models
+from monitoring.figures.state import State
 from monitoring.snapshot import (
     Drift,
     Flow,
@@ -17,7 +18,6 @@ from monitoring.snapshot import (
     OutcomeDelay,
     Snapshot,
 )
-from monitoring.state import State
 from utils.datasets import dataset
 
 MOST_SCANNED = 20_000  # waiting requests in memory, among which the oldest is looked for

@@ -20,7 +20,7 @@ from pathlib import Path
 from socketserver import TCPServer
 from urllib.parse import parse_qs, urlsplit
 
-from monitoring.feed import Feed
+from monitoring.page.feed import Feed
 
 MAX_CONNECTIONS = 50
 MAX_REFUSALS = 10  # further connections that are told so; the rest are closed

@@ -9,9 +9,9 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from tqdm import tqdm
 
-from monitoring.kept_messages import KeptMessages
-from monitoring.message_archive import message_of
-from monitoring.message_blocks import Message, has_data, request_id_of
+from monitoring.audit.kept_messages import KeptMessages
+from monitoring.audit.message_archive import message_of
+from monitoring.audit.message_blocks import Message, has_data, request_id_of
 from utils.console import warn
 from utils.kafka_client.connection import is_reachable
 from utils.kafka_client.consumer import make_consumer

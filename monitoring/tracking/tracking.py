@@ -1,8 +1,8 @@
 """The monitor's side of logging to MLflow: it starts a child process that does it.
 
-The monitor never imports MLflow and never waits for it: the child (monitoring/log_to_mlflow.py) has
-the lowest priority, is limited in time, and ends with the monitor. When MLflow is away, that is
-said once, and tried again after growing pauses.
+The monitor never imports MLflow and never waits for it: the child (log_to_mlflow.py) has the lowest
+priority, is limited in time, and ends with the monitor. When MLflow is away, that is said once, and
+tried again after growing pauses.
 """
 
 import subprocess
@@ -12,9 +12,9 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from monitoring import mlflow_live
-from monitoring.log_to_mlflow import MORE
 from monitoring.snapshot import Snapshot
+from monitoring.tracking import mlflow_live
+from monitoring.tracking.log_to_mlflow import MORE
 from utils.console import say, warn
 from utils.files import ROOT
 from utils.model_store.archive import Archive
@@ -98,7 +98,7 @@ class Tracking:
     def _start(self) -> None:
         mlflow_live.thin_out()
         self._starting, self._sent = self._state(), time.monotonic()
-        command = [sys.executable, "-m", "monitoring.log_to_mlflow", "--child"]
+        command = [sys.executable, "-m", "monitoring.tracking.log_to_mlflow", "--child"]
         with open(OUTPUT, "wb") as output:
             # It ends when the pipe is closed, so it never outlives the monitor.
             self._child = subprocess.Popen(

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from monitoring.headline import duration, figure, headline
+from monitoring.page.headline import duration, figure, headline
 from monitoring.snapshot import Drift, History, ModelState, Snapshot
 from utils.console import printable, say
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from monitoring.message_blocks import Message
-from monitoring.past_models import (
+from monitoring.audit.message_blocks import Message
+from monitoring.audit.past_models import (
     FIELDS,
     PastModel,
     computed_again,

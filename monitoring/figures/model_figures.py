@@ -3,10 +3,10 @@
 import msgspec
 import numpy as np
 
-from monitoring.decoding import NO_MODEL
-from monitoring.exact import mean, to_integers
-from monitoring.join import OUTPUTS, Answer, Observation
-from monitoring.newest import Newest
+from monitoring.figures.decoding import NO_MODEL
+from monitoring.figures.exact import mean, to_integers
+from monitoring.figures.join import OUTPUTS, Answer, Observation
+from monitoring.figures.newest import Newest
 from monitoring.snapshot import CalibrationBin, Figures
 from utils.datasets import dataset
 
@@ -22,7 +22,7 @@ class Totals(msgspec.Struct):
 
     answers: int = 0
     outcomes: int = 0
-    loss: str = "0"  # the sum, in the units of monitoring/exact.py
+    loss: str = "0"  # the sum, in the units of monitoring/figures/exact.py
     first_answer: int = 2**62
     last_answer: int = 0
 

@@ -1,4 +1,4 @@
-"""Finds the messages of requests in the archive that monitoring/message_archive.py writes."""
+"""Finds the messages of requests in the archive that monitoring/audit/message_archive.py writes."""
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import zstandard
 
-from monitoring.message_archive import LOCK_TIMEOUT, MESSAGES
-from monitoring.message_blocks import Message, hash_of, request_id_of, unpack
+from monitoring.audit.message_archive import LOCK_TIMEOUT, MESSAGES
+from monitoring.audit.message_blocks import Message, hash_of, request_id_of, unpack
 
 
 class KeptMessages:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from monitoring.headline import headline
+from monitoring.page.headline import headline
 from monitoring.snapshot import History, Snapshot
 
 _encode = msgspec.json.Encoder().encode

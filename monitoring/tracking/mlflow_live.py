@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-    from monitoring.mlflow_aliases import Versions
     from monitoring.snapshot import ModelState, Snapshot
+    from monitoring.tracking.mlflow_aliases import Versions
 
 SAMPLES, SENDING = (settings.data_dir / f"mlflow_{name}.jsonl" for name in ("live", "sending"))
 MAX_BYTES = 4_000_000  # of the first file: then every second sample is deleted

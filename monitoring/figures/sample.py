@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from monitoring.decoding import Event
+from monitoring.figures.decoding import Event
 from utils.messages import Data
 
 SIZE = 2_000

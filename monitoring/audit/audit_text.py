@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from monitoring.audits import DIFFERENT, SAME, Answered, Asked, Audit, Why
+from monitoring.audit.audits import DIFFERENT, SAME, Answered, Asked, Audit, Why
 from utils.answers import number_text
 from utils.model_store.card import Card
 

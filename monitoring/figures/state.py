@@ -8,16 +8,16 @@ import numpy as np
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-from monitoring.control import Control
-from monitoring.curves import Curves, Interval
-from monitoring.database import Damaged, Database
-from monitoring.decoding import ERROR, PREDICTION, REQUEST, events, reported_outcomes
-from monitoring.join import OUTPUTS, Join, Joined
-from monitoring.model_figures import WINDOW, AllModels, ModelFigures, losses_of
-from monitoring.newest import Newest
-from monitoring.rates import Rates
-from monitoring.sample import SIZE, Sample
-from monitoring.table import Table
+from monitoring.figures.control import Control
+from monitoring.figures.curves import Curves, Interval
+from monitoring.figures.database import Damaged, Database
+from monitoring.figures.decoding import ERROR, PREDICTION, REQUEST, events, reported_outcomes
+from monitoring.figures.join import OUTPUTS, Join, Joined
+from monitoring.figures.model_figures import WINDOW, AllModels, ModelFigures, losses_of
+from monitoring.figures.newest import Newest
+from monitoring.figures.rates import Rates
+from monitoring.figures.sample import SIZE, Sample
+from monitoring.figures.table import Table
 from utils.datasets import dataset
 from utils.kafka_client.reader import Positions
 from utils.kafka_client.records import Position

@@ -11,7 +11,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from monitoring.database import Database
+from monitoring.figures.database import Database
 
 IN_MEMORY = 100_000  # rows
 GENERATION = 100_000  # rows

@@ -1,6 +1,6 @@
 """Logs to MLflow what is not logged yet: trainings, their models, live figures, the champion.
 
-    python -m monitoring.log_to_mlflow      # once, by hand; monitor.py does it again and again
+    python -m monitoring.tracking.log_to_mlflow    # once; monitor.py does it again and again
 
 Where to: MLFLOW_TRACKING_URI, or data/mlflow.db. The cards of the models and the store of trials
 are the truth; this program may be killed at any moment, and the next one completes its work. It
@@ -139,8 +139,8 @@ def log_all() -> bool:
     client, experiment = connect()
 
     # isort: split
-    from monitoring import mlflow_live
-    from monitoring.mlflow_aliases import Versions
+    from monitoring.tracking import mlflow_live
+    from monitoring.tracking.mlflow_aliases import Versions
 
     registry = Registry()
     found = cards(registry)
@@ -185,7 +185,7 @@ def log_training(client: "MlflowClient", experiment: str, card: Card, digest: st
     from utils.model_store.model import decode
 
     # isort: split
-    from monitoring.mlflow_run import TrainingRun
+    from monitoring.tracking.mlflow_run import TrainingRun
 
     model, why_no_model = None, ""
     try:
@@ -211,7 +211,7 @@ def wait_for_nobody() -> None:
 
 def main() -> None:
     """Log what is missing, once."""
-    parser = command_line(__doc__, "monitoring.log_to_mlflow")
+    parser = command_line(__doc__, "monitoring.tracking.log_to_mlflow")
     parser.add_argument("--child", action="store_true", help="end when standard input is closed")
     arguments = parser.parse_args()
     drop_unwritable_output()

@@ -10,9 +10,9 @@ import socket
 import threading
 from collections.abc import Mapping
 
-from monitoring.feed import Feed
+from monitoring.page.feed import Feed
+from monitoring.page.web_server import Server
 from monitoring.snapshot import History, Snapshot
-from monitoring.web_server import Server
 from utils.console import say, warn
 
 

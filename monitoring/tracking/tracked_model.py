@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from monitoring import portable_model
+from monitoring.tracking import portable_model
 from utils.datasets import dataset
 from utils.files import ROOT
 from utils.model_store.model import Model
 
 COPIED = (
-    "monitoring/portable_model.py",
+    "monitoring/tracking/portable_model.py",
     "utils/coded_column.py",
     "utils/feature_encoder.py",
     "utils/metrics.py",

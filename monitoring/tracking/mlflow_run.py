@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from monitoring import mlflow_trials, plots, tracked_model
+from monitoring.tracking import mlflow_trials, plots, tracked_model
 from utils.model_store.card import Card, encode_card
 from utils.model_store.model import Model
 

@@ -1,7 +1,7 @@
 """A model that answers without this project: JSON and LightGBM's text, no pickle.
 
-monitoring/tracked_model.py copies this module, and what it imports of the project, beside each
-model that is logged to MLflow. So it imports nothing else of the project, and reads no setting.
+tracked_model.py copies this module, and what it imports of the project, beside each model that is
+logged to MLflow. So it imports nothing else of the project, and reads no setting.
 """
 
 import json

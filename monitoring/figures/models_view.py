@@ -3,11 +3,11 @@
 import re
 import time
 
-from monitoring.control import Verdict
-from monitoring.decoding import NO_MODEL
-from monitoring.model_figures import MOST_MODELS
+from monitoring.figures.control import Verdict
+from monitoring.figures.decoding import NO_MODEL
+from monitoring.figures.model_figures import MOST_MODELS
+from monitoring.figures.state import State
 from monitoring.snapshot import ModelState
-from monitoring.state import State
 from utils.model_store.card import Card
 from utils.model_store.registry import ModelError, Registry
 from utils.settings import settings

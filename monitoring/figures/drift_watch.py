@@ -2,10 +2,15 @@
 
 import numpy as np
 
-from monitoring.control import Control, Rise
-from monitoring.drift import drift_of_columns, drift_of_loss, drift_of_scores, independent_share
+from monitoring.figures.control import Control, Rise
+from monitoring.figures.drift import (
+    drift_of_columns,
+    drift_of_loss,
+    drift_of_scores,
+    independent_share,
+)
+from monitoring.figures.state import State
 from monitoring.snapshot import Drift
-from monitoring.state import State
 from utils.model_store.card import Card
 
 LOOK_EVERY = 5.0  # seconds: it takes some milliseconds

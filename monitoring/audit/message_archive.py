@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-from monitoring.message_blocks import (
+from monitoring.audit.message_blocks import (
     BLOCK,
     BLOCK_BYTES,
     Message,

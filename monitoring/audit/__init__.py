@@ -1,0 +1,1 @@
+"""The archive of messages, and what is found out about a past prediction."""

@@ -1,0 +1,1 @@
+"""/metrics, /healthz and /readyz of each script, for Prometheus."""
