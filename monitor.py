@@ -47,7 +47,13 @@ SHOW_EVERY = 1.0  # seconds
 Show = Callable[[Snapshot, dict[str, History]], None]
 
 
-def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[Show]) -> None:
+def follow(
+    observer: Observer,
+    archive: MessageArchive,
+    alerts: Alerts,
+    tracking: Tracking,
+    shows: list[Show],
+) -> None:
     """Read on, and show how it is once a second, until Ctrl-C or SIGTERM."""
     shown_at = 0.0
     while not stopping():
@@ -59,13 +65,14 @@ def follow(observer: Observer, alerts: Alerts, tracking: Tracking, shows: list[S
         for event in alerts.check(snapshot):
             observer.mark("alert" if event.state == "begin" else "end", event.text)
         snapshot.alerts = alerts.shown()
+        snapshot.following.notes += archive.notes()
         histories = {span: observer.history(span) for span in SPANS}
         for show in shows:
             show(snapshot, histories)
         tracking.step(snapshot)
 
 
-def watch(observer: Observer, in_terminal: bool) -> None:
+def watch(observer: Observer, archive: MessageArchive, in_terminal: bool) -> None:
     """Open what shows the figures, and follow the topics."""
     shows = [serve_metrics("monitor")]  # if METRICS_PORT is set
     with ExitStack() as opened:
@@ -78,7 +85,7 @@ def watch(observer: Observer, in_terminal: bool) -> None:
             shows.append(opened.enter_context(terminal_view()))
         else:
             say("The monitor follows the topics.", "bold")
-        follow(observer, alerts, tracking, shows)
+        follow(observer, archive, alerts, tracking, shows)
 
 
 def main() -> None:
@@ -109,7 +116,7 @@ def main() -> None:
             observer.read_all(stopping)
             print(msgspec.json.encode(observer.snapshot()).decode())
         else:
-            watch(observer, arguments.terminal)
+            watch(observer, archive, arguments.terminal)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,16 @@ MOST_COLUMNS = 200
 
 
 def reference_of(frame: "pd.DataFrame") -> Reference:
-    """Return the histograms of a training set's columns, without scores."""
+    """Return the histograms of the columns of a training set that do not move, without scores."""
+    moves = {column.name for column in dataset.columns if column.moves}
     rows = frame.iloc[:: len(frame) // MOST_ROWS + 1]
     numeric, categorical = dataset.numeric[:MOST_COLUMNS], dataset.categorical[:MOST_COLUMNS]
     columns = {
-        name: of_numbers(rows[name].to_numpy(np.float64, na_value=np.nan)) for name in numeric
+        name: of_numbers(rows[name].to_numpy(np.float64, na_value=np.nan))
+        for name in numeric
+        if name not in moves
     }
-    columns |= {name: _of_column(rows[name]) for name in categorical}
+    columns |= {name: _of_column(rows[name]) for name in categorical if name not in moves}
     some = frame.iloc[:: len(frame) // MOST_SCORED + 1]
     return Reference(columns, distinct=1 - float(some.duplicated().mean()))
 

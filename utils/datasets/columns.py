@@ -20,11 +20,13 @@ class Column:
 
     default : the value of a request that lacks the field, None for a null; without a default, a
     request that lacks it is invalid. Observations from before a column was added have its default,
-    a null if there is none.
+    a null if there is none. moves : its newest values differ from earlier ones at any time, as an
+    hour of the day does: no drift is looked for.
     """
 
     name: str
     default: Any = REQUIRED
+    moves: bool = False
 
     kind = expected = ""
 

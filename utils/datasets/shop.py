@@ -78,7 +78,7 @@ class Shop(Dataset):
         Numeric("discount", default=0),  # a part of the price, 0.5 at most
         Numeric("views"),  # items that the visitor has viewed in this session, with this one
         Numeric("seconds"),  # since the session began
-        Numeric("hour"),
+        Numeric("hour", moves=True),
         *(Categorical(name) for name in NAMES),
     )
     crossed = (("category", "source"),)
