@@ -64,6 +64,7 @@ class Alerts:
         if snapshot.following.behind is None or snapshot.following.behind > CAUGHT_UP:
             return []
         now, active = snapshot.time, self._state.active
+        self._forget_what_is_later(now)
         found = self._conditions.find(snapshot)
         self._holds_since = {rule: self._holds_since.get(rule, now) for rule in found}
         self._held_at |= dict.fromkeys(found, now)
@@ -82,6 +83,11 @@ class Alerts:
         if events:
             self._change(begun, ended, events, now)
         return events
+
+    def _forget_what_is_later(self, now: float) -> None:
+        """Begin to measure anew after the clock was set back."""
+        if any(since > now for since in (*self._holds_since.values(), *self._held_at.values())):
+            self._holds_since, self._held_at = {}, {}
 
     def shown(self) -> list[Alert]:
         """Return the active alerts, then the newest that have ended."""
