@@ -74,20 +74,19 @@ class Conditions:
             loss = next(iter(model.figures.values()), 0.0)
             text = f"the {snapshot.loss} of model {model.model_id} is {shown(loss)}"
             text += f" over {model.window:,} observations, "
-            limit, mean = self._rules.loss_above, model.loss_of_mean
+            limit = self._rules.loss_above
             if limit is not None and loss > limit:
                 yield "loss_above", text + f"above {limit:g}"
-            if self._rules.useless and mean is not None and loss > mean:
-                yield "useless", text + f"that of always predicting the mean is {shown(mean)}"
+            if self._rules.useless and model.is_useless:
+                mean = shown(model.loss_of_mean)
+                yield "useless", text + f"that of always predicting the mean is {mean}"
 
     def _unanswered_for(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         limit, oldest = self._rules.unanswered_for, snapshot.flow.oldest_unanswered
         if limit is not None and oldest is not None and oldest > limit:
             count = snapshot.flow.unanswered
-            yield (
-                "unanswered_for",
-                f"{count:,} requests wait for an answer, one for {oldest:,.0f} s",
-            )
+            text = f"unanswered requests: {count:,}, the oldest for {oldest:,.0f} s"
+            yield "unanswered_for", text
 
     def _lag_growing(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         """Yield the rule if fewest waited at all times of the older half, and the increase is real.
@@ -97,6 +96,8 @@ class Conditions:
         if (span := self._rules.lag_growing_for) is None:
             return
         seen, now = self._unanswered, snapshot.time
+        if seen and seen[-1][0] > now:  # the clock was set back
+            seen.clear()
         seen.append((now, snapshot.flow.unanswered))
         while len(seen) > 2 and seen[1][0] <= now - span:
             seen.popleft()
@@ -105,10 +106,8 @@ class Conditions:
         older = [count for time, count in seen if time < now - span / 2]
         newer = [count for time, count in seen if time >= now - span / 2]
         if older and min(newer) >= max(older) + LEAST_GROWTH:
-            yield (
-                "lag_growing_for",
-                f"{older[0]:,} requests waited {span:g} s ago, {newer[-1]:,} now",
-            )
+            text = f"unanswered requests: {older[0]:,} {span:g} s ago, {newer[-1]:,} now"
+            yield "lag_growing_for", text
 
     def _no_training(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         limit, last = self._rules.no_training_for, snapshot.training.last_end

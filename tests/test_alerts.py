@@ -1,6 +1,7 @@
 """Alerts: which rules hold, one event for each begin and end, and how events are delivered."""
 
 import json
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -57,8 +58,9 @@ def test_a_loss_is_compared_when_there_are_enough_rows(loss, window, holds):
 
 def test_a_model_that_is_worse_than_the_mean_outcome_is_useless():
     champion = ModelState(3, "champion", window=500, figures={"logloss": 0.6}, loss_of_mean=0.55)
+    champion.is_useless = True
     assert set(found(Rules(useless=True), snapshot(models=[champion]))) == {"useless"}
-    champion.loss_of_mean = 0.65
+    champion.is_useless = False
     assert not found(Rules(useless=True), snapshot(models=[champion]))
 
 
@@ -127,8 +129,15 @@ def test_after_a_kill_nothing_is_said_twice(path):
 
 def test_what_is_read_late_raises_no_alert(path):
     watched = Alerts(Rules(unanswered_for=30), path)
-    late = snapshot(9, flow=Flow(oldest_unanswered=40.0), following=Following(behind=3_600.0))
-    assert not events_of(watched, late, late)
+    flow, late = Flow(oldest_unanswered=40.0), Following(behind=3_600.0)
+    assert not events_of(watched, *(snapshot(n, flow=flow, following=late) for n in range(20)))
+    assert events_of(watched, *(snapshot(n, flow=flow) for n in range(20, 40))) == ["begin"]
+
+
+def test_an_alert_ends_although_the_clock_was_set_back(path):
+    watched = Alerts(Rules(unanswered_for=30), path)
+    assert events_of(watched, *(waiting(5_000 + n, 40) for n in range(9))) == ["begin"]
+    assert events_of(watched, *(waiting(1_400 + n, None) for n in range(60))) == ["end"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"active": 3}', b"[" * 5_000])
@@ -178,7 +187,7 @@ def test_events_reach_webhook_and_command_in_their_order(path, tmp_path):
     wait_until(lambda: len(receiver.received) == 2, what="two events")
     assert [each["state"] for each in receiver.received] == ["begin", "end"]
     assert receiver.received[0]["rule"] == "unanswered_for"
-    assert "7 requests wait" in receiver.received[0]["text"]
+    assert "requests: 7, the oldest for 40 s" in receiver.received[0]["text"]
     wait_until(lambda: log.exists() and log.read_text().count("}{") == 1, what="two lines")
     wait_until(lambda: not any(json.loads(path.read_bytes())["waiting"].values()))
     receiver.server.shutdown()
@@ -212,6 +221,23 @@ def test_what_waits_is_bounded(path, monkeypatch):
         events_of(watched, waiting(base, 40), waiting(base + 4, 40))
         events_of(watched, waiting(base + 40, None), waiting(base + 80, None))
     assert len(json.loads(path.read_bytes())["waiting"]["webhook"]) == 3
+
+
+class NoWebServer(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"hello\n")
+
+
+def test_what_is_no_web_server_ends_no_delivery(path, monkeypatch, capfd):
+    monkeypatch.setattr(actions, "TRIES", 1)
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoWebServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    watched = Alerts(Rules(unanswered_for=30, webhook=url), path)
+    events_of(watched, waiting(0, 40), waiting(4, 40))
+    wait_until(lambda: not any(json.loads(path.read_bytes())["waiting"].values()))
+    assert "It is dropped" in capfd.readouterr().out
+    server.shutdown()
 
 
 @pytest.mark.parametrize(

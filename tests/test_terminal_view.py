@@ -91,7 +91,7 @@ def test_where_there_is_no_terminal_it_says_a_line_now_and_then(capsys, monkeypa
             clock[0] += 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("All right: every request is answered, model 7, log loss 0.2734. 48")
+    assert lines[0].startswith("All right: no request waits for long, model 7, log loss 0.2734. 48")
 
 
 def test_a_sparkline_has_its_width_and_its_gaps():

@@ -43,8 +43,9 @@ class Models:
             self._look()
         champion = self._registry.champion_id()
         self.champion = state.control.champion if champion is None else champion
+        # Announcements can be forged; they count only where the models' folder can't be read.
         announced = [each.model_id for each in state.control.verdicts if each.kind != "failed"]
-        known = [*self._cards, *(each for each in announced if each is not None)]
+        known = self._cards or {each for each in announced if each is not None}
         state.models.newest_known = max([state.models.newest_known, *known])
 
     def _look(self) -> None:
@@ -93,7 +94,8 @@ class Models:
                 found.first_answer = totals.first_answer / 1000
                 found.last_answer = totals.last_answer / 1000
             found.window, found.mean_loss = len(model.window.rows()), model.mean_loss
-            found.figures, found.loss_of_mean, found.calibration = model.figures()
+            found.figures, found.loss_of_mean, *rest = model.figures()
+            found.is_useless, found.calibration = rest
         return found
 
     def _role(self, model_id: int, verdict: Verdict | None) -> str:

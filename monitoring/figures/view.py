@@ -20,6 +20,7 @@ from monitoring.snapshot import (
 )
 from utils.datasets import dataset
 
+SLOW = 5.0  # seconds that a request may be old when it comes
 MOST_SCANNED = 20_000  # waiting requests in memory, among which the oldest is looked for
 
 
@@ -69,6 +70,7 @@ def marks(state: State) -> list[Mark]:
 def _flow(state: State, now: float) -> Flow:
     counts, control = state.counts, state.control
     requests, replies, outcomes = state.rates.per_second(now)
+    slow = state.clock_error if state.clock_error > SLOW else 0.0
     oldest = oldest_time(state.waiting.oldest(MOST_SCANNED))
     return Flow(
         requests=counts.requests,
@@ -83,7 +85,7 @@ def _flow(state: State, now: float) -> Flow:
         replies_per_second=replies,
         outcomes_per_second=outcomes,
         unanswered=counts.requests - counts.answered,
-        oldest_unanswered=None if oldest is None else max(now - oldest / 1000, 0.0),
+        oldest_unanswered=None if oldest is None else max(now - slow - oldest / 1000, 0.0),
         errors=dict(control.errors),
     )
 
@@ -103,6 +105,7 @@ def _outcome_delay(state: State, now: float) -> OutcomeDelay:
 
 def _notes(state: State, models: Models) -> list[str]:
     """Return in words what the figures miss."""
+    slow = state.clock_error
     counts, forgotten = state.counts, state.known.forgotten + state.waiting.forgotten
     said = {
         f"{counts.missed:,} records were deleted by Kafka before they were read": counts.missed,
@@ -110,6 +113,8 @@ def _notes(state: State, models: Models) -> list[str]:
         f"outcomes of predictions that are not known: {counts.unmatched:,}": counts.unmatched,
         f"{forgotten:,} requests are too old to be joined with a reply or an outcome": forgotten,
         f"{counts.ahead:,} records have times in the future: a clock is wrong": counts.ahead,
+        f"requests come with times of {slow:,.0f} s ago: clocks are slow, and latencies are "
+        "wrong": slow > SLOW,
         f"{counts.negative:,} replies are older than their requests: clocks differ, and "
         "latencies are wrong": counts.negative,
         "the champion's card has no histograms of its training set, so drift is not known": bool(
