@@ -63,7 +63,7 @@ class ModelFigures:
             rows = self.window.rows()
             found = {}, None, []
             if len(rows):
-                outcomes, scores = rows["outcome"], as_scores(rows["scores"])
+                outcomes, scores = rows["outcome"], dataset.target.as_scores(rows["scores"])
                 of_mean = dataset.target.losses(outcomes, dataset.target.constant(outcomes)).mean()
                 figures = dataset.target.figures(outcomes, scores)
                 found = figures, float(of_mean), calibration(outcomes, scores)
@@ -97,6 +97,7 @@ class AllModels:
         if model_id < self.below:
             return None
         self.changed.add(model_id)
+        self.gone.discard(model_id)
         return self.by_id.setdefault(model_id, ModelFigures())
 
     def _add_observations(self, seen: list[Observation], losses: np.ndarray) -> None:
@@ -130,16 +131,11 @@ class AllModels:
         self.gone.add(model_id)
 
 
-def as_scores(scores: np.ndarray) -> np.ndarray:
-    """Return scores of shape (n, outputs) in the shape that targets take."""
-    return dataset.target.as_scores(scores)
-
-
 def losses_of(seen: list[Observation]) -> np.ndarray:
     """Return the losses with the outcomes, and with those before (0 if there was none): (2, n)."""
     losses = np.zeros((2, len(seen)))
     if seen:
-        scores = as_scores(np.array([each.scores for each in seen]))
+        scores = dataset.target.as_scores(np.array([each.scores for each in seen]))
         losses[0] = dataset.target.losses(np.array([each.outcome for each in seen]), scores)
         before = np.array([each.before for each in seen])
         known = ~np.isnan(before)
@@ -148,10 +144,8 @@ def losses_of(seen: list[Observation]) -> np.ndarray:
     return losses
 
 
-def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
-    """Return which classes are predicted rightly, shape (n,); None for a number."""
-    if dataset.target.kind == "number":
-        return None
+def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return which classes are predicted rightly, shape (n,)."""
     predicted = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
     return predicted == outcomes
 
