@@ -97,18 +97,24 @@ class Observer:
             return Polled({}, {})
         self._keep(polled)
         self._note_gaps(polled)
+        self._were_full.append(sum(map(len, polled.records.values())) >= FULL_POLL)
         if polled.records:
             try:
                 self._models.update(self._state)  # which ids are real
                 self._state.add(polled.records, self._clock(), not any(self._were_full))
-            except sqlite3.Error as error:
-                self._begin_anew(f"{self.path} can't be read: {error}")
+            except Damaged as error:
+                self._begin_anew(f"{self.path} is damaged: {error}")
                 return Polled({}, {})
+            except sqlite3.OperationalError as error:
+                self._note("reading", f"{self.path} can't be read: {error}. Trying again")
+                time.sleep(1)
+                self._reader.return_to(self._state.positions)
+                return Polled({}, {})
+            self._notes.pop("reading", None)
         self._state.positions |= polled.positions
         self._has_news |= bool(polled.positions)
         newest = [found[-1].timestamp for found in polled.records.values()]
         self._read_at = max(newest, default=0) / 1000
-        self._were_full.append(sum(map(len, polled.records.values())) >= FULL_POLL)
         self._save_if_due()
         return polled
 
@@ -147,18 +153,22 @@ class Observer:
         self._saved_at = time.monotonic()
         try:
             self._state.save(self._clock())
-        except sqlite3.Error as error:
-            self._note("disk", f"{self._state.database.path} can't be written: {error}")
+        except Damaged as error:
+            self._begin_anew(f"{self.path} is damaged: {error}")
+            return
+        except sqlite3.OperationalError as error:
+            self._note("disk", f"{self.path} can't be written: {error}")
             if self._state.unsaved > 2 * MOST_UNSAVED:
                 self._state.forget_unsaved()
             return
         self._has_news = False
         if self._notes.pop("disk", None):
-            say(f"{self._state.database.path} can be written again.")
+            say(f"{self.path} can be written again.")
         if time.monotonic() > self._cleaned_at + CLEAN_EVERY:
             self._cleaned_at = time.monotonic()
-            with suppress(sqlite3.Error):  # the next save says it
+            with suppress(sqlite3.OperationalError, Damaged):  # the next save says it
                 self._state.forget_old(self._clock() - settings.outcome_days * DAY)
+                self._has_news = True
 
     def close(self) -> None:
         """Save, and close consumer and file."""
@@ -196,7 +206,7 @@ class Observer:
             return self._open_in_memory(error)
 
     def _open_in_memory(self, error: Exception) -> State:
-        self._note("file", f"{self._path} can't be used: {error}; a restart begins anew")
+        self._note("file", f"{self._path} can't be used: {error}; nothing is saved until a restart")
         return State(Database(":memory:"))
 
     def _read(self) -> Reader:

@@ -47,7 +47,7 @@ class DriftWatch:
                 text = f"{each.name}: {each.value:.3g}, by chance at most {each.threshold:.3g}"
                 state.control.mark(now, "drift", text, self._model)
         for name in before.keys() - drifting.keys():
-            state.control.mark(now, "end", f"{name} has not drifted any more", self._model)
+            state.control.mark(now, "end", f"{name} no longer drifts", self._model)
         state.control.drifting = drifting
 
 

@@ -67,7 +67,7 @@ class ModelFigures:
             rows = self.window.rows()
             found = {}, None, False, []
             if len(rows):
-                outcomes, scores = rows["outcome"], as_scores(rows["scores"])
+                outcomes, scores = rows["outcome"], dataset.target.as_scores(rows["scores"])
                 figures = dataset.target.figures(outcomes, scores)
                 of_mean = beside_mean(outcomes, scores)
                 found = figures, *of_mean, calibration(outcomes, scores)
@@ -101,6 +101,7 @@ class AllModels:
         if model_id < self.below:
             return None
         self.changed.add(model_id)
+        self.gone.discard(model_id)
         return self.by_id.setdefault(model_id, ModelFigures())
 
     def _add_observations(self, seen: list[Observation], losses: np.ndarray) -> None:
@@ -134,11 +135,6 @@ class AllModels:
         self.gone.add(model_id)
 
 
-def as_scores(scores: np.ndarray) -> np.ndarray:
-    """Return scores of shape (n, outputs) in the shape that targets take."""
-    return dataset.target.as_scores(scores)
-
-
 def beside_mean(outcomes: np.ndarray, scores: np.ndarray) -> tuple[float, bool]:
     """Return the loss of always predicting the mean outcome, and whether scores are worse.
 
@@ -154,7 +150,7 @@ def losses_of(seen: list[Observation]) -> np.ndarray:
     """Return the losses with the outcomes, and with those before (0 if there was none): (2, n)."""
     losses = np.zeros((2, len(seen)))
     if seen:
-        scores = as_scores(np.array([each.scores for each in seen]))
+        scores = dataset.target.as_scores(np.array([each.scores for each in seen]))
         losses[0] = dataset.target.losses(np.array([each.outcome for each in seen]), scores)
         before = np.array([each.before for each in seen])
         known = ~np.isnan(before)
@@ -163,10 +159,8 @@ def losses_of(seen: list[Observation]) -> np.ndarray:
     return losses
 
 
-def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
-    """Return which classes are predicted rightly, shape (n,); None for a number."""
-    if dataset.target.kind == "number":
-        return None
+def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return which classes are predicted rightly, shape (n,)."""
     predicted = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
     return predicted == outcomes
 

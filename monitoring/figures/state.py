@@ -12,8 +12,15 @@ from kafka.consumer.fetcher import ConsumerRecord
 from monitoring.figures.control import Control
 from monitoring.figures.curves import Curves, Interval
 from monitoring.figures.database import Damaged, Database
-from monitoring.figures.decoding import ERROR, PREDICTION, REQUEST, events, reported_outcomes
-from monitoring.figures.join import OUTPUTS, Join, Joined
+from monitoring.figures.decoding import (
+    ERROR,
+    PREDICTION,
+    REQUEST,
+    events,
+    reported_outcomes,
+    time_of,
+)
+from monitoring.figures.join import OUTPUTS, Join, Joined, lacks_a_part
 from monitoring.figures.model_figures import WINDOW, AllModels, ModelFigures, losses_of
 from monitoring.figures.newest import Newest
 from monitoring.figures.rates import Rates
@@ -44,6 +51,7 @@ class Counts(msgspec.Struct):
     cut: int = 0  # records that Kafka lost after they were read
     ahead: int = 0  # records with a timestamp in the future
     negative: int = 0  # replies with a timestamp before their request's
+    forgotten: int = 0  # requests and outcomes, before what belongs to them came
     first_times: dict[int, int] = {}  # of app_messages, by partition: of the first record read, ms
 
 
@@ -61,7 +69,8 @@ class Head(msgspec.Struct):
 class State:
     """What is known, and the positions behind it; memory and file are bounded.
 
-    Damaged if the database holds something that can't be understood.
+    Damaged if the database holds something that can't be understood. All of its methods may raise
+    Damaged, or sqlite3.OperationalError, which changes nothing: the same call may succeed later.
     """
 
     def __init__(self, database: Database) -> None:
@@ -77,7 +86,8 @@ class State:
             TopicPartition(topic, number): Position(*place)
             for topic, number, place in head.positions
         }
-        self.waiting, self.known = Table(database, "waiting"), Table(database, "known")
+        self.waiting = Table(database, "waiting", is_open=lambda row: True)
+        self.known = Table(database, "known", lacks_a_part)
         self.join = Join(self.waiting, self.known)
         self.rates, self.curves, self.models = Rates(), Curves(), AllModels()
         self.models.below, self.models.newest_known = head.below, head.newest_known
@@ -88,7 +98,7 @@ class State:
             self.scores = Newest(SIZE, scores, parts.get("scores", b""))
             self.sample = Sample(parts.get("sample", b""))
             self._read_rest()
-        except (ValueError, msgspec.MsgspecError) as error:
+        except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
             raise Damaged(str(error)) from None
         self._saved: dict[str, int] = {}
         self._ages: deque[float] = deque(maxlen=20)  # of the newest request of a poll
@@ -109,18 +119,17 @@ class State:
         by_topic: dict[str, list[ConsumerRecord]] = {}
         for partition, found in records.items():
             by_topic.setdefault(partition.topic, []).extend(found)
+        messages = events(by_topic.get(APP_MESSAGES, ()), latest)
+        outcomes = reported_outcomes(by_topic.get(OUTCOMES_TOPIC, ()), latest)
+        self.join.load(messages, outcomes)  # first: if it fails, nothing has changed
+        for partition, found in records.items():
             self.counts.ahead += sum(each.timestamp > latest for each in found)
             if partition.topic == APP_MESSAGES:
-                first = max(min(found[0].timestamp, latest), 0)
+                first = time_of(found[0], latest)
                 self.counts.first_times.setdefault(partition.partition, first)
         self.control.add_letters(by_topic.get(DEAD_LETTER_TOPIC, ()))
-        self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()))
-        return self._add_messages(
-            events(by_topic.get(APP_MESSAGES, ()), latest),
-            reported_outcomes(by_topic.get(OUTCOMES_TOPIC, ()), latest),
-            now,
-            is_fresh,
-        )
+        self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()), latest)
+        return self._add_messages(messages, outcomes, now, is_fresh)
 
     @property
     def clock_error(self) -> float:
@@ -217,14 +226,17 @@ class State:
 
     def forget_old(self, since: float) -> None:
         """Delete rows of the tables from before this time, and those beyond their limit."""
+        tables = self.waiting, self.known
+        old = [each.old_generations(since) for each in tables]
         with self.database.transaction():
-            self.waiting.forget_old(since)
-            self.known.forget_old(since)
+            found = sum(each.delete(some) for each, some in zip(tables, old, strict=True))
+        self.counts.forgotten += found
+        for table, generations in zip(tables, old, strict=True):
+            table.forget(generations)
 
     def forget_unsaved(self) -> None:
         """Forget the oldest rows in memory, which can't be written."""
-        self.waiting.forget_unsaved()
-        self.known.forget_unsaved()
+        self.counts.forgotten += self.waiting.forget_unsaved() + self.known.forget_unsaved()
 
     def _head(self) -> Head:
         positions = [(*partition, tuple(place)) for partition, place in self.positions.items()]
