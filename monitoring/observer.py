@@ -133,9 +133,8 @@ class Observer:
         # Senders set timestamps: they say how old a record is only where others wait behind it.
         behind = max(now - self._read_at, 0.0) if self._read_at and any(self._were_full) else 0.0
         notes = [*self._notes.values()]
-        if outage.lasts:
-            notes.append("Kafka does not answer: the figures are those until then")
         found = snapshot(self._state, self._models, drift, now, behind, notes)
+        found.following.kafka_away_since = outage.since
         found.flow.group_lag = self._lag.records
         return found
 

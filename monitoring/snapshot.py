@@ -132,6 +132,7 @@ class Following(msgspec.Struct):
     missed: int = 0  # records that Kafka deleted before they were read
     unmatched: int = 0  # ids with an outcome whose prediction is not known (yet, or any more)
     notes: list[str] = []  # in words: what these figures miss
+    kafka_away_since: float | None = None  # None: Kafka answers
 
 
 class Snapshot(msgspec.Struct):

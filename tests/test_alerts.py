@@ -85,6 +85,22 @@ def test_a_growing_lag(counts, holds):
     assert bool(found(Rules(lag_growing_for=60), *rising)) == holds
 
 
+def test_a_kafka_that_is_away():
+    away = snapshot(40, following=Following(behind=0.0, kafka_away_since=5.0))
+    assert found(Rules(kafka_away_for=30), away)
+    assert not found(Rules(kafka_away_for=60), away)
+    assert not found(Rules(kafka_away_for=30), snapshot(40))
+
+
+def test_replies_that_nobody_waits_for():
+    counts = [snapshot(n, flow=Flow(unexpected_replies=count)) for n, count in enumerate((3, 3, 5))]
+    rules = Rules(unexpected_replies=True)
+    assert not found(rules, *counts[:2])
+    assert found(rules, *counts)
+    assert not found(rules, *counts, snapshot(80, flow=Flow(unexpected_replies=5)))
+    assert not found(Rules(), *counts)
+
+
 def test_trainings_that_do_not_come():
     rules = Rules(no_training_for=60)
     assert found(rules, snapshot(61))
@@ -117,6 +133,18 @@ def test_an_alert_begins_and_ends_once(path):
 def test_a_short_disturbance_is_none(path):
     watched = Alerts(Rules(unanswered_for=30), path)
     assert not events_of(watched, waiting(0, 40), waiting(2, None), waiting(4, 40), waiting(5, 0))
+
+
+def test_a_drift_that_lasts_asks_for_trainings_on_ever_more_observations(path):
+    drift = [Drift("loss", 2.0, 0.3, 5_000, True)]
+    watched = Alerts(Rules(drift=True), path)
+    asked = []
+    for n in range(100):
+        flow = Flow(observations=10_000 + 50 * n)
+        watched.check(snapshot(float(n), flow=flow, drift=drift))
+        asked.append(watched._state.asked)
+    found = sorted({each[1] - each[0] for each in asked if each})
+    assert found == [200, 400, 800, 1_600, 3_200]
 
 
 def test_after_a_kill_nothing_is_said_twice(path):
@@ -247,7 +275,10 @@ def test_what_is_no_web_server_ends_no_delivery(path, monkeypatch, capfd):
         ("unanswered_for = -1", "unanswered_for"),
         ("unanswered = 5", "unknown field `unanswered`"),
         ('webhook = "ftp://x"', "webhook"),
-        ('command = "rm"', "command"),
+        ('command = "rm"', "command: expected a list of texts"),
+        ('command = ["nosuchprogram"]', "there is no program nosuchprogram"),
+        ("loss_above = nan", "loss_above: expected a number"),
+        ('loss_above = "1"', "loss_above: expected a number"),
         ("drift = ", "alerts.toml"),
     ],
 )
@@ -261,5 +292,6 @@ def test_a_wrong_file_is_one_sentence(tmp_path, text, problem):
 
 def test_the_file_that_is_there_is_right():
     expected = Rules(drift=True, useless=True, unanswered_for=30, lag_growing_for=60)
+    expected.kafka_away_for, expected.unexpected_replies = 30, True
     expected.no_training_for = 604_800
     assert load_rules(settings.alert_rules) == expected

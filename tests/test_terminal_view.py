@@ -55,7 +55,7 @@ def test_it_shows_what_the_page_shows():
 def test_it_fits_into_any_terminal(size, kind):
     text = shown(samples.running(NOW, kind=kind), samples.histories(NOW, kind=kind), *size)
     assert max(map(len, text.splitlines())) <= size[0]
-    assert text.startswith("✓ All right: every request is")
+    assert text.startswith("✓ All right: no request waits")
 
 
 def test_no_text_controls_the_terminal():

@@ -21,6 +21,9 @@ def headline(snapshot: Snapshot) -> Headline:
     """Return the most important thing about this moment."""
     flow, behind = snapshot.flow, snapshot.following.behind or 0
     active = [alert for alert in snapshot.alerts if alert.end is None]
+    if (away := snapshot.following.kafka_away_since) is not None:
+        wait = duration(snapshot.time - away)
+        return Headline("bad", f"Kafka has not answered for {wait}: the figures are from before.")
     if active:
         rest = len(active) - 2
         more = [f"{rest} more alert{'s' if rest > 1 else ''}."] if rest > 0 else []
