@@ -112,6 +112,15 @@ def check_group_lag(pipeline: Pipeline) -> None:
             wait_until(lambda lag=lag: lag.records is not None, what="a lag")
         assert lag.records == lag_of(pipeline, topic, group_id)
 
+    with closing(
+        GroupLag(topic, b"no text")
+    ) as lag:  # the client raises an error that is no KafkaError
+        lag.records = 1
+        wait_until(
+            lambda: lag.records is None, what="the end of a figure that is not true any more"
+        )
+        assert lag._thread.is_alive()
+
 
 def lag_of(pipeline: Pipeline, topic: str, group_id: str) -> int:
     client = {"bootstrap_servers": pipeline.host, "group_id": group_id}

@@ -115,6 +115,28 @@ def test_an_observer_keeps_what_is_right_and_replaces_what_is_damaged(topics, pa
     assert "malformed" in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("finds_it", [Observer.step, Observer.save])
+def test_pages_that_are_damaged_while_it_runs_are_replaced(topics, path, capfd, finds_it):
+    topics(300)
+    with closing(Observer(path)) as watching:
+        watching.read_all(lambda: False)
+    with closing(Observer(path)) as watching:
+        for sql in ("PRAGMA cache_size = 0", "PRAGMA shrink_memory"):
+            watching._state.database.query(sql)
+        damage(path)
+        topics(100)  # of ids that are in the file
+
+        def found() -> bool:
+            finds_it(watching)
+            return "malformed" in "".join(capfd.readouterr())
+
+        wait_until(found, what="a look at damaged pages")
+        assert watching.counts.requests == 0
+        watching.read_all(lambda: False)
+        assert watching.counts.requests == 400
+        assert watching.path == path
+
+
 def test_an_error_that_passes_changes_nothing(following, monkeypatch):
     monkeypatch.setattr(following.known, "_in_memory", 10)
     log, outcomes = Log(following), Log(following, OUTCOMES)
@@ -123,12 +145,27 @@ def test_an_error_that_passes_changes_nothing(following, monkeypatch):
     before = look(following)
     interrupt(following.database)
     report = [("outcome", f"{n}", 1, 0) for n in range(100)]
-    for fails in (lambda: outcomes.send(*report), lambda: following.forget_old(NOW + 1)):
-        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
-            fails()
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        outcomes.send(*report)
     assert look(following) == before
     mend(following.database)
     outcomes.send(*report)
+    assert look(following).models[0].figures["accuracy"] == 0.0
+
+
+def test_a_deletion_that_fails_forgets_nothing(following, monkeypatch):
+    monkeypatch.setattr(table, "GENERATION", 10)
+    monkeypatch.setattr(following.known, "_in_memory", 1)
+    log, outcomes = Log(following), Log(following, OUTCOMES)
+    for first in (0, 20):
+        log.send(*(each for n in range(20) for each in pair(f"{first + n}")))
+        following.save(NOW)
+    following.database.query("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        following.forget_old(NOW + 1)
+    following.database.query("PRAGMA query_only = OFF")
+    outcomes.send(*(("outcome", f"{n}", 1, 0) for n in range(40)))
+    assert following.models.by_id[0].totals.outcomes == 40
     assert look(following).models[0].figures["accuracy"] == 0.0
 
 
@@ -154,10 +191,14 @@ def test_the_oldest_request_is_found_wherever_it_is(following, monkeypatch):
     def oldest() -> float:
         return following.waiting.oldest(100, oldest_request) - START
 
+    log.send(("request", "x", 90, None), ("request", "y", 91, None))
+    following.save(NOW)
+    assert oldest() == 90
+    log.send(("prediction", "x", 95, (0, 0.5)), ("prediction", "y", 95, (0, 0.5)))
     for first in (0, 10, 20):  # three generations
         log.send(*(("request", f"{first + n}", first + n, None) for n in range(5)))
         following.save(NOW)
-    assert oldest() == 0
+        assert oldest() == 0
     for answered, then in ((range(5), 10), (range(10, 12), 12), (range(12, 15), 20)):
         log.send(*(("prediction", f"{n}", 50, (0, 0.5)) for n in answered))
         assert oldest() == then  # before these answers are saved
