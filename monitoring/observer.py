@@ -228,6 +228,7 @@ class Observer:
         warn(f"{why}: reading everything from the beginning.")
         with suppress(sqlite3.Error):
             self._state.database.close()
+        self._notes.clear()
         self._state = self._open(from_beginning=True)
         self._reader.close()
         self._reader = self._read()

@@ -96,6 +96,13 @@ def test_a_forged_reply_is_counted_and_changes_no_figure(following, forged):
     assert found.latency == before.latency
 
 
+@pytest.mark.parametrize("value", [b"no JSON", b'{"data": {}}', b'{"request_id": 7, "data": {}}'])
+def test_an_invalid_message_without_an_id_is_no_reply(following, value):
+    Log(following).send(("bytes", "", 0, value))
+    flow = look(following).flow
+    assert (flow.requests, flow.unexpected_replies, flow.unanswered) == (0, 0, 0)
+
+
 def test_forged_models_do_not_replace_the_real_ones(following):
     log = Log(following)
     following.models.newest_known = 5

@@ -75,12 +75,22 @@ class State:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._saved: dict[str, int] = {}
+        try:
+            self._read()
+        except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
+            raise Damaged(f"{type(error).__name__}: {error}") from None
+
+    def _read(self) -> None:
+        database = self.database
         parts = dict(
             database.query("SELECT name, content FROM parts WHERE name NOT LIKE 'model %'")
         )
-        if parts and _decode(parts["head"], Head).fingerprint != fingerprint():
+        head = Head(fingerprint())
+        if parts:
+            head = msgspec.msgpack.decode(parts["head"], type=Head)
+        if head.fingerprint != fingerprint():
             raise Damaged("it is of another data set, or of other topics")
-        head = _decode(parts["head"], Head) if parts else Head(fingerprint())
         self.counts, self.control = head.counts, head.control
         self.positions: Positions = {
             TopicPartition(topic, number): Position(*place)
@@ -91,6 +101,7 @@ class State:
         self.join = Join(self.waiting, self.known)
         self.rates, self.curves, self.models = Rates(), Curves(), AllModels()
         self.models.below, self.models.newest_known = head.below, head.newest_known
+<<<<<<< HEAD
         try:
             self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
             self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
@@ -102,13 +113,22 @@ class State:
             raise Damaged(str(error)) from None
         self._saved: dict[str, int] = {}
         self._ages: deque[float] = deque(maxlen=20)  # of the newest request of a poll
+=======
+        self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
+        self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
+        scores = [("scores", np.float64, (OUTPUTS,))]
+        self.scores = Newest(SIZE, scores, parts.get("scores", b""))
+        self.sample = Sample(parts.get("sample", b""))
+        self._read_rest()
+>>>>>>> wt-mend
 
     def _read_rest(self) -> None:
         sql = "SELECT name, content FROM parts WHERE name LIKE 'model %'"
         for name, content in self.database.query(sql):
             self.models.by_id[int(name.split()[1])] = ModelFigures.from_state(content)
         for span, place, content in self.database.query("SELECT * FROM intervals"):
-            self.curves.rings[span].intervals[place] = _decode(content, Interval)
+            interval = msgspec.msgpack.decode(content, type=Interval)
+            self.curves.rings[span].intervals[place] = interval
 
     def add(self, records: Records, now: float, is_fresh: bool = False) -> Joined:
         """Add what one poll has returned.
@@ -254,10 +274,3 @@ def fingerprint() -> str:
     target = dataset.target
     what = [dataset.name, target.kind, target.labels, dataset.names, dataset.numeric, APP_MESSAGES]
     return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
-
-
-def _decode(content: bytes, kind: type):
-    try:
-        return msgspec.msgpack.decode(content, type=kind)
-    except (msgspec.MsgspecError, TypeError) as error:
-        raise Damaged(str(error)) from None
