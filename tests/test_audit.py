@@ -20,7 +20,7 @@ from monitoring.audit.message_blocks import Message
 from monitoring.audit.past_models import past_models
 from tests.harness.another_dataset import run_with
 from tests.harness.pipeline import wait_until
-from tests.test_message_archive import kept
+from tests.test_message_archive import kept, number_kept
 from tests.test_model_store import edit_card
 from tests.test_printable import HOSTILE
 from tests.test_schema_changes import COLOR, PRICE, THREE, WEIGHT, project, shop  # noqa: F401
@@ -62,7 +62,7 @@ def test_answers_of_deleted_models_to_deleted_requests(pipeline):
     pipeline.wait_for_replies(20)
     monitor = pipeline.start_and_wait("monitor.py", until="follows the topics", MONITOR_PORT="0")
     archive = pipeline.folder / "data" / "audit.db"
-    wait_until(lambda: archive.exists() and len(kept(archive)) >= 40, what="archived messages")
+    wait_until(lambda: number_kept(archive) >= 40, what="archived messages")
     os.killpg(monitor.pid, signal.SIGKILL)
     for model_id in (1, 2):
         change_model(pipeline, model_id)
@@ -243,7 +243,7 @@ def test_a_flood_of_replies_is_cut(registry, row):
     request, reply = conversation(registry, row)
     found = audit("r", [request, *[reply] * 500], registry)
     assert len(found.answered) == 99
-    assert found.notes == ["501 messages have this id: the first 100 follow"]
+    assert found.notes == ["More messages have this id: the first 100 follow"]
 
 
 SEVERAL = """

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
-from monitoring.audit.message_blocks import Message
+from monitoring.audit.message_blocks import MOST_MESSAGES, Message
 from monitoring.audit.past_models import (
     FIELDS,
     PastModel,
@@ -23,7 +23,6 @@ from utils.messages import InvalidMessage, decode_request
 from utils.model_store.card import Card, ModelError
 from utils.model_store.registry import Registry
 
-MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any number of them
 SAME, DIFFERENT, UNCHECKED = "same", "different", "not checked"
 
 
@@ -92,7 +91,7 @@ def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit
     """Return the audit of a request from all its messages."""
     found, requests = Audit(request_id), []
     if len(messages) > MOST_MESSAGES:
-        found.notes = [f"{len(messages):,} messages have this id: the first {MOST_MESSAGES} follow"]
+        found.notes = [f"More messages have this id: the first {MOST_MESSAGES} follow"]
     for message, content in _contents(messages[:MOST_MESSAGES]):
         if message.topic == OUTCOMES_TOPIC:
             found.outcomes.append(Reported(message.time, content.get("outcome")))

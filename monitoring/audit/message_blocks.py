@@ -13,6 +13,7 @@ import zstandard
 BLOCK = 4_000  # messages
 BLOCK_BYTES = 2**22
 LEVEL = 3  # of zstd
+MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any number of them
 
 
 class Message(NamedTuple):
