@@ -119,8 +119,8 @@ class Observer:
         return polled
 
     def read_all(self, stopping: Callable[[], bool]) -> None:
-        """Read everything that is in the topics now."""
-        ends = self._reader.ends()
+        """Read everything that can be read in the topics now."""
+        ends = self._reader.ends(stable=True)
         while not stopping() and not self._reader.has_read(ends):
             self.step()
         self._read_at = 0.0

@@ -51,7 +51,7 @@ def main() -> None:
         else:
             show(each, _places(past))
     if total > 1:
-        print(f"{total:,} requests, {right:,} as they should be.", file=sys.stderr)
+        print(f"{total:,} requests, {right:,} of them right.", file=sys.stderr)
     raise SystemExit(right < total)
 
 
@@ -103,7 +103,7 @@ def _range(arguments: Namespace) -> tuple[int | None, int]:
 
 
 def _read_ids(name: str) -> list[str]:
-    with sys.stdin if name == "-" else open(name, encoding="utf-8") as file:
+    with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
         return [line.rstrip("\r\n") for line in file if line.strip()]
 
 
