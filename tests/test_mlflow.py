@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
+from monitoring.tracking.log_to_mlflow import MORE
 from tests.harness.brokers import QUICK, initialize
 from tests.harness.mlflow_programs import folders, log, replies, replies_elsewhere
 from tests.harness.pipeline import wait_until
@@ -41,14 +42,13 @@ class Logged(NamedTuple):
 
 @pytest.fixture(scope="module")
 def logged(first_model, tmp_path_factory) -> Logged:
-    """A pipeline whose first model is logged, by a child that is killed twice."""
+    """A pipeline whose first model is logged, by a child that first has no time and dies twice."""
     folder = tmp_path_factory.mktemp("logged")
     shutil.copytree(first_model, folder, dirs_exist_ok=True)
     lines = [json.dumps(sample) for sample in SAMPLES]
     (folder / "data" / "mlflow_live.jsonl").write_text("\n".join([*lines, '{"time": 1_0']))
-    killed_at = ("log_batch", "set_model_version_tag")
-    codes, content = log(folder, *killed_at, "-")
-    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    codes, content = log(folder, "late", "log_batch", "set_model_version_tag", "-")
+    assert codes == [MORE, -signal.SIGKILL, -signal.SIGKILL, 0]
     return Logged(folder, content)
 
 
@@ -89,6 +89,19 @@ def test_a_model_is_one_version_with_an_alias_and_the_date(logged):
     assert version["tags"]["champion 1970-01-01 00:16:30 UTC"] == "model 0"
     assert version["tags"]["model_id"] == "0"
     assert logged.content["models"] == {"adult": {"champion": version["version"]}}
+
+
+def test_a_champion_without_a_version_has_no_alias(logged, tmp_path):
+    """As after `make clean`: it has the id of a model that is logged, and is another one."""
+    shutil.copytree(logged.folder, tmp_path, dirs_exist_ok=True)
+    card = card_of(tmp_path) | {"created": "2031-01-01T00:00:00+00:00", "digest": 64 * "0"}
+    (tmp_path / "models" / "model_0.json").write_text(json.dumps(card))
+    codes, content = log(tmp_path, "-", "-")
+    assert codes == [0, 0]
+    assert len(content["versions"]) == 1
+    assert content["models"] == {"adult": {}}
+    said = (tmp_path / "data" / "said").read_text()
+    assert said.count("MLflow: its alias champion is deleted") == 1
 
 
 def test_a_logged_model_answers_elsewhere_as_the_predictor_does(logged):
