@@ -18,6 +18,8 @@ from tests.harness.brokers import QUICK, initialize
 from tests.harness.mlflow_programs import folders, log, replies, replies_elsewhere
 from tests.harness.pipeline import wait_until
 from tests.harness.project import add_dataset, copy_project
+from tests.test_schema_changes import COLOR, PRICE, TWO
+from tests.test_schema_changes import SOURCE as FRUIT
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.model_store.archive import Archive
@@ -177,6 +179,33 @@ def test_an_archived_model_is_logged_and_a_deleted_run_is_not_logged_again(first
     codes, content = log(tmp_path, "-")
     assert codes == [0]
     assert content["runs"] == []
+
+
+@pytest.mark.slow
+def test_a_card_that_can_not_be_logged_stops_no_other(tmp_path):
+    """The first model has a column that the data set does not have any more."""
+    project = copy_project(tmp_path / "project")
+    for column in PRICE, "":
+        add_dataset(project, "fruit", FRUIT.format(columns=column + COLOR, target=TWO))
+        again = () if column else ("--again",)
+        initialize(tmp_path, *QUICK, *again, project=project, DATASET="fruit")
+    trials = tmp_path / "data" / "trials.db"
+    shutil.copy(trials, kept := tmp_path / "trials.db")
+    store = sqlite3.connect(trials)
+    with closing(store), store:  # damaged trials of the first model
+        store.execute("UPDATE trial_user_attributes SET value_json = '{' WHERE trial_id = 1")
+    codes, content = log(tmp_path, "-", project=project, DATASET="fruit")
+    assert codes == [1]
+    assert {"model 1"} == {run["name"] for run in content["runs"] if "logged" in run["tags"]}
+    shutil.copy(kept, trials)
+    codes, content = log(tmp_path, "-", project=project, DATASET="fruit")
+    assert codes == [0]
+    [first] = [run for run in content["runs"] if run["name"] == "model 0"]
+    assert "plots/shap.png" in first["files"]
+    assert "why_no_model" not in first["tags"]
+    found = {version["tags"]["model_id"]: version["version"] for version in content["versions"]}
+    assert found.keys() == {"0", "1"}
+    assert content["models"] == {"fruit-fruit": {"champion": found["1"]}}
 
 
 @pytest.mark.slow

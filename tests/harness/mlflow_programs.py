@@ -18,6 +18,7 @@ from monitoring.tracking import log_to_mlflow
 log_to_mlflow.prepare_environment()
 import utils.model_store.model
 import mlflow
+import mlflow.pyfunc, mlflow.store.tracking.sqlalchemy_store
 from monitoring.tracking import mlflow_run, mlflow_live, mlflow_aliases
 
 class Client(mlflow.MlflowClient):
