@@ -76,6 +76,7 @@ class State:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._saved: dict[str, int] = {}
+        self._ages: deque[float] = deque(maxlen=20)  # of the newest request of a poll
         try:
             self._read()
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
@@ -101,26 +102,12 @@ class State:
         self.join = Join(self.waiting, self.known)
         self.rates, self.curves, self.models = Rates(), Curves(), AllModels()
         self.models.below, self.models.newest_known = head.below, head.newest_known
-<<<<<<< HEAD
-        try:
-            self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
-            self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
-            scores = [("model_id", np.int64), ("scores", np.float64, (OUTPUTS,))]
-            self.scores = Newest(SIZE, scores, parts.get("scores", b""))
-            self.sample = Sample(parts.get("sample", b""))
-            self._read_rest()
-        except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
-            raise Damaged(str(error)) from None
-        self._saved: dict[str, int] = {}
-        self._ages: deque[float] = deque(maxlen=20)  # of the newest request of a poll
-=======
         self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
         self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
-        scores = [("scores", np.float64, (OUTPUTS,))]
+        scores = [("model_id", np.int64), ("scores", np.float64, (OUTPUTS,))]
         self.scores = Newest(SIZE, scores, parts.get("scores", b""))
         self.sample = Sample(parts.get("sample", b""))
         self._read_rest()
->>>>>>> wt-mend
 
     def _read_rest(self) -> None:
         sql = "SELECT name, content FROM parts WHERE name LIKE 'model %'"
