@@ -1,5 +1,6 @@
 """What alerts lead to: a webhook, a command, a training. None of them can hold up the monitor."""
 
+import http.client
 import subprocess
 import threading
 import urllib.request
@@ -15,6 +16,14 @@ from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import ControlMessage, encode
 from utils.settings import settings
 
+FAILURES = (
+    OSError,
+    ValueError,
+    http.client.HTTPException,  # what answers does not speak HTTP
+    subprocess.SubprocessError,
+    KafkaError,
+    Refused,
+)
 WEBHOOK_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 60.0  # seconds
 TRIES = 10  # of one event, in about eight minutes
@@ -27,12 +36,12 @@ class Action(ABC):
     name: str
 
     def wants(self, rule: str, state: str) -> bool:
-        """Return whether events of this rule, "begin" or "end", are delivered."""
-        return True
+        """Return whether events of this rule are delivered; state : as in Event."""
+        return state in ("begin", "end")
 
     @abstractmethod
     def act(self, event: bytes, text: str) -> None:
-        """Deliver one event, as JSON; OSError, SubprocessError or KafkaError if that fails."""
+        """Deliver one event, as JSON; one of FAILURES if that fails."""
 
     def deliver(self, event: bytes, text: str, stop: threading.Event) -> bool:
         """Try to act until it works or TRIES are used up; False if `stop` is set meanwhile."""
@@ -41,8 +50,7 @@ class Action(ABC):
             try:
                 self.act(event, text)
                 return True
-            # ValueError: a URL that http.client refuses
-            except (OSError, ValueError, subprocess.SubprocessError, KafkaError, Refused) as failed:
+            except FAILURES as failed:
                 if error is None:
                     warn(f"The {self.name} of an alert failed: {failed}. Trying again.")
                 error = failed
@@ -90,7 +98,7 @@ class Command(Action):
 
 
 class RetrainRequest(Action):
-    """Asks for a training when a drift begins, ahead of the count of requests."""
+    """Asks for a training when a drift begins, or lasts, ahead of the count of requests."""
 
     name = "retrain request"
 
@@ -98,8 +106,8 @@ class RetrainRequest(Action):
         self._sender = Sender()
 
     def wants(self, rule: str, state: str) -> bool:
-        """Return whether this is the begin of a drift."""
-        return state == "begin" and asks_for_training(rule)
+        """Return whether this is a drift that begins, or goes on."""
+        return state in ("begin", "lasts") and asks_for_training(rule)
 
     def act(self, event: bytes, text: str) -> None:
         """Send the request; one that is sent twice leads to one training, or to a second one."""

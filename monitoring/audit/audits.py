@@ -2,12 +2,13 @@
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import structs
 
-from monitoring.audit.message_blocks import Message
+from monitoring.audit.message_blocks import MOST_MESSAGES, Message, content_of, has_data
 from monitoring.audit.past_models import (
     FIELDS,
     PastModel,
@@ -23,7 +24,6 @@ from utils.messages import InvalidMessage, decode_request
 from utils.model_store.card import Card, ModelError
 from utils.model_store.registry import Registry
 
-MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any number of them
 SAME, DIFFERENT, UNCHECKED = "same", "different", "not checked"
 
 
@@ -92,7 +92,7 @@ def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit
     """Return the audit of a request from all its messages."""
     found, requests = Audit(request_id), []
     if len(messages) > MOST_MESSAGES:
-        found.notes = [f"{len(messages):,} messages have this id: the first {MOST_MESSAGES} follow"]
+        found.notes = [f"More messages have this id: the first {MOST_MESSAGES} follow"]
     for message, content in _contents(messages[:MOST_MESSAGES]):
         if message.topic == OUTCOMES_TOPIC:
             found.outcomes.append(Reported(message.time, content.get("outcome")))
@@ -113,9 +113,9 @@ def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit
 def _contents(messages: list[Message]) -> Iterator[tuple[Message, dict]]:
     for message in messages:
         try:
-            content = msgspec.json.decode(message.value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
-            content = {"data": None}  # only a request is looked for by an id that is hard to read
+            content = content_of(message.value)
+        except ValueError:
+            content = {"data": None} if has_data(message.value) else None
         if isinstance(content, dict):
             yield message, content
 
@@ -202,7 +202,8 @@ def _note(reply: Answered, model: PastModel, again: dict, changes: str, request:
     reply.model = structs.replace(model.card, reference=None, learning_curve=[])  # long ones
     since = f"the data set has changed: the model was made for one {changes}"
     reply.notes = [*model.notes(), *([since] if changes else [])]
-    reply.why = why(model, then_row(model, request), again["prediction"])
+    with suppress(ValueError):  # a request that can only just be read
+        reply.why = why(model, then_row(model, request), again["prediction"])
 
 
 def why(model: PastModel, row: dict, prediction: Any) -> Why:
@@ -224,7 +225,10 @@ def same_bits(one: Any, other: Any) -> bool:
     """Return whether two values of a reply are equal, numbers to the bit."""
     numbers = [isinstance(each, int | float) for each in (one, other)]
     if all(numbers) and bool not in (type(one), type(other)):
-        return struct.pack("<d", one) == struct.pack("<d", other)
+        try:
+            return struct.pack("<d", one) == struct.pack("<d", other)
+        except (OverflowError, struct.error):  # larger than any number of a model
+            return False
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_bits(one[n], other[n]) for n in one)
     return type(one) is type(other) and one == other

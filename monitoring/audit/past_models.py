@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from monitoring.audit.message_blocks import content_of
 from utils.datasets import dataset
 from utils.datasets.target import Target
 from utils.datasets.targets import Classes, Number, TwoClasses
@@ -118,8 +118,8 @@ def changes_since(card: Card) -> str:
 def then_row(model: PastModel, request: bytes) -> dict[str, Any]:
     """Return the columns of the model from a request's bytes; ValueError if it is not a request."""
     try:
-        data = dict(msgspec.json.decode(request)["data"])
-    except (msgspec.DecodeError, LookupError, TypeError, RecursionError) as error:
+        data = dict(content_of(request)["data"])
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"not a request: {error}") from None
     defaults = dataset.defaults | (model.card.split_defaults or {})
     return {name: data.get(name, defaults.get(name)) for name in _parts(model)[0].columns}

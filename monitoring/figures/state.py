@@ -1,6 +1,7 @@
 """All that the monitor knows, as a function of what it has read, and how it is kept in a file."""
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 
 import msgspec
@@ -30,6 +31,7 @@ from utils.kafka_client.reader import Positions
 from utils.kafka_client.records import Position
 from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, OUTCOMES_TOPIC, RETRAIN_TOPIC
 
+LEAST_AGES = 5  # polls, to say that clocks are slow
 AHEAD = 5.0  # seconds that a timestamp may be in the future: later ones are of a wrong clock
 Records = Mapping[TopicPartition, list[ConsumerRecord]]
 
@@ -74,6 +76,7 @@ class State:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._saved: dict[str, int] = {}
+        self._ages: deque[float] = deque(maxlen=20)  # of the newest request of a poll
         try:
             self._read()
         except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
@@ -101,7 +104,7 @@ class State:
         self.models.below, self.models.newest_known = head.below, head.newest_known
         self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
         self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
-        scores = [("scores", np.float64, (OUTPUTS,))]
+        scores = [("model_id", np.int64), ("scores", np.float64, (OUTPUTS,))]
         self.scores = Newest(SIZE, scores, parts.get("scores", b""))
         self.sample = Sample(parts.get("sample", b""))
         self._read_rest()
@@ -114,8 +117,11 @@ class State:
             interval = msgspec.msgpack.decode(content, type=Interval)
             self.curves.rings[span].intervals[place] = interval
 
-    def add(self, records: Records, now: float) -> Joined:
-        """Add what one poll has returned; now : seconds since 1970."""
+    def add(self, records: Records, now: float, is_fresh: bool = False) -> Joined:
+        """Add what one poll has returned.
+
+        now : seconds since 1970; is_fresh : the records have been sent just now.
+        """
         latest = int((now + AHEAD) * 1000)
         by_topic: dict[str, list[ConsumerRecord]] = {}
         for partition, found in records.items():
@@ -130,11 +136,18 @@ class State:
                 self.counts.first_times.setdefault(partition.partition, first)
         self.control.add_letters(by_topic.get(DEAD_LETTER_TOPIC, ()))
         self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()), latest)
-        return self._add_messages(messages, outcomes, now)
+        return self._add_messages(messages, outcomes, now, is_fresh)
 
-    def _add_messages(self, found: list, outcomes: list, now: float) -> Joined:
+    @property
+    def clock_error(self) -> float:
+        """How many seconds the clocks of all senders of requests are slow; 0 if one is right."""
+        return max(min(self._ages), 0.0) if len(self._ages) >= LEAST_AGES else 0.0
+
+    def _add_messages(self, found: list, outcomes: list, now: float, is_fresh: bool) -> Joined:
         joined = self.join.join(found, outcomes)
         requests = [each for each in found if each.kind == REQUEST]
+        if requests and is_fresh:
+            self._ages.append(now - max(each.time for each in requests) / 1000)
         replies = [each for each in found if each.kind in (PREDICTION, ERROR)]
         self._count(found, joined, len(requests))
         losses = losses_of(joined.observations)
@@ -161,7 +174,7 @@ class State:
 
     def _add_newest(self, joined: Joined, losses: np.ndarray) -> None:
         scores = [
-            (each.time, each.partition, each.offset, each.scores)
+            (each.time, each.partition, each.offset, each.model_id, each.scores)
             for each in joined.answers
             if each.is_prediction and each.offset >= 0
         ]
