@@ -68,6 +68,14 @@ def test_damaged_pages_are_found(path):
         State(database)
 
 
+def test_a_damaged_key_is_found(following):
+    Log(following).send(*pair("a"))
+    following.save(NOW)
+    following.database.query("UPDATE known SET key = CAST(x'ff' AS TEXT)")
+    with pytest.raises(Damaged, match="ValueError"):
+        State(following.database)
+
+
 @pytest.fixture
 def topics(broker):
     """The topics without a prefix, which no other test uses; the value sends to app_messages."""
@@ -160,10 +168,14 @@ def test_a_deletion_that_fails_forgets_nothing(following, monkeypatch):
     for first in (0, 20):
         log.send(*(each for n in range(20) for each in pair(f"{first + n}")))
         following.save(NOW)
-    following.database.query("PRAGMA query_only = ON")
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    connection = following.database._connection
+    connection.set_trace_callback(
+        lambda sql: sql.startswith("DELETE") and interrupt(following.database)
+    )
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
         following.forget_old(NOW + 1)
-    following.database.query("PRAGMA query_only = OFF")
+    connection.set_trace_callback(None)
+    mend(following.database)
     outcomes.send(*(("outcome", f"{n}", 1, 0) for n in range(40)))
     assert following.models.by_id[0].totals.outcomes == 40
     assert look(following).models[0].figures["accuracy"] == 0.0

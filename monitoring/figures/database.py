@@ -40,6 +40,8 @@ class Database:
     def __init__(self, path: Path | str) -> None:
         self.path = path
         self._connection = sqlite3.connect(path, isolation_level=None)
+        # Damaged text is seen by whoever expects something else, not as an error of the disk's.
+        self._connection.text_factory = lambda text: str(text, "utf-8", "replace")
         self.query("PRAGMA journal_mode = WAL")
         # A power cut may take the last seconds: they are read from the topics again.
         self.query("PRAGMA synchronous = NORMAL")
