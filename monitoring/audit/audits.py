@@ -10,7 +10,6 @@ from msgspec import structs
 
 from monitoring.audit.message_blocks import MOST_MESSAGES, Message, content_of, has_data
 from monitoring.audit.past_models import (
-    FIELDS,
     PastModel,
     computed_again,
     contributions,
@@ -19,6 +18,7 @@ from monitoring.audit.past_models import (
     then_row,
 )
 from utils.datasets import dataset
+from utils.datasets.target import REPLY
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 from utils.messages import InvalidMessage, decode_request
 from utils.model_store.card import Card, ModelError
@@ -103,7 +103,7 @@ def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit
             found.asked.append(_asked(message, content))
             found.outcomes += _outcome_within(message, content)
         elif "prediction" in content or "error" in content:
-            reply = {name: content[name] for name in (*FIELDS, "error") if name in content}
+            reply = {name: content[name] for name in (*REPLY, "error") if name in content}
             found.answered.append(Answered(message.time, message.partition, message.offset, reply))
     for reply in found.answered:
         _check(reply, requests, found.asked, registry)
@@ -182,7 +182,7 @@ def _is_right(reply: Answered, model: PastModel, request: bytes) -> bool:
     """Compute once more, and note it in the reply unless another model has given the same."""
     try:
         for again, changes in computed_again(model, request):
-            is_same = all(same_bits(again.get(n), reply.reply.get(n)) for n in FIELDS)
+            is_same = all(same_bits(again.get(n), reply.reply.get(n)) for n in REPLY)
             if is_same or reply.again is None:
                 _note(reply, model, again, changes, request)
             if is_same:
