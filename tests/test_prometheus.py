@@ -21,7 +21,7 @@ DASHBOARD = ROOT / "monitoring" / "grafana" / "dashboard.json"
 SCRIPTS = {
     "predictor": ("predictor.py",),
     "trainer": ("trainer.py", "--max-evals", "1"),
-    "sample_app": ("sample_app.py", "--messages", "100000", "--interval", "0.1")
+    "sample_app": ("sample_app.py", "--messages", "100000", "--interval", "0.05")
     + ("--outcome-delay", "0.2"),
     "monitor": ("monitor.py",),
 }
@@ -44,12 +44,15 @@ def observed(broker, first_model, tmp_path_factory):
     prefix = f"t{os.urandom(4).hex()}-"
     pipeline = Pipeline(settings.kafka_host, prefix, folder, RETRAIN_EVERY="5", MONITOR_PORT="0")
     ports = {script: free_port() for script in SCRIPTS}
-    running = {
-        script: pipeline.start(*command, METRICS_PORT=str(ports[script]))
-        for script, command in SCRIPTS.items()
-    }
-    for script, port in ports.items():
-        wait_until(lambda port=port: get(port, "/readyz")[0] == 200, what=f"{script} is ready")
+    running = {}
+    # The monitor last: it asks for the group's lag when it starts, and then after 10 s.
+    for scripts in (["predictor", "trainer", "sample_app"], ["monitor"]):
+        for each in scripts:
+            running[each] = pipeline.start(*SCRIPTS[each], METRICS_PORT=str(ports[each]))
+        for each in scripts:
+            wait_until(
+                lambda port=ports[each]: get(port, "/readyz")[0] == 200, what=f"{each} is ready"
+            )
     pipeline.send(b'{"request_id": "no data"}')
     pipeline.send(b"no JSON")
     pipeline.send(b"no outcome", topic="outcomes_topic")
