@@ -80,7 +80,6 @@ def running_prometheus(folder: Path, targets: dict[str, str]) -> Iterator[Promet
     config = config.replace("rules.yml", str(CONFIG.with_name("rules.yml")))
     (folder / "prometheus.yml").write_text(config)
     command = ["prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=prometheus"]
-    command += ["--scrape.discovery-reload-interval=100ms"]  # instead of 5 s
     with open(folder / "prometheus.log", "wb") as log:
         process = subprocess.Popen(
             [*command, f"--web.listen-address=127.0.0.1:{port}"], cwd=folder, stdout=log, stderr=log
