@@ -4,6 +4,7 @@ import msgspec
 
 from monitoring.snapshot import ModelState, Snapshot
 
+LEAST_OUTCOMES = 30  # fewer do not tell how good a model is
 PATIENCE = 10.0  # seconds that an answer may take, and that the monitor may be behind
 
 
@@ -50,7 +51,8 @@ def _quality(snapshot: Snapshot) -> str:
     if not model:
         return ""
     loss = next(iter(model.figures.values()), None)
-    shown = "" if loss is None else f", {snapshot.loss} {figure(loss)}"
+    is_told = loss is not None and model.window >= LEAST_OUTCOMES
+    shown = f", {snapshot.loss} {figure(loss)}" if is_told else ""
     return f", model {model.model_id}{shown}"
 
 

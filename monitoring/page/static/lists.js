@@ -3,11 +3,14 @@ import { MARKS, textOf } from "./curves.js";
 import { clock, count, duration, figure, make, percent, rate, refill } from "./text.js";
 
 const SHOWN_DRIFT = 14;
+const LEAST_OUTCOMES = 30;
 const SHOWN_EVENTS = 40;
 
 const empty = (textContent) => make("p", { className: "empty", textContent });
 
-const mean = ({ loss_of_mean: loss }) => loss === null ? "" : `; always the mean: ${figure(loss)}`;
+const quality = ({ model_id: id, window, loss_of_mean: mean }) => window < LEAST_OUTCOMES
+  ? `model ${id}: ${count(window)} outcomes, too few to tell`
+  : `model ${id}, its newest ${count(window)} outcomes; always the mean: ${figure(mean)}`;
 
 export function showTiles(root, { flow, latency, outcome_delay: delay, training, models, champion, loss, started }) {
   const model = models.find((each) => each.model_id === champion);
@@ -18,7 +21,7 @@ export function showTiles(root, { flow, latency, outcome_delay: delay, training,
     ["Requests", count(flow.requests), `${rate(flow.requests_per_second)} per second` + (started ? `; since ${clock(started)}` : "")],
     ["Unanswered", count(flow.unanswered), flow.unanswered ? `oldest ${duration(flow.oldest_unanswered)}` : "every request has its answer"],
     ["Latency in Kafka", duration(latency.p50), latency.p99 === null ? "not known yet" : `p99 ${duration(latency.p99)}, of the newest ${count(latency.answers)}`],
-    [loss, figure(found), model ? `model ${champion}, its newest ${count(model.window)} outcomes` + mean(model) : "no model answers yet"],
+    [loss, figure(model?.window >= LEAST_OUTCOMES ? found : null), model ? quality(model) : "no model answers yet"],
     ["Requests with outcome", count(flow.observations), late],
     ["Trainings", count(training.completed + training.rejected + training.failed), `${count(training.completed)} promoted, ${count(training.rejected)} rejected, ${count(training.failed)} failed`],
   ];
