@@ -183,8 +183,8 @@ def test_a_snapshot_with_hostile_names_stays_a_page_that_can_be_parsed():
         outcome_delay=OutcomeDelay(),
         training=Training(completed=2),
         models=[ModelState(n, "champion", figures={"loss": 0.5}) for n in range(1_000)],
-        drift=[Drift(name, 0.1, 0.2, 100) for name in names],
-        alerts=[Alert(name, name, 1.0) for name in names],
+        drift=[Drift(name, float(n), 0.2, 100) for n, name in enumerate(names)],
+        alerts=[Alert(name, name, 1.0) for name in names + names[:1]],
         marks=[],
         following=Following(),
     )
@@ -200,6 +200,9 @@ def test_a_snapshot_with_hostile_names_stays_a_page_that_can_be_parsed():
     assert found["kafka_consumergroup_lag"][0].value == 7
     [reasons] = found["pipeline_monitor_dead_letters_by_reason"]
     assert (reasons.labels, reasons.value) == ({"reason": "r: bad"}, len(names))
+    drift = {each.labels["feature"]: each.value for each in found["pipeline_monitor_drift_value"]}
+    assert drift["x" * 100] == 2  # not the sum of two columns whose names are cut
+    assert [each.value for each in found["pipeline_monitor_alerts_active"]][:2] == [2, 1]
     assert max(map(len, found.values())) <= 100
     assert len(text) < 100_000
 

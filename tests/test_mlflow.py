@@ -13,10 +13,13 @@ from typing import NamedTuple
 
 import pytest
 
+from monitoring.tracking.log_to_mlflow import MORE
 from tests.harness.brokers import QUICK, initialize
 from tests.harness.mlflow_programs import folders, log, replies, replies_elsewhere
 from tests.harness.pipeline import wait_until
 from tests.harness.project import add_dataset, copy_project
+from tests.test_schema_changes import COLOR, PRICE, TWO
+from tests.test_schema_changes import SOURCE as FRUIT
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.model_store.archive import Archive
@@ -41,14 +44,13 @@ class Logged(NamedTuple):
 
 @pytest.fixture(scope="module")
 def logged(first_model, tmp_path_factory) -> Logged:
-    """A pipeline whose first model is logged, by a child that is killed twice."""
+    """A pipeline whose first model is logged, by a child that first has no time and dies twice."""
     folder = tmp_path_factory.mktemp("logged")
     shutil.copytree(first_model, folder, dirs_exist_ok=True)
     lines = [json.dumps(sample) for sample in SAMPLES]
     (folder / "data" / "mlflow_live.jsonl").write_text("\n".join([*lines, '{"time": 1_0']))
-    killed_at = ("log_batch", "set_model_version_tag")
-    codes, content = log(folder, *killed_at, "-")
-    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    codes, content = log(folder, "late", "log_batch", "set_model_version_tag", "-")
+    assert codes == [MORE, -signal.SIGKILL, -signal.SIGKILL, 0]
     return Logged(folder, content)
 
 
@@ -89,6 +91,19 @@ def test_a_model_is_one_version_with_an_alias_and_the_date(logged):
     assert version["tags"]["champion 1970-01-01 00:16:30 UTC"] == "model 0"
     assert version["tags"]["model_id"] == "0"
     assert logged.content["models"] == {"adult": {"champion": version["version"]}}
+
+
+def test_a_champion_without_a_version_has_no_alias(logged, tmp_path):
+    """As after `make clean`: it has the id of a model that is logged, and is another one."""
+    shutil.copytree(logged.folder, tmp_path, dirs_exist_ok=True)
+    card = card_of(tmp_path) | {"created": "2031-01-01T00:00:00+00:00", "digest": 64 * "0"}
+    (tmp_path / "models" / "model_0.json").write_text(json.dumps(card))
+    codes, content = log(tmp_path, "-", "-")
+    assert codes == [0, 0]
+    assert len(content["versions"]) == 1
+    assert content["models"] == {"adult": {}}
+    said = (tmp_path / "data" / "said").read_text()
+    assert said.count("MLflow: its alias champion is deleted") == 1
 
 
 def test_a_logged_model_answers_elsewhere_as_the_predictor_does(logged):
@@ -164,6 +179,33 @@ def test_an_archived_model_is_logged_and_a_deleted_run_is_not_logged_again(first
     codes, content = log(tmp_path, "-")
     assert codes == [0]
     assert content["runs"] == []
+
+
+@pytest.mark.slow
+def test_a_card_that_can_not_be_logged_stops_no_other(tmp_path):
+    """The first model has a column that the data set does not have any more."""
+    project = copy_project(tmp_path / "project")
+    for column in PRICE, "":
+        add_dataset(project, "fruit", FRUIT.format(columns=column + COLOR, target=TWO))
+        again = () if column else ("--again",)
+        initialize(tmp_path, *QUICK, *again, project=project, DATASET="fruit")
+    trials = tmp_path / "data" / "trials.db"
+    shutil.copy(trials, kept := tmp_path / "trials.db")
+    store = sqlite3.connect(trials)
+    with closing(store), store:  # damaged trials of the first model
+        store.execute("UPDATE trial_user_attributes SET value_json = '{' WHERE trial_id = 1")
+    codes, content = log(tmp_path, "-", project=project, DATASET="fruit")
+    assert codes == [1]
+    assert {"model 1"} == {run["name"] for run in content["runs"] if "logged" in run["tags"]}
+    shutil.copy(kept, trials)
+    codes, content = log(tmp_path, "-", project=project, DATASET="fruit")
+    assert codes == [0]
+    [first] = [run for run in content["runs"] if run["name"] == "model 0"]
+    assert "plots/shap.png" in first["files"]
+    assert "why_no_model" not in first["tags"]
+    found = {version["tags"]["model_id"]: version["version"] for version in content["versions"]}
+    assert found.keys() == {"0", "1"}
+    assert content["models"] == {"fruit-fruit": {"champion": found["1"]}}
 
 
 @pytest.mark.slow

@@ -6,13 +6,13 @@ import re
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
-from types import SimpleNamespace
+from contextlib import ExitStack, suppress
+from typing import NamedTuple
 
 import pytest
 
 from tests.harness.pipeline import Pipeline, wait_until
-from tests.harness.scraping import CONFIG, families, get, running_prometheus, samples
+from tests.harness.scraping import CONFIG, Prometheus, families, get, running_prometheus, samples
 from tools.local_kafka import free_port
 from utils.files import ROOT
 from utils.settings import settings
@@ -21,40 +21,65 @@ DASHBOARD = ROOT / "monitoring" / "grafana" / "dashboard.json"
 SCRIPTS = {
     "predictor": ("predictor.py",),
     "trainer": ("trainer.py", "--max-evals", "1"),
-    "sample_app": ("sample_app.py", "--messages", "100000", "--interval", "0.1")
+    "sample_app": ("sample_app.py", "--messages", "100000", "--interval", "0.05")
     + ("--outcome-delay", "0.2"),
     "monitor": ("monitor.py",),
 }
 OURS = re.compile(r"\b(?:pipeline|kafka)_\w+")
 COMPARISON = re.compile(r" (==|!=|<=|>=|<|>) ")
 
+HAS_PROMETHEUS = shutil.which("prometheus") and shutil.which("promtool")
 needs_prometheus = pytest.mark.skipif(
-    not (shutil.which("prometheus") and shutil.which("promtool")),
-    reason="needs prometheus and promtool on PATH",
+    not HAS_PROMETHEUS, reason="needs prometheus and promtool on PATH"
 )
 
 pytestmark = pytest.mark.timeout(400)
 
 
+class Observed(NamedTuple):
+    """A pipeline that works, the ports and the processes of its scripts, and who scrapes them."""
+
+    pipeline: Pipeline
+    ports: dict[str, int]
+    running: dict[str, subprocess.Popen]
+    prometheus: Prometheus | None
+
+
 @pytest.fixture(scope="module")
 def observed(broker, first_model, tmp_path_factory):
-    """A pipeline that works, and the ports of its scripts' metrics."""
+    """A pipeline that works, and Prometheus if it is installed."""
     folder = tmp_path_factory.mktemp("observed")
     shutil.copytree(first_model, folder, dirs_exist_ok=True)
     prefix = f"t{os.urandom(4).hex()}-"
     pipeline = Pipeline(settings.kafka_host, prefix, folder, RETRAIN_EVERY="5", MONITOR_PORT="0")
     ports = {script: free_port() for script in SCRIPTS}
-    running = {
-        script: pipeline.start(*command, METRICS_PORT=str(ports[script]))
-        for script, command in SCRIPTS.items()
-    }
-    for script, port in ports.items():
-        wait_until(lambda port=port: get(port, "/readyz")[0] == 200, what=f"{script} is ready")
+    with ExitStack() as stack:
+        stack.callback(pipeline.stop_all)
+        prometheus = None
+        if HAS_PROMETHEUS:  # first, as it finds no target before 5 s are over
+            prometheus = stack.enter_context(running_prometheus(folder, targets(ports)))
+        yield Observed(pipeline, ports, start(pipeline, ports), prometheus)
+
+
+def targets(ports: dict[str, int]) -> dict[str, str]:
+    """Return the targets of the project's configuration, and those of these ports."""
+    shipped = {"predictor": 9100, "trainer": 9110, "sample_app": 9111, "monitor": 9112}
+    return {f"127.0.0.1:{shipped[each]}": f"127.0.0.1:{port}" for each, port in ports.items()}
+
+
+def start(pipeline: Pipeline, ports: dict[str, int]) -> dict[str, subprocess.Popen]:
+    """Start the scripts, wait until they are ready, and send what they can't understand."""
+    running = {}
+    # The monitor last: it asks for the group's lag when it starts, and then after 10 s.
+    for scripts in ({*SCRIPTS} - {"monitor"}, {"monitor"}):
+        for each in scripts:
+            running[each] = pipeline.start(*SCRIPTS[each], METRICS_PORT=str(ports[each]))
+        for each in scripts:
+            wait_until(lambda port=ports[each]: get(port, "/readyz")[0] == 200, what=each)
     pipeline.send(b'{"request_id": "no data"}')
     pipeline.send(b"no JSON")
     pipeline.send(b"no outcome", topic="outcomes_topic")
-    yield SimpleNamespace(pipeline=pipeline, ports=ports, running=running)
-    pipeline.stop_all()
+    return running
 
 
 def queries() -> set[str]:
@@ -66,26 +91,21 @@ def queries() -> set[str]:
 
 
 @needs_prometheus
-def test_every_query_of_dashboard_and_rules_has_series(observed, tmp_path):
-    shipped = {"predictor": 9100, "trainer": 9110, "sample_app": 9111, "monitor": 9112}
-    targets = {
-        f"127.0.0.1:{port}": f"127.0.0.1:{observed.ports[script]}"
-        for script, port in shipped.items()
-    }
-    with running_prometheus(tmp_path, targets) as prometheus:
-        rules = prometheus.rules()
-        assert len(rules) > 10
-        # A comparison has no series while it is false; with bool it has 0 or 1.
-        missing = {COMPARISON.sub(r" \1 bool ", each) for each in [*queries(), *rules.values()]}
+def test_every_query_of_dashboard_and_rules_has_series(observed):
+    prometheus = observed.prometheus
+    rules = prometheus.rules()
+    assert len(rules) > 10
+    # A comparison has no series while it is false; with bool it has 0 or 1.
+    missing = {COMPARISON.sub(r" \1 bool ", each) for each in [*queries(), *rules.values()]}
 
-        def all_have_series() -> bool:
-            missing.difference_update([q for q in missing if prometheus.series(q)])
-            return not missing
+    def all_have_series() -> bool:
+        missing.difference_update([q for q in missing if prometheus.series(q)])
+        return not missing
 
-        with suppress(AssertionError):
-            wait_until(all_have_series, timeout=150)  # some after a training: it has the last turn
-        assert not missing
-        assert [up["value"][1] for up in prometheus.series("up")] == ["1"] * 4
+    with suppress(AssertionError):
+        wait_until(all_have_series, timeout=150)  # some after a training: it has the last turn
+    assert not missing
+    assert [up["value"][1] for up in prometheus.series("up")] == ["1"] * 4
 
 
 def test_every_metric_that_is_asked_for_exists_and_says_what_it_is(observed):

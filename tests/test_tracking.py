@@ -1,5 +1,6 @@
 """The monitor's side of MLflow: it is never disturbed, whatever MLflow does."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,18 +8,30 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from monitoring.snapshot import (
+    Flow,
+    Following,
+    Latency,
+    ModelState,
+    OutcomeDelay,
+    Snapshot,
+    Training,
+)
+from monitoring.tracking import log_to_mlflow, mlflow_live, tracking
+from monitoring.tracking.log_to_mlflow import MORE
 from tests.harness.mlflow_programs import folders
 from tests.harness.pipeline import wait_until
-from utils.files import ROOT
+from utils.files import ROOT, locked
 
 pytest.importorskip("mlflow", reason="requirements-monitoring.txt is not installed")
 
-# What monitor.py does, with short pauses and a model that answers; prints the longest step.
+# What monitor.py does, with short pauses and a model that answers; prints the longest step,
+# in seconds by the clock.
 # Argument: seconds after which a child is killed.
 MONITOR = """
 import sys, time
@@ -33,9 +46,9 @@ while True:
     model.answers += 1
     parts = [Flow(), Latency(0.01, 0.02, 9), OutcomeDelay(), Training(), [model], [], [], []]
     snapshot = Snapshot(time.time(), None, "", "", 0, *parts, Following())
-    start = time.thread_time()
+    start = time.monotonic()
     tracked.step(snapshot)
-    longest = max(longest, time.thread_time() - start)
+    longest = max(longest, time.monotonic() - start)
     print(f"child {tracked._child and tracked._child.pid} longest {longest:.4f}", flush=True)
     time.sleep(0.05)
 """
@@ -72,6 +85,12 @@ def children(folder: Path) -> list[int]:
     return [int(pid) for pid in dict.fromkeys(pids)]
 
 
+def longest_step(folder: Path) -> float:
+    """Return the longest step of the monitor, seconds."""
+    words = (line.split() for line in (folder / "log").read_text().splitlines())
+    return max(float(line[3]) for line in words if line[0] == "child" and len(line) > 3)
+
+
 @contextmanager
 def frozen_server() -> Iterator[str]:
     """A server that accepts connections and never answers."""
@@ -97,9 +116,10 @@ def test_a_frozen_server_costs_the_monitor_nothing(first_model, tmp_path):
     shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
     with (
         frozen_server() as uri,
-        monitor(tmp_path, MLFLOW_TRACKING_URI=uri, MLFLOW_HTTP_REQUEST_TIMEOUT="1"),
+        monitor(tmp_path, MLFLOW_TRACKING_URI=uri),
     ):
-        wait_until(lambda: len(children(tmp_path)) > 2, what="a third try")
+        wait_until(lambda: len(children(tmp_path)) > 1, what="a second try")
+    assert longest_step(tmp_path) < 10  # the child has waited so long for the server
     [problem] = said(tmp_path)
     assert "API request to MLFLOW_TRACKING_URI" in problem
     assert uri not in problem
@@ -125,6 +145,96 @@ def test_the_child_ends_with_a_monitor_that_is_killed(first_model, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the child's end")
+
+
+def test_two_processes_never_create_the_store_at_once(tmp_path):
+    """As MLflow's server in tools.ui needs it, the second one waits for it, and no longer."""
+    (tmp_path / "data").mkdir()
+    lock, store = (tmp_path / "data" / name for name in ("mlflow.lock", "mlflow.db"))
+    with (
+        locked(lock),
+        subprocess.Popen(
+            [sys.executable, "-m", "monitoring.tracking.log_to_mlflow"],
+            cwd=ROOT,
+            env=os.environ | folders(tmp_path),
+        ) as process,
+    ):
+        wait_until(lambda: lock in open_files(process), what="it tries to lock")
+        assert process.poll() is None
+        store.touch()
+        assert process.wait(timeout=60) == MORE
+
+
+def open_files(process: subprocess.Popen) -> set[Path]:
+    """Return the files that a process has open."""
+    with suppress(FileNotFoundError):  # one is closed meanwhile
+        return {each.readlink() for each in Path(f"/proc/{process.pid}/fd").iterdir()}
+    return set()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # MLflow's
+def test_a_store_that_a_server_has_just_created_stays(tmp_path, monkeypatch):
+    import mlflow
+
+    store, inodes, theirs = tmp_path / "mlflow.db", [], mlflow.MlflowClient
+
+    class Client(mlflow.MlflowClient):
+        """While it creates one store, a server creates the other one."""
+
+        def search_experiments(self, **options):
+            theirs(f"sqlite:///{store}").search_experiments(**options)
+            inodes.append(store.stat().st_ino)
+            return super().search_experiments(**options)
+
+    monkeypatch.setattr(log_to_mlflow, "STORE", store)
+    monkeypatch.setattr(log_to_mlflow, "NEW_STORE", tmp_path / "new.db")
+    monkeypatch.setattr(mlflow, "MlflowClient", Client)
+    log_to_mlflow.check_store()
+    assert [store.stat().st_ino] == inodes
+    assert not (tmp_path / "new.db").exists()
+
+
+def live(folder: Path) -> list[dict]:
+    """Return the samples in this file."""
+    return [json.loads(line) for line in folder.read_text().splitlines() if line]
+
+
+@pytest.fixture
+def samples(tmp_path, monkeypatch) -> Path:
+    """The file of samples, with none in it."""
+    monkeypatch.setattr(mlflow_live, "SAMPLES", tmp_path / "samples")
+    return tmp_path / "samples"
+
+
+def test_too_many_samples_are_thinned_out_but_no_date_of_a_champion(samples, monkeypatch):
+    monkeypatch.setattr(mlflow_live, "MAX_BYTES", 1_000)
+    for time in range(100):
+        mlflow_live.append({"time": time, "models": {}}, {"time": time, "champion": time})
+        mlflow_live.append({"time": time, "models": {}})
+    mlflow_live.thin_out()
+    found = live(samples)
+    assert [each["time"] for each in found if "champion" in each] == [*range(100)]
+    assert 190 < len(found) < 210
+    monkeypatch.setattr(mlflow_live, "MAX_BYTES", 10_000)
+    mlflow_live.thin_out()
+    assert live(samples) == found
+
+
+def test_figures_that_the_disk_had_no_place_for_are_sampled_again(samples, monkeypatch):
+    monkeypatch.setattr(tracking, "SAMPLE_EVERY", 0.0)
+    monkeypatch.setattr(tracking.Tracking, "_is_due", lambda self: False)
+    tracked, parts = tracking.Tracking(), [Flow(), Latency(), OutcomeDelay(), Training()]
+    tracked._is_on = True
+    models = [ModelState(0, "champion", answers=5, mean_loss=0.3)]
+    snapshot = Snapshot(1.0, 0.0, "", "", None, *parts, models, [], [], [], Following())
+    samples.mkdir()  # it can't be written
+    tracked.step(snapshot)
+    samples.rmdir()
+    tracked.step(snapshot)
+    tracked.step(snapshot)
+    [sample] = live(samples)
+    assert sample["models"]["0"]["answers"] == 5
 
 
 def test_the_monitor_imports_neither_mlflow_nor_what_it_needs():

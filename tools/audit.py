@@ -14,7 +14,7 @@ or an answer is not what the model says. What is shown is personal data.
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
@@ -89,7 +89,10 @@ def _arguments() -> Namespace:
 
 
 def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"expected a time like 2026-11-25T10:00, got {text!r}") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 

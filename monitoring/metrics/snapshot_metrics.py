@@ -4,6 +4,7 @@ Labels may come from messages and files that anybody can write: they are printab
 most MAX_LABELS of a metric.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -53,8 +54,9 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
     text = "Mean loss of a model over its newest observations."
     yield _labelled("model_loss", text, "model_id", losses)
     yield from _drifts(snapshot.drift)
-    active = ((alert.rule, 1) for alert in snapshot.alerts if alert.end is None)
-    yield _labelled("alerts_active", "Active alerts of the monitor, by rule.", "rule", active)
+    active = Counter(alert.rule for alert in snapshot.alerts if alert.end is None)
+    text = "Active alerts of the monitor, by rule."
+    yield _labelled("alerts_active", text, "rule", active.items())
     yield from _following(snapshot.following)
 
 
@@ -135,11 +137,13 @@ def _gauge(name: str, text: str, value: float | None) -> Iterator[Metric]:
 def _labelled(
     name: str, text: str, label: str, values: Labelled, kind: type = GaugeMetricFamily
 ) -> Metric:
-    """Return a metric with one label; values whose labels are the same are added."""
+    """Return a metric with one label; counters of equal labels are added."""
     totals: dict[str, float] = {}
+    is_counter = kind is CounterMetricFamily
     for each, value in values:
-        if value is not None and (len(totals) < MAX_LABELS or _label(each) in totals):
-            totals[_label(each)] = totals.get(_label(each), 0) + value
+        cut = _label(each)
+        if value is not None and (is_counter if cut in totals else len(totals) < MAX_LABELS):
+            totals[cut] = totals.get(cut, 0) + value
     family = kind(f"{PREFIX}_{name}", text, labels=[label])
     for each, value in totals.items():
         family.add_metric([each], value)

@@ -13,14 +13,12 @@ import shutil
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from monitoring.tracking.logged import Logged
 from utils.console import drop_unwritable_output, printable
-from utils.files import locked, write_atomically
+from utils.files import locked
 from utils.model_store.archive import Archive
 from utils.model_store.card import Card, ModelError, encode_card
 from utils.model_store.registry import Registry
@@ -37,12 +35,14 @@ NAME = f"{settings.topic_prefix}{settings.dataset}"  # of the experiment and the
 STORE = settings.data_dir / "mlflow.db"
 NEW_STORE = settings.data_dir / "mlflow_new.db"
 ARTIFACTS = settings.data_dir / "mlflow"  # if the server does not keep them
-LOGGED = settings.data_dir / "mlflow_logged.json"
 TEMPORARY = settings.data_dir / "mlflow_temporary"
 LOCK = settings.data_dir / "mlflow.lock"
 BUDGET = 120.0  # seconds after which no other training is begun
 KIND = "custom_model_development"  # what MLflow's pages show: no language models
 MORE = 3  # the exit code if there is more to do
+OFF = "none"  # a value of MLFLOW_TRACKING_URI
+NOTE = "MLflow: "  # how lines begin that monitor.py shows
+REFUSED = "INVALID_PARAMETER_VALUE"  # MLflow's error code, for a single card
 # Read by MLflow when it is imported. A frozen server would otherwise be waited for during minutes,
 # and a request that is sent again could make a second run.
 ENVIRONMENT = {
@@ -52,33 +52,6 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
-
-class Logged:
-    """Which cards are logged as they are, so that MLflow is not asked for each of them again.
-
-    A cache: of another experiment, or damaged, it counts as empty.
-    """
-
-    def __init__(self, experiment: "Experiment") -> None:
-        parts = (settings.mlflow_tracking_uri, experiment.experiment_id, experiment.creation_time)
-        self._of = hashlib.sha256(repr(parts).encode()).hexdigest()
-        self._cards: set[str] = set()
-        with suppress(OSError, ValueError, RecursionError):
-            known = msgspec.json.decode(LOGGED.read_bytes(), type=dict[str, list[str]])
-            self._cards = set(known.get(self._of, ()))
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._cards
-
-    def add(self, digest: str) -> None:
-        """Keep this digest too."""
-        self._cards.add(digest)
-        write_atomically(LOGGED, msgspec.json.encode({self._of: sorted(self._cards)}))
-
-    def forget_others(self, digests: Iterable[str]) -> None:
-        """Forget all but these digests: the cards of deleted models do not come back."""
-        self._cards.intersection_update(digests)
 
 
 def cards(registry: Registry) -> list[Card]:
@@ -120,18 +93,26 @@ def connect() -> "tuple[MlflowClient, Experiment]":
 def check_store() -> None:
     """Create the SQLite store if there is none; sqlite3.Error if it can't be used.
 
-    In another file: killed while it creates its tables, MLflow could never use them again. A file
-    that can't be opened MLflow would try to open for minutes.
+    A file that can't be opened MLflow would try to open for minutes.
     """
-    if STORE.exists():
-        with closing(sqlite3.connect(STORE)) as database:
-            database.execute("SELECT * FROM alembic_version").fetchall()
-        return
+    if not STORE.exists():
+        create_store()
+    with closing(sqlite3.connect(STORE)) as database:
+        database.execute("SELECT * FROM alembic_version").fetchall()
+
+
+def create_store() -> None:
+    """Create the SQLite store, unless a server does at the same time.
+
+    In another file: killed while it creates its tables, MLflow could never use them again.
+    """
     from mlflow import MlflowClient
 
     NEW_STORE.unlink(missing_ok=True)
     MlflowClient(f"sqlite:///{NEW_STORE}").search_experiments(max_results=1)
-    NEW_STORE.replace(STORE)
+    with suppress(FileExistsError):
+        os.link(NEW_STORE, STORE)
+    NEW_STORE.unlink()
 
 
 def log_all() -> bool:
@@ -142,41 +123,51 @@ def log_all() -> bool:
     from monitoring.tracking import mlflow_live
     from monitoring.tracking.mlflow_aliases import Versions
 
-    registry = Registry()
+    registry, versions = Registry(), Versions(client, NAME)
+    mlflow_live.take()  # before the cards are listed: each model in it has one
     found = cards(registry)
-    is_done, refused = log_trainings(client, experiment, found)
-    versions = Versions(client, NAME)
-    mlflow_live.send(client, experiment.experiment_id, versions)
-    rejected = [card.model_id for card in found if card.decision == "rejected"]
-    versions.set_aliases(registry.champion_id(), rejected[-1] if rejected else None)
-    if refused:
-        raise refused
-    return is_done
+    late, refused = log_trainings(client, experiment, found)
+    left = [*late, *(card for card, _ in refused)]
+    known = {card.model_id: card for card in found}  # after make clean, ids begin again at 0
+    waiting = {model_id for model_id, card in known.items() if card in left}
+    logged = {model_id: card for model_id, card in known.items() if model_id not in waiting}
+    mlflow_live.send(client, experiment.experiment_id, versions, logged, waiting)
+    if not late:
+        rejected = [card for card in logged.values() if card.decision == "rejected"]
+        champion = logged.get(registry.champion_id())
+        for alias in versions.set_aliases(champion, rejected[-1] if rejected else None):
+            print(f"{NOTE}its alias {alias} is deleted: the model that it means has no version")
+    for _, why in refused:
+        raise why
+    return not late
 
 
 def log_trainings(
     client: "MlflowClient", experiment: "Experiment", found: list[Card]
-) -> tuple[bool, Exception | None]:
-    """Log the trainings of these cards; return whether none is left, and what MLflow refused."""
+) -> tuple[list[Card], list[tuple[Card, Exception]]]:
+    """Log the trainings of these cards; return those for which there was no time, and the refused.
+
+    One that can't be logged stops no other.
+    """
     from mlflow.exceptions import MlflowException
 
-    logged, deadline, refused = Logged(experiment), time.monotonic() + BUDGET, None
+    logged, deadline, late, refused = Logged(experiment), time.monotonic() + BUDGET, [], []
     digests = {hashlib.sha256(encode_card(card)).hexdigest(): card for card in found}
     logged.forget_others(digests)
     for digest, card in digests.items():
         if digest in logged:
             continue
         if time.monotonic() > deadline:
-            return False, refused
+            late.append(card)
+            continue
         try:
             log_training(client, experiment.experiment_id, card, digest)
-        except MlflowException as error:
-            if error.error_code != "INVALID_PARAMETER_VALUE":
-                raise
-            refused = error  # the others are logged all the same
-        else:
             logged.add(digest)
-    return True, refused
+        except (MlflowException, ValueError, LookupError, ModelError) as error:
+            if getattr(error, "error_code", REFUSED) != REFUSED:
+                raise
+            refused.append((card, error))
+    return late, refused
 
 
 def log_training(client: "MlflowClient", experiment: str, card: Card, digest: str) -> None:
@@ -204,9 +195,11 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def wait_for_nobody() -> None:
-    """End this process: another one is logging."""
-    raise SystemExit(0)
+def give_way() -> None:
+    """End this process, as another one is logging; MLflow's server needs its store first."""
+    if settings.mlflow_tracking_uri or STORE.exists():
+        raise SystemExit(MORE)
+    time.sleep(0.1)
 
 
 def main() -> None:
@@ -219,11 +212,13 @@ def main() -> None:
     if arguments.child:
         end_with_parent(lambda: None)
     prepare_environment()
+    if settings.mlflow_tracking_uri == OFF:
+        raise SystemExit("Nothing is logged: MLFLOW_TRACKING_URI is none")
     if not settings.data_dir.is_dir():
         raise SystemExit("There is nothing to log: run python initialize.py")
     try:
         # Several processes that create the SQLite store at once would break it.
-        with locked(LOCK, wait_for_nobody):
+        with locked(LOCK, give_way):
             is_done = log_all()
     except KeyboardInterrupt:
         raise SystemExit(130) from None

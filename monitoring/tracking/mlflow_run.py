@@ -15,6 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag, V
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from monitoring.tracking import mlflow_trials, plots, tracked_model
+from monitoring.tracking.mlflow_aliases import identity, with_tags
 from utils.model_store.card import Card, encode_card
 from utils.model_store.model import Model
 
@@ -32,11 +33,7 @@ class TrainingRun:
     def __init__(self, client: MlflowClient, experiment: str, name: str, card: Card) -> None:
         self.client, self.experiment, self.name, self.card = client, experiment, name, card
         self.end = milliseconds(card.created)
-        self.identity = NAMED | {
-            "model_id": str(card.model_id),
-            "model_digest": card.digest,
-            "model_created": card.created,
-        }
+        self.identity = NAMED | identity(card)
 
     def log(
         self, model: Model | None, why_no_model: str, content_digest: str, folder: Path
@@ -90,14 +87,14 @@ class TrainingRun:
 
     def _log_model(self, run: Run, model: Model, folder: Path) -> str:
         """Log plots, test figures, and a version in the registry; return why there is none."""
+        try:
+            figures = plots.write(model, folder / "plots")
+            saved = tracked_model.save(model, folder)
+        except (ValueError, LookupError) as error:  # the same each time: it is not tried again
+            return f"{type(error).__name__}: {error}"
         run_id = run.info.run_id
-        figures = plots.write(model, folder / "plots")
         self._log_metrics(run_id, [(f"test/{name}", v, 0) for name, v in figures.items()])
         self.client.log_artifacts(run_id, str(folder / "plots"), "plots")
-        try:
-            saved = tracked_model.save(model, folder)
-        except ValueError as error:
-            return str(error)
         self.client.log_artifacts(run_id, str(saved), "model")
         self._register(run)
         return ""
@@ -118,8 +115,7 @@ class TrainingRun:
 
 def find_runs(client: MlflowClient, experiment: str, tags: dict[str, str], limit: int = 10) -> list:
     """Return the runs with these tags: active ones first, and of these complete ones first."""
-    wanted = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
-    found = client.search_runs([experiment], wanted, ViewType.ALL, limit)
+    found = client.search_runs([experiment], with_tags(tags), ViewType.ALL, limit)
     # "active" comes before "deleted".
     return sorted(found, key=lambda run: (run.info.lifecycle_stage, "logged" not in run.data.tags))
 

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from utils.datasets import dataset
+from utils.model_store.compatibility import add_absent
 from utils.model_store.model import Model
 from utils.settings import settings
 
@@ -35,6 +36,7 @@ def write(model: Model, folder: Path) -> dict[str, float]:
     """Write the pictures of a model into the folder; return its figures on the test rows."""
     folder.mkdir()
     frame, outcomes = test_rows()
+    frame = add_absent(frame, model.absent)
     scores = model.predict(frame)
     pictures = {"importance": importance, "shap": shap}
     for name, draw in pictures.items():

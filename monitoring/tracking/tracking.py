@@ -14,7 +14,7 @@ from pathlib import Path
 
 from monitoring.snapshot import Snapshot
 from monitoring.tracking import mlflow_live
-from monitoring.tracking.log_to_mlflow import MORE
+from monitoring.tracking.log_to_mlflow import MORE, NOTE, OFF
 from utils.console import say, warn
 from utils.files import ROOT
 from utils.model_store.archive import Archive
@@ -26,7 +26,6 @@ SAMPLE_EVERY = 30.0  # seconds between two samples of the live figures
 SEND_EVERY = 300.0  # seconds after which they are sent: the child's start takes 2 s of CPU
 LIMIT = 600.0  # seconds after which a child is killed; on a busy machine it is slow
 PAUSES = (5.0, 600.0)  # seconds between two children: the least, and the longest after failures
-OFF = "none"  # a value of MLFLOW_TRACKING_URI
 OUTPUT = settings.data_dir / "mlflow.log"  # the last child's
 
 
@@ -80,10 +79,10 @@ class Tracking:
             self._sampled = time.monotonic()
             found = {m.model_id: mlflow_live.figures(m, snapshot) for m in snapshot.models}
             sample["models"] = {n: v for n, v in found.items() if v != self._before.get(n)}
-            self._before = found
         if "champion" in sample or sample.get("models"):
             mlflow_live.append(sample)
             self._champion = snapshot.champion
+            self._before = self._before | sample.get("models", {})
 
     def _is_due(self) -> bool:
         has_samples = mlflow_live.SAMPLES.exists() or mlflow_live.SENDING.exists()
@@ -116,13 +115,17 @@ class Tracking:
         if code is None and time.monotonic() - self._sent < LIMIT:
             return
         self.close()
+        for line in lines(OUTPUT):
+            if line.startswith(NOTE):
+                warn(line)
         if code == 0:
             self._logged = self._starting
         if code in (0, MORE):
             self._succeed()
         else:
             too_long = f"it took longer than {LIMIT:.0f} s"
-            self._fail(too_long if code is None else last_line(OUTPUT) or f"exit code {code}")
+            last = (lines(OUTPUT) or [f"exit code {code}"])[-1]
+            self._fail(too_long if code is None else last)
 
     def _succeed(self) -> None:
         if self._has_failed:
@@ -138,9 +141,8 @@ class Tracking:
         self._pause = min(2 * self._pause, PAUSES[1])
 
 
-def last_line(path: Path) -> str:
-    """Return the last line of a file that has text, or "" """
+def lines(path: Path) -> list[str]:
+    """Return the lines of a file that have text, [] if there is no file."""
     with suppress(OSError):
-        lines = path.read_text(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "")
-    return ""
+        return [line for line in path.read_text(errors="replace").split("\n") if line.strip()]
+    return []
