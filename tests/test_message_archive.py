@@ -325,13 +325,14 @@ def test_killed_five_times_while_it_reads_from_kafka_it_has_every_message_once(p
 
 def test_a_reader_does_not_miss_messages_that_become_a_block(path):
     archive = MessageArchive(path)
-    archive.add(polled([request("a")] * 10))
+    archive.add(polled([request("a")] * BLOCK))
+    archive.add(polled([request("a")] * 10, BLOCK))
     reading = KeptMessages(path)
     search = reading.find({"a"})
     assert next(search).offset == 0
-    archive.add(polled([request("b")] * BLOCK, 10))
-    assert len(list(search)) == 9
-    assert len(list(reading.find({"a", "b"}))) == 10 + BLOCK  # what came since then, too
+    archive.add(polled([request("b")] * BLOCK, BLOCK + 10))
+    assert len(list(search)) == BLOCK + 9
+    assert len(list(reading.find({"a", "b"}))) == 2 * BLOCK + 10  # what came since then, too
     reading.close()
     archive.close()
 
