@@ -15,11 +15,14 @@ audit, and logs trainings to MLflow if that is installed.
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
+from pathlib import Path
+from threading import Event
+from typing import NoReturn
 
 import msgspec
 
-from monitoring.alerts import Alerts
+from monitoring.alerts import Alerts, shown_alerts
 from monitoring.audit.message_archive import MessageArchive
 from monitoring.figures.curves import SPANS
 from monitoring.figures.database import FILE
@@ -31,6 +34,7 @@ from monitoring.rules import load_rules
 from monitoring.snapshot import History, Snapshot
 from monitoring.tracking.tracking import Tracking
 from utils.console import say, speak_on_stderr
+from utils.files import ROOT, locked, make_private
 from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
 from utils.process import (
     collect_garbage_rarely,
@@ -88,6 +92,19 @@ def watch(observer: Observer, archive: MessageArchive, in_terminal: bool) -> Non
         follow(observer, archive, alerts, tracking, shows)
 
 
+def only_monitor(lock: Path, stop: Event, must_answer: bool) -> AbstractContextManager[None]:
+    """Hold the lock of DATA_DIR; wait while another monitor does, or refuse if a person waits."""
+
+    def refuse() -> NoReturn:
+        page = f"http://{settings.listen_host}:{settings.monitor_port}"
+        where = f"ask it at {page} or {page}/snapshot.json, or set another DATA_DIR"
+        raise SystemExit(f"A monitor is running on {settings.data_dir}: {where}.")
+
+    if must_answer:
+        return locked(lock, refuse)
+    return only_one(lock, stop, "Another monitor is running: waiting for its end.")
+
+
 def main() -> None:
     """Follow the topics until Ctrl-C or SIGTERM."""
     parser = command_line(__doc__)
@@ -100,13 +117,16 @@ def main() -> None:
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
     load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
+    try:
+        make_private(settings.data_dir, ROOT)
+    except OSError as error:
+        raise SystemExit(f"DATA_DIR: {settings.data_dir}: {error.strerror}") from None
     prepare_topics(read=READS, write=(RETRAIN_TOPIC,) if settings.retrain_on_drift else ())
     path = settings.data_dir / FILE
-    waiting = "Another monitor is running: waiting for its end."
     # Two monitors of one file would count each message twice. The archive keeps what a poll has
     # returned before the observer notes its positions: after a kill, nothing is missing there.
     with (
-        only_one(path.with_suffix(".lock"), stop, waiting),
+        only_monitor(path.with_suffix(".lock"), stop, arguments.once or arguments.terminal),
         closing(MessageArchive()) as archive,
         closing(Observer(path, archive.add, arguments.from_beginning)) as observer,
     ):
@@ -114,7 +134,9 @@ def main() -> None:
         reset_restarts()
         if arguments.once:
             observer.read_all(stopping)
-            print(msgspec.json.encode(observer.snapshot()).decode())
+            snapshot = observer.snapshot()
+            snapshot.alerts = shown_alerts()
+            print(msgspec.json.encode(snapshot).decode())
         else:
             watch(observer, archive, arguments.terminal)
 

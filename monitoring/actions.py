@@ -36,8 +36,8 @@ class Action(ABC):
     name: str
 
     def wants(self, rule: str, state: str) -> bool:
-        """Return whether events of this rule, "begin" or "end", are delivered."""
-        return True
+        """Return whether events of this rule are delivered; state : as in Event."""
+        return state in ("begin", "end")
 
     @abstractmethod
     def act(self, event: bytes, text: str) -> None:
@@ -98,7 +98,7 @@ class Command(Action):
 
 
 class RetrainRequest(Action):
-    """Asks for a training when a drift begins, ahead of the count of requests."""
+    """Asks for a training when a drift begins, or lasts, ahead of the count of requests."""
 
     name = "retrain request"
 
@@ -106,8 +106,8 @@ class RetrainRequest(Action):
         self._sender = Sender()
 
     def wants(self, rule: str, state: str) -> bool:
-        """Return whether this is the begin of a drift."""
-        return state == "begin" and asks_for_training(rule)
+        """Return whether this is a drift that begins, or goes on."""
+        return state in ("begin", "lasts") and asks_for_training(rule)
 
     def act(self, event: bytes, text: str) -> None:
         """Send the request; one that is sent twice leads to one training, or to a second one."""

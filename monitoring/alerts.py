@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from monitoring.actions import Action, actions
-from monitoring.rules import Conditions, Rules
+from monitoring.rules import DRIFT, Conditions, Rules
 from monitoring.snapshot import Alert, Snapshot
 from utils.console import say, warn
 from utils.files import write_atomically
@@ -21,6 +21,7 @@ from utils.settings import settings
 BEGIN_AFTER = 3.0  # seconds
 END_AFTER = 30.0  # seconds: a value that moves around its limit is one event
 KEEP_ENDED = 20  # alerts
+FIRST_OBSERVATIONS = 200  # about as many are from after a drift when it is found
 MAX_WAITING = 100  # events of one action
 CAUGHT_UP = 30.0  # seconds: while the monitor is further behind, its figures are of the past
 STATE = settings.data_dir / "alerts.json"
@@ -31,7 +32,7 @@ class Event(msgspec.Struct):
 
     id: str  # the same if it is delivered twice
     rule: str
-    state: str  # "begin" or "end"
+    state: str  # "begin" or "end"; "lasts" is for retrain requests only
     text: str
     time: float
 
@@ -42,6 +43,8 @@ class State(msgspec.Struct):
     active: dict[str, Alert] = {}
     ended: list[Alert] = []
     waiting: dict[str, list[Event]] = {}  # name of an action: events that it has not delivered
+    # Observations when a drift began, and when a training was asked for last.
+    asked: tuple[int, int] | None = None
 
 
 class Alerts:
@@ -66,6 +69,8 @@ class Alerts:
         now, active = snapshot.time, self._state.active
         self._forget_what_is_later(now)
         found = self._conditions.find(snapshot)
+        for rule in active.keys() & found.keys():
+            active[rule].text = found[rule]
         self._holds_since = {rule: self._holds_since.get(rule, now) for rule in found}
         self._held_at |= dict.fromkeys(found, now)
         begun = [
@@ -80,9 +85,28 @@ class Alerts:
         ]
         events = [_event(alert, "begin", now) for alert in begun]
         events += [_event(alert, "end", now) for alert in ended]
+        events += self._ask_again(snapshot, begun)
         if events:
             self._change(begun, ended, events, now)
-        return events
+        return [each for each in events if each.state != "lasts"]
+
+    def _ask_again(self, snapshot: Snapshot, begun: list[Alert]) -> list[Event]:
+        """Return an event when a drift lasts although a training was asked for.
+
+        When it begins, nearly all observations are from before it. So a training is asked for
+        again whenever there are twice as many observations since then.
+        """
+        state, count = self._state, snapshot.flow.observations
+        drifts = [each for each in state.active.values() if each.rule.startswith(DRIFT)]
+        if not drifts:
+            state.asked = None
+            if any(each.rule.startswith(DRIFT) for each in begun):
+                state.asked = count - FIRST_OBSERVATIONS, count
+            return []
+        if state.asked is None or count < 2 * state.asked[1] - state.asked[0]:
+            return []
+        state.asked = state.asked[0], count
+        return [_event(drifts[0], "lasts", snapshot.time)]
 
     def _forget_what_is_later(self, now: float) -> None:
         """Begin to measure anew after the clock was set back."""
@@ -120,7 +144,7 @@ class Alerts:
         for event in events:
             if event.state == "begin":
                 warn(f"Alert: {event.text} ({event.rule}).")
-            else:
+            elif event.state == "end":
                 say(f"Over: {event.text} ({event.rule}).", "green")
 
     def _save(self) -> None:
@@ -150,7 +174,17 @@ class Alerts:
 
 
 def _event(alert: Alert, state: str, now: float) -> Event:
-    return Event(f"{alert.rule}, {alert.since:.3f}, {state}", alert.rule, state, alert.text, now)
+    name = f"{alert.rule}, {alert.since:.3f}, {state}"
+    if state == "lasts":  # there may be several
+        name += f", {now:.3f}"
+    lasted = f"; it lasted {now - alert.since:,.0f} s" if state == "end" else ""
+    return Event(name, alert.rule, state, alert.text + lasted, now)
+
+
+def shown_alerts(path: Path = STATE) -> list[Alert]:
+    """Return the alerts in the file of a monitor that runs, or has run."""
+    state = _read(path)
+    return [*state.active.values(), *reversed(state.ended)]
 
 
 def _read(path: Path) -> State:

@@ -7,6 +7,7 @@ monitor is killed. What it can't know is in Snapshot.following.
 
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ READS = (APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
 SAVE_EVERY = 3.0  # seconds
 MOST_UNSAVED = 150_000  # rows; more are saved at once
 CLEAN_EVERY = 600.0  # seconds
+FULL_POLL = 2_000  # records: a poll that returns so many has left others waiting, perhaps
 RECOVERY_TIMEOUT = 60.0  # seconds of errors, while Kafka answers, until a restart
 DAY = 86_400
 
@@ -67,6 +69,7 @@ class Observer:
         self._models, self._drift = Models(), DriftWatch()
         self._lag = GroupLag(APP_MESSAGES, PREDICTOR_GROUP)
         self._read_at = 0.0  # timestamp of the newest record of the last poll; 0: it had none
+        self._were_full = deque([False], 5)  # the last polls: more was waiting
 
     @property
     def counts(self) -> Counts:
@@ -94,12 +97,20 @@ class Observer:
             return Polled({}, {})
         self._keep(polled)
         self._note_gaps(polled)
+        self._were_full.append(sum(map(len, polled.records.values())) >= FULL_POLL)
         if polled.records:
             try:
-                self._state.add(polled.records, self._clock())
-            except sqlite3.Error as error:
-                self._begin_anew(f"{self.path} can't be read: {error}")
+                self._models.update(self._state)  # which ids are real
+                self._state.add(polled.records, self._clock(), not any(self._were_full))
+            except Damaged as error:
+                self._begin_anew(f"{self.path} is damaged: {error}")
                 return Polled({}, {})
+            except sqlite3.OperationalError as error:
+                self._note("reading", f"{self.path} can't be read: {error}. Trying again")
+                time.sleep(1)
+                self._reader.return_to(self._state.positions)
+                return Polled({}, {})
+            self._notes.pop("reading", None)
         self._state.positions |= polled.positions
         self._has_news |= bool(polled.positions)
         newest = [found[-1].timestamp for found in polled.records.values()]
@@ -108,8 +119,8 @@ class Observer:
         return polled
 
     def read_all(self, stopping: Callable[[], bool]) -> None:
-        """Read everything that is in the topics now."""
-        ends = self._reader.ends()
+        """Read everything that can be read in the topics now."""
+        ends = self._reader.ends(stable=True)
         while not stopping() and not self._reader.has_read(ends):
             self.step()
         self._read_at = 0.0
@@ -119,11 +130,11 @@ class Observer:
         now = self._clock()
         self._models.update(self._state)
         drift = self._drift.look(self._state, self._models.champion_card, now)
-        behind = max(now - self._read_at, 0.0) if self._read_at else 0.0
+        # Senders set timestamps: they say how old a record is only where others wait behind it.
+        behind = max(now - self._read_at, 0.0) if self._read_at and any(self._were_full) else 0.0
         notes = [*self._notes.values()]
-        if outage.lasts:
-            notes.append("Kafka does not answer: the figures are those until then")
         found = snapshot(self._state, self._models, drift, now, behind, notes)
+        found.following.kafka_away_since = outage.since
         found.flow.group_lag = self._lag.records
         return found
 
@@ -141,18 +152,22 @@ class Observer:
         self._saved_at = time.monotonic()
         try:
             self._state.save(self._clock())
-        except sqlite3.Error as error:
-            self._note("disk", f"{self._state.database.path} can't be written: {error}")
+        except Damaged as error:
+            self._begin_anew(f"{self.path} is damaged: {error}")
+            return
+        except sqlite3.OperationalError as error:
+            self._note("disk", f"{self.path} can't be written: {error}")
             if self._state.unsaved > 2 * MOST_UNSAVED:
                 self._state.forget_unsaved()
             return
         self._has_news = False
         if self._notes.pop("disk", None):
-            say(f"{self._state.database.path} can be written again.")
+            say(f"{self.path} can be written again.")
         if time.monotonic() > self._cleaned_at + CLEAN_EVERY:
             self._cleaned_at = time.monotonic()
-            with suppress(sqlite3.Error):  # the next save says it
+            with suppress(sqlite3.OperationalError, Damaged):  # the next save says it
                 self._state.forget_old(self._clock() - settings.outcome_days * DAY)
+                self._has_news = True
 
     def close(self) -> None:
         """Save, and close consumer and file."""
@@ -190,7 +205,7 @@ class Observer:
             return self._open_in_memory(error)
 
     def _open_in_memory(self, error: Exception) -> State:
-        self._note("file", f"{self._path} can't be used: {error}; a restart begins anew")
+        self._note("file", f"{self._path} can't be used: {error}; nothing is saved until a restart")
         return State(Database(":memory:"))
 
     def _read(self) -> Reader:
@@ -213,6 +228,7 @@ class Observer:
         warn(f"{why}: reading everything from the beginning.")
         with suppress(sqlite3.Error):
             self._state.database.close()
+        self._notes.clear()
         self._state = self._open(from_beginning=True)
         self._reader.close()
         self._reader = self._read()

@@ -1,8 +1,11 @@
 """The rules of alerts: a TOML file of a few lines, and whether they hold at a moment."""
 
+import re
+import shutil
 import tomllib
 from collections import deque
 from collections.abc import Iterator
+from math import inf, isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +16,11 @@ from utils.datasets import dataset
 from utils.settings import settings
 
 LEAST_ROWS = 200  # observations of the champion, for loss_above and useless
+UNEXPECTED_FOR = 60.0  # seconds
+DRIFT = "drift of "  # begins the names of these rules
 LEAST_GROWTH = 10  # requests, for lag_growing_for
 
+_EXPECTED = {"bool": "true or false", "str": "a text", "array": "a list of texts"}
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -25,10 +31,20 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True):
     useless: bool = False
     loss_above: float | None = None
     unanswered_for: Seconds | None = None
+    kafka_away_for: Seconds | None = None
+    unexpected_replies: bool = False
     lag_growing_for: Seconds | None = None
     no_training_for: Seconds | None = None
-    webhook: Annotated[str, msgspec.Meta(pattern="^(https?://.+)?$")] = ""
+    webhook: str = ""
     command: list[str] = []
+
+    def __post_init__(self) -> None:
+        if self.webhook and not self.webhook.startswith(("http://", "https://")):
+            raise ValueError("webhook: expected an address that begins with http:// or https://")
+        if self.command and not shutil.which(self.command[0]):
+            raise ValueError(f"command: there is no program {self.command[0]}")
+        if self.loss_above is not None and not isfinite(self.loss_above):
+            raise ValueError("loss_above: expected a number")
 
 
 def load_rules(path: str) -> Rules:
@@ -36,7 +52,17 @@ def load_rules(path: str) -> Rules:
     try:
         return msgspec.convert(tomllib.loads(Path(path).read_text()), Rules)
     except (OSError, ValueError, TypeError) as error:
-        raise SystemExit(f"ALERT_RULES: {path}: {error}") from None
+        raise SystemExit(f"ALERT_RULES: {path}: {_in_words(str(error))}") from None
+
+
+def _in_words(error: str) -> str:
+    """Rewrite msgspec's "Expected `X`, got `Y` - at `$.drift`" as "drift: expected ..."."""
+    text, _, field = error.partition(" - at `$.")
+    kind = re.search(r"Expected `(\w+)", text)
+    if not (field and kind):
+        return text
+    expected = _EXPECTED.get(kind[1], "a number") + (" above 0" if "> 0" in text else "")
+    return f"{field.rstrip('`')}: expected {expected}"
 
 
 class Conditions:
@@ -45,6 +71,7 @@ class Conditions:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._unanswered: deque[tuple[float, int]] = deque()  # (time, how many), of each snapshot
+        self._unexpected: tuple[int, float] | None = None  # how many, and when the last one came
 
     def find(self, snapshot: Snapshot) -> dict[str, str]:
         """Return {rule: what is wrong, in words}; a drift is a rule for each column."""
@@ -53,6 +80,8 @@ class Conditions:
                 *self._drift(snapshot.drift),
                 *self._loss(snapshot),
                 *self._unanswered_for(snapshot),
+                *self._kafka_away(snapshot),
+                *self._unexpected_replies(snapshot),
                 *self._lag_growing(snapshot),
                 *self._no_training(snapshot),
             ]
@@ -64,7 +93,7 @@ class Conditions:
                 what = {"loss": "newer losses are higher by", "score": "scores: PSI"}
                 text = f"{what.get(each.name, each.name + ': PSI')} {each.value:.3g}"
                 by_chance = f"at most {each.threshold:.3g} by chance"
-                yield f"drift of {each.name}", f"{text} over {each.rows:,} rows, {by_chance}"
+                yield f"{DRIFT}{each.name}", f"{text} over {each.rows:,} rows, {by_chance}"
 
     def _loss(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         shown = dataset.target.shown
@@ -74,20 +103,35 @@ class Conditions:
             loss = next(iter(model.figures.values()), 0.0)
             text = f"the {snapshot.loss} of model {model.model_id} is {shown(loss)}"
             text += f" over {model.window:,} observations, "
-            limit, mean = self._rules.loss_above, model.loss_of_mean
+            limit = self._rules.loss_above
             if limit is not None and loss > limit:
                 yield "loss_above", text + f"above {limit:g}"
-            if self._rules.useless and mean is not None and loss > mean:
-                yield "useless", text + f"that of always predicting the mean is {shown(mean)}"
+            if self._rules.useless and model.is_useless:
+                mean = shown(model.loss_of_mean)
+                yield "useless", text + f"that of always predicting the mean is {mean}"
 
     def _unanswered_for(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         limit, oldest = self._rules.unanswered_for, snapshot.flow.oldest_unanswered
         if limit is not None and oldest is not None and oldest > limit:
             count = snapshot.flow.unanswered
-            yield (
-                "unanswered_for",
-                f"{count:,} requests wait for an answer, one for {oldest:,.0f} s",
-            )
+            text = f"unanswered requests: {count:,}, the oldest for {oldest:,.0f} s"
+            yield "unanswered_for", text
+
+    def _kafka_away(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+        limit, since = self._rules.kafka_away_for, snapshot.following.kafka_away_since
+        if limit is not None and since is not None and snapshot.time - since > limit:
+            yield "kafka_away_for", f"Kafka has not answered for {snapshot.time - since:,.0f} s"
+
+    def _unexpected_replies(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+        """Yield the rule for a minute after a reply that is to no waiting request."""
+        count, now = snapshot.flow.unexpected_replies, snapshot.time
+        if self._unexpected is None or count < self._unexpected[0] or now < self._unexpected[1]:
+            self._unexpected = count, -inf
+        elif count > self._unexpected[0]:
+            self._unexpected = count, now
+        if self._rules.unexpected_replies and now - self._unexpected[1] < UNEXPECTED_FOR:
+            text = f"replies to no waiting request, forged perhaps: {count:,} so far"
+            yield "unexpected_replies", text
 
     def _lag_growing(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         """Yield the rule if fewest waited at all times of the older half, and the increase is real.
@@ -97,6 +141,8 @@ class Conditions:
         if (span := self._rules.lag_growing_for) is None:
             return
         seen, now = self._unanswered, snapshot.time
+        if seen and seen[-1][0] > now:  # the clock was set back
+            seen.clear()
         seen.append((now, snapshot.flow.unanswered))
         while len(seen) > 2 and seen[1][0] <= now - span:
             seen.popleft()
@@ -105,10 +151,8 @@ class Conditions:
         older = [count for time, count in seen if time < now - span / 2]
         newer = [count for time, count in seen if time >= now - span / 2]
         if older and min(newer) >= max(older) + LEAST_GROWTH:
-            yield (
-                "lag_growing_for",
-                f"{older[0]:,} requests waited {span:g} s ago, {newer[-1]:,} now",
-            )
+            text = f"unanswered requests: {older[0]:,} {span:g} s ago, {newer[-1]:,} now"
+            yield "lag_growing_for", text
 
     def _no_training(self, snapshot: Snapshot) -> Iterator[tuple[str, str]]:
         limit, last = self._rules.no_training_for, snapshot.training.last_end
@@ -120,4 +164,4 @@ class Conditions:
 
 def asks_for_training(rule: str) -> bool:
     """Return whether an alert of this rule is a reason to retrain, if RETRAIN_ON_DRIFT=1."""
-    return settings.retrain_on_drift and rule.startswith("drift of ")
+    return settings.retrain_on_drift and rule.startswith(DRIFT)

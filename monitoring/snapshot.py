@@ -79,6 +79,7 @@ class ModelState(msgspec.Struct):
     window: int = 0  # newest observations that `figures` are about, at most 5,000
     figures: Figures = {}  # the loss is the first one
     loss_of_mean: float | None = None  # over the same: of always predicting their mean outcome
+    is_useless: bool = False  # beyond chance, the loss is above loss_of_mean
     mean_loss: float | None = None  # over all its observations
     calibration: list[CalibrationBin] = []
 
@@ -131,6 +132,7 @@ class Following(msgspec.Struct):
     missed: int = 0  # records that Kafka deleted before they were read
     unmatched: int = 0  # ids with an outcome whose prediction is not known (yet, or any more)
     notes: list[str] = []  # in words: what these figures miss
+    kafka_away_since: float | None = None  # None: Kafka answers
 
 
 class Snapshot(msgspec.Struct):

@@ -1,6 +1,7 @@
 """Alerts: which rules hold, one event for each begin and end, and how events are delivered."""
 
 import json
+import socketserver
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -57,8 +58,9 @@ def test_a_loss_is_compared_when_there_are_enough_rows(loss, window, holds):
 
 def test_a_model_that_is_worse_than_the_mean_outcome_is_useless():
     champion = ModelState(3, "champion", window=500, figures={"logloss": 0.6}, loss_of_mean=0.55)
+    champion.is_useless = True
     assert set(found(Rules(useless=True), snapshot(models=[champion]))) == {"useless"}
-    champion.loss_of_mean = 0.65
+    champion.is_useless = False
     assert not found(Rules(useless=True), snapshot(models=[champion]))
 
 
@@ -81,6 +83,22 @@ def test_each_drift_is_a_rule_of_its_own():
 def test_a_growing_lag(counts, holds):
     rising = [snapshot(15.0 * n, flow=Flow(unanswered=count)) for n, count in enumerate(counts)]
     assert bool(found(Rules(lag_growing_for=60), *rising)) == holds
+
+
+def test_a_kafka_that_is_away():
+    away = snapshot(40, following=Following(behind=0.0, kafka_away_since=5.0))
+    assert found(Rules(kafka_away_for=30), away)
+    assert not found(Rules(kafka_away_for=60), away)
+    assert not found(Rules(kafka_away_for=30), snapshot(40))
+
+
+def test_replies_that_nobody_waits_for():
+    counts = [snapshot(n, flow=Flow(unexpected_replies=count)) for n, count in enumerate((3, 3, 5))]
+    rules = Rules(unexpected_replies=True)
+    assert not found(rules, *counts[:2])
+    assert found(rules, *counts)
+    assert not found(rules, *counts, snapshot(80, flow=Flow(unexpected_replies=5)))
+    assert not found(Rules(), *counts)
 
 
 def test_trainings_that_do_not_come():
@@ -117,6 +135,18 @@ def test_a_short_disturbance_is_none(path):
     assert not events_of(watched, waiting(0, 40), waiting(2, None), waiting(4, 40), waiting(5, 0))
 
 
+def test_a_drift_that_lasts_asks_for_trainings_on_ever_more_observations(path):
+    drift = [Drift("loss", 2.0, 0.3, 5_000, True)]
+    watched = Alerts(Rules(drift=True), path)
+    asked = []
+    for n in range(100):
+        flow = Flow(observations=10_000 + 50 * n)
+        watched.check(snapshot(float(n), flow=flow, drift=drift))
+        asked.append(watched._state.asked)
+    found = sorted({each[1] - each[0] for each in asked if each})
+    assert found == [200, 400, 800, 1_600, 3_200]
+
+
 def test_after_a_kill_nothing_is_said_twice(path):
     begun = [waiting(time, 40) for time in (0.0, 2.0, 4.0)]
     assert events_of(Alerts(Rules(unanswered_for=30), path), *begun) == ["begin"]
@@ -127,8 +157,15 @@ def test_after_a_kill_nothing_is_said_twice(path):
 
 def test_what_is_read_late_raises_no_alert(path):
     watched = Alerts(Rules(unanswered_for=30), path)
-    late = snapshot(9, flow=Flow(oldest_unanswered=40.0), following=Following(behind=3_600.0))
-    assert not events_of(watched, late, late)
+    flow, late = Flow(oldest_unanswered=40.0), Following(behind=3_600.0)
+    assert not events_of(watched, *(snapshot(n, flow=flow, following=late) for n in range(20)))
+    assert events_of(watched, *(snapshot(n, flow=flow) for n in range(20, 40))) == ["begin"]
+
+
+def test_an_alert_ends_although_the_clock_was_set_back(path):
+    watched = Alerts(Rules(unanswered_for=30), path)
+    assert events_of(watched, *(waiting(5_000 + n, 40) for n in range(9))) == ["begin"]
+    assert events_of(watched, *(waiting(1_400 + n, None) for n in range(60))) == ["end"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"active": 3}', b"[" * 5_000])
@@ -178,7 +215,7 @@ def test_events_reach_webhook_and_command_in_their_order(path, tmp_path):
     wait_until(lambda: len(receiver.received) == 2, what="two events")
     assert [each["state"] for each in receiver.received] == ["begin", "end"]
     assert receiver.received[0]["rule"] == "unanswered_for"
-    assert "7 requests wait" in receiver.received[0]["text"]
+    assert "requests: 7, the oldest for 40 s" in receiver.received[0]["text"]
     wait_until(lambda: log.exists() and log.read_text().count("}{") == 1, what="two lines")
     wait_until(lambda: not any(json.loads(path.read_bytes())["waiting"].values()))
     receiver.server.shutdown()
@@ -214,6 +251,23 @@ def test_what_waits_is_bounded(path, monkeypatch):
     assert len(json.loads(path.read_bytes())["waiting"]["webhook"]) == 3
 
 
+class NoWebServer(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"hello\n")
+
+
+def test_what_is_no_web_server_ends_no_delivery(path, monkeypatch, capfd):
+    monkeypatch.setattr(actions, "TRIES", 1)
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoWebServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}/"
+    watched = Alerts(Rules(unanswered_for=30, webhook=url), path)
+    events_of(watched, waiting(0, 40), waiting(4, 40))
+    wait_until(lambda: not any(json.loads(path.read_bytes())["waiting"].values()))
+    assert "It is dropped" in capfd.readouterr().out
+    server.shutdown()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -221,7 +275,10 @@ def test_what_waits_is_bounded(path, monkeypatch):
         ("unanswered_for = -1", "unanswered_for"),
         ("unanswered = 5", "unknown field `unanswered`"),
         ('webhook = "ftp://x"', "webhook"),
-        ('command = "rm"', "command"),
+        ('command = "rm"', "command: expected a list of texts"),
+        ('command = ["nosuchprogram"]', "there is no program nosuchprogram"),
+        ("loss_above = nan", "loss_above: expected a number"),
+        ('loss_above = "1"', "loss_above: expected a number"),
         ("drift = ", "alerts.toml"),
     ],
 )
@@ -235,5 +292,6 @@ def test_a_wrong_file_is_one_sentence(tmp_path, text, problem):
 
 def test_the_file_that_is_there_is_right():
     expected = Rules(drift=True, useless=True, unanswered_for=30, lag_growing_for=60)
+    expected.kafka_away_for, expected.unexpected_replies = 30, True
     expected.no_training_for = 604_800
     assert load_rules(settings.alert_rules) == expected

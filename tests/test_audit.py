@@ -20,7 +20,7 @@ from monitoring.audit.message_blocks import Message
 from monitoring.audit.past_models import past_models
 from tests.harness.another_dataset import run_with
 from tests.harness.pipeline import wait_until
-from tests.test_message_archive import kept
+from tests.test_message_archive import kept, number_kept
 from tests.test_model_store import edit_card
 from tests.test_printable import HOSTILE
 from tests.test_schema_changes import COLOR, PRICE, THREE, WEIGHT, project, shop  # noqa: F401
@@ -62,7 +62,7 @@ def test_answers_of_deleted_models_to_deleted_requests(pipeline):
     pipeline.wait_for_replies(20)
     monitor = pipeline.start_and_wait("monitor.py", until="follows the topics", MONITOR_PORT="0")
     archive = pipeline.folder / "data" / "audit.db"
-    wait_until(lambda: archive.exists() and len(kept(archive)) >= 40, what="archived messages")
+    wait_until(lambda: number_kept(archive) >= 40, what="archived messages")
     os.killpg(monitor.pid, signal.SIGKILL)
     for model_id in (1, 2):
         change_model(pipeline, model_id)
@@ -140,6 +140,9 @@ def only_answer(messages: list[Message], registry: Registry):
         ({"prediction": 0.0}, DIFFERENT, None),
         ({"probability": None}, DIFFERENT, None),
         ({"probabilities": {"x": 1.0}}, DIFFERENT, None),
+        ({"prediction": 10**400}, DIFFERENT, None),
+        ({"probability": float("inf")}, DIFFERENT, None),
+        ({"probabilities": {"x": 10**400}}, DIFFERENT, None),
         ({"model_id": 7}, UNCHECKED, "model 7 is neither in models/ nor in the archive"),
         ({"model_id": None}, UNCHECKED, "it names no model"),
         ({"model_id": "0/../0"}, UNCHECKED, "it names no model"),
@@ -151,6 +154,35 @@ def test_a_reply_that_is_not_what_the_model_says(registry, row, changes, result,
     answer = only_answer(conversation(registry, row, **changes), registry)
     assert answer.result == result
     assert answer.notes == [] if note is None else answer.notes[0].startswith(note)
+
+
+DEEP = "[" * 900 + "]" * 900
+
+
+@pytest.mark.parametrize("extra", ["1e999", "1" * 400, "1" * 9_999, DEEP])
+@pytest.mark.parametrize("within", ["extra", "data"])
+def test_a_field_that_is_ignored_changes_nothing(registry, row, within, extra):
+    request, reply = conversation(registry, row)
+    end = len(request.value) - (2 if within == "data" else 1)
+    value = request.value[:end] + b', "x": ' + extra.encode() + request.value[end:]
+    found = audit("r", [request._replace(value=value), reply], registry)
+    assert [each.result for each in found.answered] == [SAME]
+    assert found.answered[0].why is not None
+    assert json.dumps(msgspec.to_builtins(found))
+    assert all(isinstance(line, str) for line, _ in audit_lines(found))
+
+
+def test_as_deep_as_can_be_read_ends_no_audit(registry, row):
+    request, reply = conversation(registry, row)
+    for levels in range(900, 1_000, 3):
+        deep = b"[" * levels + b"]" * levels
+        for field in (b"data", b"prediction", b"error", b"outcome"):
+            value = b'{"request_id": "r", "%s": %s}' % (field, deep)
+            topic = "outcomes_topic" if field == b"outcome" else "app_messages"
+            odd = request._replace(topic=topic, offset=9, value=value)
+            found = audit("r", [request, reply, odd], registry)
+            assert json.dumps(msgspec.to_builtins(found))
+            assert all(isinstance(line, str) for line, _ in audit_lines(found))
 
 
 def test_one_unit_in_the_last_place_is_seen(registry, row):
@@ -219,7 +251,8 @@ def test_what_is_odd_is_no_answer_and_ends_nothing(registry, row):
     messages += [Message("app_messages", 0, 10 + n, 2**62, value) for n, value in enumerate(odd)]
     messages.append(Message("outcomes_topic", 0, 0, -(2**62), b'{"request_id": "r", "outcome": 7}'))
     found = audit("r", messages, registry)
-    assert [each.result for each in found.answered] == [SAME, DIFFERENT]
+    assert [each.result for each in found.answered] == [SAME, UNCHECKED, DIFFERENT]
+    assert len(found.asked) == 1
     assert all(isinstance(line, str) for line, _ in audit_lines(found))
     assert msgspec.json.decode(msgspec.json.encode(found), type=Audit) == found
     assert when(2**62) == f"{2**62} ms since 1970"
@@ -243,7 +276,7 @@ def test_a_flood_of_replies_is_cut(registry, row):
     request, reply = conversation(registry, row)
     found = audit("r", [request, *[reply] * 500], registry)
     assert len(found.answered) == 99
-    assert found.notes == ["501 messages have this id: the first 100 follow"]
+    assert found.notes == ["More messages have this id: the first 100 follow"]
 
 
 SEVERAL = """
@@ -299,13 +332,14 @@ def test_what_senders_write_is_printed_as_printable_text(pipeline):
     pipeline.create_topic("outcomes_topic")
     pipeline.send({"request_id": hostile, "outcome": hostile}, "outcomes_topic")
     pipeline.producer.flush()
-    (pipeline.folder / "ids").write_text(hostile.replace("\r\n", "") + "\nnobody\n")
+    ids = hostile.replace("\r\n", "").encode() + b"\nnobody\nno UTF-8 \xff\n"
+    (pipeline.folder / "ids").write_bytes(ids)
     text = pipeline.run("tools.audit", hostile, "nobody", code=1).stdout.decode()
     assert "faked line" in text
     assert not any(line.startswith("faked") for line in text.splitlines())
     assert text.replace("\n", "").isprintable()
     ended = pipeline.run("tools.audit", "--json", "--ids", str(pipeline.folder / "ids"), code=1)
-    assert len(ended.stdout.splitlines()) == 2
+    assert len(ended.stdout.splitlines()) == 3
 
 
 @pytest.mark.slow

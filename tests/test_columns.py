@@ -60,6 +60,7 @@ def retrain(folder):
     return snapshot
 
 
+@pytest.mark.slow
 def test_nothing_is_filled_while_the_columns_stay(folder, observed):
     snapshot = retrain(folder)
     assert snapshot.filled == {}

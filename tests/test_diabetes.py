@@ -138,6 +138,7 @@ for factor, shift in ((1, 0), (1e-8, 0), (1e10, 0), (1, 1.7e12), (1 / std, 100))
 """
 
 
+@pytest.mark.slow
 def test_the_unit_of_a_number_does_not_matter(tmp_path):
     found = [float(line) for line in run_with("diabetes", UNITS, tmp_path).split()]
     assert len(found) == 5

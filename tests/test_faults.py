@@ -48,6 +48,7 @@ def test_the_older_of_two_with_one_name_stops_with_code_3(pipeline):
     assert newer.poll() is None
 
 
+@pytest.mark.slow
 def test_the_older_one_stops_also_when_nothing_is_to_be_answered(pipeline):
     older = pipeline.predictor()
     pipeline.requests(1)

@@ -12,13 +12,13 @@ NOW = 1_795_000_000.0
 def test_all_right():
     found = headline(samples.running(NOW))
     assert found.level == "good"
-    assert found.text == "All right: every request is answered, model 7, log loss 0.2734."
+    assert found.text == "All right: no request waits for long, model 7, log loss 0.2734."
 
 
 def test_all_right_without_a_model_that_is_known():
     snapshot = samples.running(NOW)
     snapshot.champion = 99
-    assert headline(snapshot).text == "All right: every request is answered."
+    assert headline(snapshot).text == "All right: no request waits for long."
 
 
 def test_alerts_come_first():
@@ -45,13 +45,14 @@ def test_requests_that_wait():
 def test_a_model_that_is_useless_is_not_all_right():
     snapshot = samples.running(NOW)
     champion = snapshot.models[1]
-    champion.loss_of_mean = 0.25
+    champion.is_useless = True
     found = headline(snapshot)
     assert found.level == "bad"
     assert found.text == (
-        "Every request is answered, but worse than by the mean outcome, model 7, log loss 0.2734."
+        "No request waits for long, but answers are worse than the mean outcome, model 7, log loss "
+        "0.2734."
     )
-    champion.window = 20  # too few to tell
+    champion.is_useless = False
     assert headline(snapshot).level == "good"
 
 

@@ -138,6 +138,7 @@ def test_one_poisoned_batch_is_rejected(folder, champion, window):
     assert decision(champion, challenger, rows) == "rejected"
 
 
+@pytest.mark.slow
 def test_a_change_that_lasts_is_accepted_within_five_trainings(folder, champion):
     anchor, _ = train(folder, "...", model_id=0)
     for last in range(1, 6):

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "tools": UTILS | {"train", "monitoring"},
     "examples": UTILS,
     "bench": UTILS | {"train", "monitoring", "tools", "tests/harness", "examples"},
-    "tests/harness": UTILS | {"train", "tools"},
+    "tests/harness": UTILS | {"train", "monitoring", "tools"},
     "tests/chaos": UTILS | {"train", "tools", "tests/harness"},
     "tests": UTILS | {"train", "monitoring", "tools", "tests/harness", "tests/chaos", "examples"},
 }

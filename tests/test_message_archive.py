@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 
@@ -49,6 +48,13 @@ def kept(path) -> list[Message]:
     messages = list(found.between(0, 2**62))
     found.close()
     return messages
+
+
+def number_kept(path) -> int:
+    try:
+        return len(kept(path))
+    except OSError:  # the file is not there yet, or has no tables yet
+        return 0
 
 
 def found(path, *request_ids: str) -> list[Message]:
@@ -131,13 +137,13 @@ def test_the_newest_requests_are_kept(path, monkeypatch):
     archive = MessageArchive(path)
     for first in range(0, 40_000, BLOCK):
         archive.add(polled([request(f"r{first + each}") for each in range(BLOCK)], first))
-        archive._clean_up_at = 0
-    archive.add(polled([]))
+    archive._clean_up_at = 0
+    archive.add(Polled({}, {}))
     offsets = [message.offset for message in kept(path)]
     assert offsets == list(range(28_000, 40_000))
     limit(monkeypatch, audit_days=1e-9)
     archive._clean_up_at = 0
-    archive.add(polled([request("last")], 40_000))
+    archive.add(Polled({}, {}))
     assert kept(path) == []
     archive.close()
     assert archive.notes() == []
@@ -146,14 +152,26 @@ def test_the_newest_requests_are_kept(path, monkeypatch):
 def test_whatever_is_sent_the_file_has_a_limit(path, monkeypatch):
     limit(monkeypatch, audit_requests=10_000)  # 10 MB
     archive = MessageArchive(path)
-    for first in range(20):
+    for first in range(30):
         noise = b'{"request_id": "a", "prediction": "%s"}' % os.urandom(1_000_000).hex().encode()
         archive.add(polled([noise], first))
-        archive._clean_up_at = 0
-    archive.add(polled([]))
+        assert sum(file.stat().st_size for file in path.parent.glob("audit.db*")) < 35_000_000
     archive.close()
     assert path.stat().st_size < 20_000_000
     assert len(kept(path)) >= 5
+
+
+def test_a_full_disk_has_room_again_when_old_messages_are_deleted(path, monkeypatch):
+    archive = MessageArchive(path)
+    noise = [request("old", os.urandom(99).hex()) for _ in range(BLOCK)]
+    archive.add(polled(noise))
+    pages = archive._database.execute("PRAGMA page_count").fetchone()[0]
+    archive._database.execute(f"PRAGMA max_page_count = {pages}")
+    limit(monkeypatch, audit_days=1e-9)
+    archive._clean_up_at = 0
+    archive.add(polled(noise, BLOCK))
+    archive.close()
+    assert (archive.missed, len(kept(path))) == (0, BLOCK)
 
 
 def test_after_make_clean_a_new_file_begins(path):
@@ -180,6 +198,26 @@ def test_without_a_number_of_requests_nothing_is_written(path, monkeypatch):
     archive.add(polled([request("a")]))
     archive.close()
     assert not path.exists()
+    limit(monkeypatch)
+    archive.add(polled([request("a")] * BLOCK))
+    archive.add(polled([request("a")], BLOCK))
+    archive.close()
+    limit(monkeypatch, audit_requests=0)
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")], BLOCK + 1))
+    archive.close()
+    reading = KeptMessages(path)
+    assert (kept(path), reading.positions()) == ([], {})
+    reading.close()
+
+
+def test_where_kafka_lost_the_end_of_a_log_its_new_records_are_kept(path):
+    archive = MessageArchive(path)
+    archive.add(polled([request("old")] * 50))
+    archive.add(Polled({}, {PLACE: Position(30, 0, "a")}))  # as Reader reports it
+    archive.add(polled([request("new")] * 5, first=30))
+    archive.close()
+    assert [message.offset for message in found(path, "new")] == [*range(30, 35)]
 
 
 def test_a_disk_that_is_full_is_said_once_and_stops_nothing(path, capsys):
@@ -208,9 +246,27 @@ def test_a_damaged_file_is_said_once_and_stops_nothing(path, content, capsys):
     archive.add(polled([request("a")]))
     archive._retry_at = 0
     archive.add(polled([request("b")], 1))
-    assert capsys.readouterr().out.count("Messages are not kept for audits until") == 1
-    assert len(archive.notes()) == 1
+    said = capsys.readouterr().out
+    assert said.count("Messages are not kept for audits until") == 1
+    assert "audit.db.damaged now: a new one begins." in said
     archive.close()
+    assert path.with_name("audit.db.damaged").read_bytes() == content
+    assert [message.offset for message in kept(path)] == [1]
+
+
+def test_a_file_that_is_damaged_later_is_replaced(path):
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")] * BLOCK))
+    archive.close()
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 8192)
+    for first in range(BLOCK, 4 * BLOCK, BLOCK):
+        archive._retry_at = 0
+        archive.add(polled([request("b")] * BLOCK, first))
+    archive.close()
+    assert kept(path)[-1].offset == 4 * BLOCK - 1
+    assert path.with_name("audit.db.damaged").exists()
 
 
 WRITER = """
@@ -247,20 +303,14 @@ def test_killed_five_times_while_it_reads_from_kafka_it_has_every_message_once(p
             stdout=subprocess.PIPE,
         )
 
-    def number_kept() -> int:
-        try:
-            return len(kept(path))
-        except (FileNotFoundError, sqlite3.OperationalError):
-            return 0
-
     for _ in range(5):
         writer, before = start(), sent
         send(3_000)
-        wait_until(lambda least=before: number_kept() > least, what="messages")
+        wait_until(lambda least=before: number_kept(path) > least, what="messages")
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
     writer = start()
-    wait_until(lambda: number_kept() == sent)
+    wait_until(lambda: number_kept(path) == sent)
     writer.kill()
     writer.communicate()
     create_again(pipeline, "numbers", partitions=3)
@@ -277,10 +327,11 @@ def test_a_reader_does_not_miss_messages_that_become_a_block(path):
     archive = MessageArchive(path)
     archive.add(polled([request("a")] * 10))
     reading = KeptMessages(path)
-    first = next(reading.find({"a"}))
+    search = reading.find({"a"})
+    assert next(search).offset == 0
     archive.add(polled([request("b")] * BLOCK, 10))
-    assert first.offset == 0
-    assert len(list(reading.find({"a"}))) == 10
+    assert len(list(search)) == 9
+    assert len(list(reading.find({"a", "b"}))) == 10 + BLOCK  # what came since then, too
     reading.close()
     archive.close()
 

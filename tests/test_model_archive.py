@@ -140,6 +140,30 @@ def test_a_model_that_can_not_be_archived_is_kept(folder, monkeypatch, capsys):
     assert archived(folder) == [2, 3, 4]
 
 
+@pytest.mark.parametrize("suffix", [".p", ".json"])
+def test_a_model_that_can_not_be_read_now_is_kept(folder, suffix, monkeypatch, capsys):
+    def failing(path):
+        if path.name in (f"model_1{suffix}", f"model_2{suffix}"):
+            raise OSError(24, "Too many open files")
+        return read(path)
+
+    read = registry._read
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "_read", failing)
+        assert Registry(folder).prune(keep=0) == [3, 4]
+    assert "until they can be archived: [Errno 24] Too many" in capsys.readouterr().out
+    assert Registry(folder).prune(keep=0) == [1, 2]
+    assert sorted(archived(folder)) == [1, 2, 3, 4]
+
+
+def test_what_can_not_be_deleted_keeps_nothing_else(folder, capsys):
+    (folder / "archive" / "folder").mkdir(parents=True)
+    (folder / "archive" / "left").touch()
+    Registry(folder).prune(keep=0)
+    assert capsys.readouterr().out == ""
+    assert not (folder / "archive" / "left").exists()
+
+
 def test_a_damaged_archive_is_said(folder):
     Registry(folder).prune(keep=0)
     path = next(Archive(folder).folder.glob("2-*.p.zst"))

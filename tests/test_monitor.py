@@ -8,10 +8,11 @@ import sqlite3
 from contextlib import closing, suppress
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from tests.harness.pipeline import Pipeline, wait_until
 from tests.test_reader import add_partitions, create_again
+from utils.kafka_client.group_lag import GroupLag
 
 LABELS = {"<=50K": 0, ">50K": 1, "<=50K.": 0, ">50K.": 1}
 
@@ -100,6 +101,35 @@ def check(found: dict, expected: dict) -> None:
     assert found["following"]["missed"] == found["following"]["unmatched"] == 0
 
 
+def check_group_lag(pipeline: Pipeline) -> None:
+    """Compare what GroupLag says with what the topic has, before and after more requests come."""
+    topic, group = f"{pipeline.prefix}app_messages", f"{pipeline.prefix}predictors"
+    for process in pipeline.processes:
+        process.kill()
+    pipeline.requests(7)
+    for group_id in (group, f"{group}-that-is-none"):
+        with closing(GroupLag(topic, group_id)) as lag:
+            wait_until(lambda lag=lag: lag.records is not None, what="a lag")
+        assert lag.records == lag_of(pipeline, topic, group_id)
+
+    with closing(
+        GroupLag(topic, b"no text")
+    ) as lag:  # the client raises an error that is no KafkaError
+        lag.records = 1
+        wait_until(
+            lambda: lag.records is None, what="the end of a figure that is not true any more"
+        )
+        assert lag._thread.is_alive()
+
+
+def lag_of(pipeline: Pipeline, topic: str, group_id: str) -> int:
+    client = {"bootstrap_servers": pipeline.host, "group_id": group_id}
+    with closing(KafkaConsumer(**client, enable_auto_commit=False)) as consumer:
+        partitions = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]
+        ends = consumer.end_offsets(partitions)
+        return sum(ends[each] - (consumer.committed(each) or 0) for each in partitions)
+
+
 def lasting(found: dict) -> dict:
     """Return what does not depend on when a snapshot is made."""
     flow = {name: n for name, n in found["flow"].items() if "per_second" not in name}
@@ -167,3 +197,4 @@ def test_a_killed_monitor_goes_on_to_the_same_figures(pipeline, kills):
     assert found["flow"]["errors"] == {"data.age: expected a number": found["flow"]["dead_letters"]}
     check(found, offline(pipeline))
     assert lasting(once(pipeline, "--from-beginning")) == lasting(found)
+    check_group_lag(pipeline)

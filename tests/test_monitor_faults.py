@@ -96,6 +96,13 @@ def test_a_forged_reply_is_counted_and_changes_no_figure(following, forged):
     assert found.latency == before.latency
 
 
+@pytest.mark.parametrize("value", [b"no JSON", b'{"data": {}}', b'{"request_id": 7, "data": {}}'])
+def test_an_invalid_message_without_an_id_is_no_reply(following, value):
+    Log(following).send(("bytes", "", 0, value))
+    flow = look(following).flow
+    assert (flow.requests, flow.unexpected_replies, flow.unanswered) == (0, 0, 0)
+
+
 def test_forged_models_do_not_replace_the_real_ones(following):
     log = Log(following)
     following.models.newest_known = 5
@@ -197,3 +204,19 @@ def test_a_damaged_file_or_one_of_another_dataset_is_refused(tmp_path):
     with pytest.raises(Damaged):
         State(other)
     other.close()
+
+
+@pytest.mark.parametrize("slow", [0, HOUR])
+def test_a_sender_whose_clock_is_slow_has_not_waited_for_long(following, slow):
+    now = 60_000  # ms, as record() counts
+    for n in range(0, 18, 3):
+        records = [
+            record(*APP, n, now - slow, value_of("request", f"{n}", 1)),
+            record(*APP, n + 1, now - slow, value_of("request", f"waits{n}", 1)),
+            record(*APP, n + 2, now, value_of("prediction", f"{n}", (0, 0.8))),
+        ]
+        following.add({APP: records}, NOW, is_fresh=True)
+    found = look(following)
+    assert found.flow.unanswered == 6
+    assert found.flow.oldest_unanswered < 2
+    assert any("clocks are slow" in note for note in found.following.notes) == bool(slow)

@@ -14,15 +14,18 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
 from monitoring.figures import model_figures, table
+from monitoring.figures.curves import SPANS
 from monitoring.figures.database import Database
 from monitoring.figures.models_view import Models
 from monitoring.figures.state import State
 from monitoring.figures.view import snapshot
+from tests.harness.offline_curves import Answered, never_of, points_of
 from utils.datasets import dataset
 from utils.kafka_client.records import Position
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 
 NOW = 1_800_000_000.0
+START = int(NOW - 60) * 1000  # ms
 WINDOW = 5
 DATA = {
     "age": 25, "workclass": "Private", "fnlwgt": 226802, "education": "11th",
@@ -70,7 +73,7 @@ def value_of(kind: str, name: str, content) -> bytes:
 def record(topic: str, partition: int, offset: int, time: int, value: bytes) -> ConsumerRecord:
     fields = dict.fromkeys(ConsumerRecord._fields) | {"headers": []}
     fields |= {"topic": topic, "partition": partition, "offset": offset}
-    return ConsumerRecord(**fields | {"timestamp": int(NOW - 60) * 1000 + time, "value": value})
+    return ConsumerRecord(**fields | {"timestamp": START + time, "value": value})
 
 
 def records_of(topic: str, partition: int, sent: list) -> list[ConsumerRecord]:
@@ -82,7 +85,7 @@ def records_of(topic: str, partition: int, sent: list) -> list[ConsumerRecord]:
 
 def offline(partitions: dict[int, list], reported: list) -> dict:
     """Compute the figures from lists of messages, in the simplest way."""
-    answers, unexpected = [], 0
+    answers, was_valid, waits, unexpected = [], [], [], 0
     for partition, sent in partitions.items():
         waiting = {"request": defaultdict(list), "invalid": defaultdict(list)}
         for offset, (kind, name, time, content) in enumerate(sent):
@@ -90,12 +93,16 @@ def offline(partitions: dict[int, list], reported: list) -> dict:
                 waiting[kind][name].append((time, partition, offset, content))
                 continue
             order = ["request", "invalid"] if kind == "prediction" else ["invalid", "request"]
-            queue = next((waiting[k][name] for k in order if waiting[k][name]), None)
-            if queue is None:
+            own = next((k for k in order if waiting[k][name]), None)
+            if own is None:
                 unexpected += 1
                 continue
-            answers.append((name, queue.pop(0), kind, content, time))
+            request = waiting[own][name].pop(0)
+            answers.append((name, request, kind, content, time))
+            was_valid.append(own == "request")
+        waits += [each[0] for queues in waiting.values() for q in queues.values() for each in q]
     last = {name: content for _, name, _, content in reported}
+    reported_at = {name: time for _, name, time, _ in reported}
     contained = {}
     for name, (_, partition, offset, label), kind, _, _ in answers:
         if kind == "prediction" and label is not None:
@@ -118,6 +125,19 @@ def offline(partitions: dict[int, list], reported: list) -> dict:
         "unmatched": len(last.keys() - {name for name, *_ in predicted}),
         "latencies": sorted(max(time - request[0], 0) for _, request, _, _, time in answers),
         "models": models,
+        "oldest": {NOW - (START + time) / 1000 for time in waits},
+        "delays": sorted(
+            max(reported_at[name] - request[0], 0) / 1000
+            for name, request, *_ in predicted
+            if name in reported_at
+        ),
+        "asked": [START + time for kind, _, time, _ in every if kind == "request"],
+        "answered": [
+            Answered(START + request[0], valid, True, *content, outcomes.get(name))
+            if kind == "prediction"
+            else Answered(START + request[0], valid, False)
+            for (name, request, kind, content, _), valid in zip(answers, was_valid, strict=True)
+        ],
     }
 
 
@@ -131,10 +151,29 @@ def check(found, expected: dict) -> None:
     if latencies:
         middle = latencies[math.ceil(0.5 * len(latencies)) - 1] / 1000
         assert found.latency.p50 == pytest.approx(middle, rel=0.0101)
+    assert (flow.oldest_unanswered in expected["oldest"]) == bool(expected["oldest"])
+    check_delays(found.outcome_delay, expected)
     by_id = {each.model_id: each for each in found.models if each.answers}
     assert by_id.keys() == expected["models"].keys()
     for model_id, rows in expected["models"].items():
         check_model(by_id[model_id], rows)
+
+
+def check_delays(found, expected: dict) -> None:
+    delays, p99 = expected["delays"], found.p99
+    assert (p99 is None) == (not delays)
+    if delays:
+        assert found.p50 == delays[math.ceil(0.5 * len(delays)) - 1]
+        assert p99 == delays[math.ceil(0.99 * len(delays)) - 1]
+        assert found.never == pytest.approx(never_of(expected["answered"], p99, NOW))
+
+
+def check_curves(found: State, expected: dict) -> None:
+    for span, seconds in SPANS.items():
+        points = found.curves.points(span, NOW)
+        wanted = points_of(seconds, expected["asked"], expected["answered"])
+        for point, each in zip(points, wanted, strict=True):
+            assert {name: getattr(point, name) for name in each} == pytest.approx(each, abs=1e-9)
 
 
 def check_model(model, rows: list) -> None:
@@ -190,7 +229,9 @@ def test_figures_are_the_same_in_any_order_and_after_any_kill(seed, tmp_path_fac
         elif event == "kill":  # what was not saved is lost, and read again
             following.database.close()
             following = State(Database(path))
-    check(look(following), offline(partitions, reported))
+    expected = offline(partitions, reported)
+    check(look(following), expected)
+    check_curves(following, expected)
     following.database.close()
 
 

@@ -90,7 +90,7 @@ def test_a_new_model_and_new_points_appear_without_a_reload(chromium, page):
     now = time.time()
     page.publish(samples.running(now), cut(samples.histories(now), 300))
     with shown(chromium, page) as tab:
-        tab.wait_for("#sentence", has_text="All right: every request is answered, model 7, log")
+        tab.wait_for("#sentence", has_text="All right: no request waits for long, model 7, log")
         tab.wait_for('tr[data-model="7"] [data-role="champion"]')
         tab.wait_for_points(300)
         page.publish(samples.running(now, champion=8), cut(samples.histories(now), 303))
@@ -117,7 +117,7 @@ def test_it_goes_on_with_a_monitor_that_was_started_again(chromium, page):
             another.publish(samples.running(now, champion=9), cut(samples.histories(now), 305))
             tab.wait_for(
                 "body:not(.stale) #sentence",
-                has_text="All right: every request is answered, model 9",
+                has_text="All right: no request waits for long, model 9",
             )
             tab.wait_for_points(305)
         tab.forget_lost_connections()

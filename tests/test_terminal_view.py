@@ -55,7 +55,7 @@ def test_it_shows_what_the_page_shows():
 def test_it_fits_into_any_terminal(size, kind):
     text = shown(samples.running(NOW, kind=kind), samples.histories(NOW, kind=kind), *size)
     assert max(map(len, text.splitlines())) <= size[0]
-    assert text.startswith("✓ All right: every request is")
+    assert text.startswith("✓ All right: no request waits")
 
 
 def test_no_text_controls_the_terminal():
@@ -91,7 +91,7 @@ def test_where_there_is_no_terminal_it_says_a_line_now_and_then(capsys, monkeypa
             clock[0] += 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("All right: every request is answered, model 7, log loss 0.2734. 48")
+    assert lines[0].startswith("All right: no request waits for long, model 7, log loss 0.2734. 48")
 
 
 def test_a_sparkline_has_its_width_and_its_gaps():

@@ -14,7 +14,7 @@ or an answer is not what the model says. What is shown is personal data.
 
 import json
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
@@ -51,7 +51,7 @@ def main() -> None:
         else:
             show(each, _places(past))
     if total > 1:
-        print(f"{total:,} requests, {right:,} as they should be.", file=sys.stderr)
+        print(f"{total:,} requests, {right:,} of them right.", file=sys.stderr)
     raise SystemExit(right < total)
 
 
@@ -89,7 +89,10 @@ def _arguments() -> Namespace:
 
 
 def _time(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"expected a time like 2026-11-25T10:00, got {text!r}") from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
@@ -100,7 +103,7 @@ def _range(arguments: Namespace) -> tuple[int | None, int]:
 
 
 def _read_ids(name: str) -> list[str]:
-    with sys.stdin if name == "-" else open(name, encoding="utf-8") as file:
+    with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
         return [line.rstrip("\r\n") for line in file if line.strip()]
 
 

@@ -112,7 +112,8 @@ def delete_files() -> None:
     remove_attempts()
     data = [settings.data_dir / name for name in dataset.files]
     store = settings.data_dir.glob(f"{STORE.name}*")
-    monitored = settings.data_dir.glob(f"{FILE}*")
+    monitored = [*settings.data_dir.glob(f"{FILE}*"), *settings.data_dir.glob(".alerts.json.*")]
+    monitored.append(settings.data_dir / "alerts.json")
     messages = settings.data_dir.glob(f"{MESSAGES.name}*")
     models = [path for pattern in MODEL_FILES for path in settings.models_dir.glob(pattern)]
     samples = (mlflow_live.SAMPLES, mlflow_live.SENDING)  # of models whose ids are given out again

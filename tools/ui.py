@@ -32,8 +32,8 @@ def services() -> dict[str, str]:
     found = {"monitor": f"http://{settings.listen_host}:{settings.monitor_port}"}
     if not MLFLOW.exists():
         warn("MLflow's interface is not installed: make ui installs it in .venv-mlflow.")
-    elif "://" in settings.mlflow_tracking_uri:
-        say(f"MLflow runs elsewhere: {settings.mlflow_tracking_uri}")
+    elif settings.mlflow_tracking_uri:
+        say("MLFLOW_TRACKING_URI is set: open that server instead.")
     else:
         found["mlflow"] = "http://127.0.0.1:5000"
     for name, port in ("prometheus", 9090), ("grafana", 3000):

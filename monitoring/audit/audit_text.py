@@ -53,7 +53,9 @@ def _answer_lines(answer: Answered, asked: list[Asked]) -> Iterator[Line]:
 def _result(answer: Answered) -> Line:
     if "error" in answer.reply:
         refused = (
-            "refused again, for the same reason" if answer.result == SAME else "not refused so"
+            "refused again, for the same reason"
+            if answer.result == SAME
+            else "NOT refused for this reason"
         )
         return f"again     {refused}", "green" if answer.result == SAME else "bold red"
     if answer.result == SAME:

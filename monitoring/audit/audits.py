@@ -2,14 +2,14 @@
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 from msgspec import structs
 
-from monitoring.audit.message_blocks import Message
+from monitoring.audit.message_blocks import MOST_MESSAGES, Message, content_of, has_data
 from monitoring.audit.past_models import (
-    FIELDS,
     PastModel,
     computed_again,
     contributions,
@@ -18,12 +18,12 @@ from monitoring.audit.past_models import (
     then_row,
 )
 from utils.datasets import dataset
+from utils.datasets.target import REPLY
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 from utils.messages import InvalidMessage, decode_request
 from utils.model_store.card import Card, ModelError
 from utils.model_store.registry import Registry
 
-MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any number of them
 SAME, DIFFERENT, UNCHECKED = "same", "different", "not checked"
 
 
@@ -92,7 +92,7 @@ def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit
     """Return the audit of a request from all its messages."""
     found, requests = Audit(request_id), []
     if len(messages) > MOST_MESSAGES:
-        found.notes = [f"{len(messages):,} messages have this id: the first {MOST_MESSAGES} follow"]
+        found.notes = [f"More messages have this id: the first {MOST_MESSAGES} follow"]
     for message, content in _contents(messages[:MOST_MESSAGES]):
         if message.topic == OUTCOMES_TOPIC:
             found.outcomes.append(Reported(message.time, content.get("outcome")))
@@ -103,7 +103,7 @@ def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit
             found.asked.append(_asked(message, content))
             found.outcomes += _outcome_within(message, content)
         elif "prediction" in content or "error" in content:
-            reply = {name: content[name] for name in (*FIELDS, "error") if name in content}
+            reply = {name: content[name] for name in (*REPLY, "error") if name in content}
             found.answered.append(Answered(message.time, message.partition, message.offset, reply))
     for reply in found.answered:
         _check(reply, requests, found.asked, registry)
@@ -113,9 +113,9 @@ def audit(request_id: str, messages: list[Message], registry: Registry) -> Audit
 def _contents(messages: list[Message]) -> Iterator[tuple[Message, dict]]:
     for message in messages:
         try:
-            content = msgspec.json.decode(message.value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
-            content = {"data": None}  # only a request is looked for by an id that is hard to read
+            content = content_of(message.value)
+        except ValueError:
+            content = {"data": None} if has_data(message.value) else None
         if isinstance(content, dict):
             yield message, content
 
@@ -182,7 +182,7 @@ def _is_right(reply: Answered, model: PastModel, request: bytes) -> bool:
     """Compute once more, and note it in the reply unless another model has given the same."""
     try:
         for again, changes in computed_again(model, request):
-            is_same = all(same_bits(again.get(n), reply.reply.get(n)) for n in FIELDS)
+            is_same = all(same_bits(again.get(n), reply.reply.get(n)) for n in REPLY)
             if is_same or reply.again is None:
                 _note(reply, model, again, changes, request)
             if is_same:
@@ -202,7 +202,8 @@ def _note(reply: Answered, model: PastModel, again: dict, changes: str, request:
     reply.model = structs.replace(model.card, reference=None, learning_curve=[])  # long ones
     since = f"the data set has changed: the model was made for one {changes}"
     reply.notes = [*model.notes(), *([since] if changes else [])]
-    reply.why = why(model, then_row(model, request), again["prediction"])
+    with suppress(ValueError):  # a request that can only just be read
+        reply.why = why(model, then_row(model, request), again["prediction"])
 
 
 def why(model: PastModel, row: dict, prediction: Any) -> Why:
@@ -224,7 +225,10 @@ def same_bits(one: Any, other: Any) -> bool:
     """Return whether two values of a reply are equal, numbers to the bit."""
     numbers = [isinstance(each, int | float) for each in (one, other)]
     if all(numbers) and bool not in (type(one), type(other)):
-        return struct.pack("<d", one) == struct.pack("<d", other)
+        try:
+            return struct.pack("<d", one) == struct.pack("<d", other)
+        except (OverflowError, struct.error):  # larger than any number of a model
+            return False
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(same_bits(one[n], other[n]) for n in one)
     return type(one) is type(other) and one == other

@@ -25,13 +25,12 @@ class KeptMessages:
         uri = f"{path.resolve().as_uri()}?mode=ro"
         with self._errors():
             self._database = sqlite3.connect(uri, LOCK_TIMEOUT, uri=True, isolation_level=None)
-            self._database.execute("BEGIN")  # all is read as it is at one moment
 
     def find(self, request_ids: Collection[str]) -> Iterator[Message]:
         """Yield all messages of these requests, in the order in which they were read."""
         wanted = np.frombuffer(b"".join({hash_of(each) for each in request_ids}), np.uint64)
         query = "SELECT hashes, content FROM blocks ORDER BY id"
-        with self._errors():
+        with self._transaction():
             for hashes, content in self._database.execute(query):
                 known = np.frombuffer(hashes, np.uint64)
                 places = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
@@ -42,14 +41,18 @@ class KeptMessages:
     def between(self, first: int, last: int) -> Iterator[Message]:
         """Yield the messages whose time is in this range, both ends included."""
         query = "SELECT content FROM blocks WHERE last >= ? AND first <= ? ORDER BY id"
-        with self._errors():
+        with self._transaction():
             for (content,) in self._database.execute(query, (first, last)):
                 yield from (each for each in unpack(content) if first <= each.time <= last)
             yield from (each for each in self._tail() if first <= each.time <= last)
 
     def positions(self) -> dict[tuple[str, int], tuple[str, int]]:
-        """Return {(topic, partition): (topic id, next offset)}: behind the last message."""
-        query = "SELECT topic, partition, topic_id, next FROM positions"
+        """Return {(topic, partition): (topic id, next offset)}: behind the last message.
+
+        {} if messages before that could not be written.
+        """
+        query = "SELECT topic, partition, topic_id, next FROM positions "
+        query += "WHERE NOT EXISTS (SELECT 1 FROM gaps)"
         with self._errors():
             rows = self._database.execute(query).fetchall()
         return {(topic, partition): (topic_id, end) for topic, partition, topic_id, end in rows}
@@ -61,6 +64,16 @@ class KeptMessages:
     def _tail(self) -> Iterator[Message]:
         query = "SELECT topic, partition, offset, time, value FROM tail ORDER BY rowid"
         return (Message(*row) for row in self._database.execute(query))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Read all as it is at one moment: messages of the tail become a block meanwhile."""
+        with self._errors():
+            self._database.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._database.rollback()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -7,8 +7,8 @@ block yet, are rows. The position behind the last message of each partition is w
 transaction: what is read again, after kill -9 for example, is not kept twice. A power cut may take
 the last seconds; Kafka still has these.
 
-Limits are AUDIT_DAYS, AUDIT_REQUESTS and, whatever senders send, 1 kB of file per AUDIT_REQUESTS;
-the oldest blocks are deleted.
+Limits are AUDIT_DAYS, AUDIT_REQUESTS and, whatever senders send, 1 kB of blocks per AUDIT_REQUESTS;
+the oldest blocks are deleted, once an hour and whenever a tenth of that was written.
 """
 
 import sqlite3
@@ -35,6 +35,7 @@ from utils.settings import settings
 MESSAGES = settings.data_dir / "audit.db"
 BYTES_PER_REQUEST = 1_000  # of the file, for all messages of one
 CLEAN_UP_INTERVAL = 3_600.0  # seconds
+MOST_JOURNAL_BYTES = 2**24  # of audit.db-wal, after it was larger
 RETRY_INTERVAL = 30.0  # seconds between attempts to write after a failure
 LOCK_TIMEOUT = 10.0  # seconds
 _DAY = 86_400
@@ -46,11 +47,15 @@ CREATE TABLE IF NOT EXISTS tail (topic, partition, offset, time, value, written)
 CREATE TABLE IF NOT EXISTS positions (
     topic, partition, topic_id, next, PRIMARY KEY (topic, partition)
 );
+CREATE TABLE IF NOT EXISTS gaps (written);
 """
 
 
 class MessageArchive:
-    """Writes the archive; a disk that is full or a damaged file stops nothing, and is said once."""
+    """Writes the archive; a disk that is full or a damaged file stops nothing, and is said once.
+
+    A damaged file is renamed to audit.db.damaged, and a new one begins.
+    """
 
     def __init__(self, path: Path = MESSAGES) -> None:
         self._path = path
@@ -58,6 +63,8 @@ class MessageArchive:
         self._file: tuple | None = None  # which one is open
         self._problem = ""
         self._retry_at = self._clean_up_at = 0.0
+        self._packed = 0  # bytes of blocks since the last clean-up
+        self._has_gap = False  # that is not written yet
         self.missed = 0  # messages that could not be kept
 
     def add(self, polled: Polled) -> None:
@@ -65,20 +72,20 @@ class MessageArchive:
 
         A topic that was created again, which the positions show, begins anew.
         """
-        if not settings.audit_requests:
+        if not settings.audit_requests and not self._path.exists():
             return
-        number = sum(map(len, polled.records.values()))
+        number = sum(map(len, polled.records.values())) if settings.audit_requests else 0
         if time.monotonic() < self._retry_at:
-            self.missed += number
+            self._miss(number)
             return
         try:
             self._open()
-            if number:
+            self._clean_up_if_due()  # first: it may make the room that is missing
+            if settings.audit_requests and (polled.records or polled.positions):
                 with self._database:
                     self._database.execute("BEGIN IMMEDIATE")
                     self._add(polled)
-            if time.monotonic() >= self._clean_up_at:
-                self._clean_up()
+                self._has_gap = False
         except (sqlite3.Error, OSError) as error:
             self._fail(error, number)
         else:
@@ -103,18 +110,33 @@ class MessageArchive:
             for pragma in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "secure_delete = ON"):
                 self._database.execute(f"PRAGMA {pragma}")
             self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(f"PRAGMA journal_size_limit = {MOST_JOURNAL_BYTES}")
             self._database.executescript(_SCHEMA)
             self._file = _identity(self._path)
 
     def _fail(self, error: Exception, number: int) -> None:
         self.close()
-        self.missed += number
+        self._miss(number)
+        self._clean_up_at = 0.0
         self._retry_at = time.monotonic() + RETRY_INTERVAL
         if not self._problem:
             warn(
                 f"{self._path}: {error}. Messages are not kept for audits until it can be written."
             )
         self._problem = str(error)
+        if type(error) is sqlite3.DatabaseError:  # "malformed", "not a database"
+            self._set_aside()
+
+    def _miss(self, number: int) -> None:
+        self.missed += number
+        self._has_gap |= number > 0
+
+    def _set_aside(self) -> None:
+        with suppress(OSError):
+            for suffix in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            damaged = self._path.replace(f"{self._path}.damaged")
+            warn(f"The damaged file is {damaged} now: a new one begins.")
 
     def _recover(self) -> None:
         if self._problem:
@@ -123,6 +145,9 @@ class MessageArchive:
 
     def _add(self, polled: Polled) -> None:
         added, now = [], time.time()
+        if self._has_gap:
+            self._database.execute("INSERT INTO gaps VALUES (?)", (now,))
+        self._follow_cuts(polled)
         for (topic, partition), records in polled.records.items():
             if topic == DEAD_LETTER_TOPIC:  # each one was a message of another topic
                 continue
@@ -145,6 +170,13 @@ class MessageArchive:
             rows = ((*message, now) for message in added)
             self._database.executemany("INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?)", rows)
 
+    def _follow_cuts(self, polled: Polled) -> None:
+        """Go back where Kafka lost the end of a log: its new records have the same offsets."""
+        sql = "UPDATE positions SET next = min(next, ?) WHERE topic = ? AND partition = ?"
+        for partition, place in polled.positions.items():
+            if partition not in polled.records:
+                self._database.execute(sql, (place.offset, *partition))
+
     def _next(self, topic: str, partition: int, topic_id: str) -> int:
         """Return the first offset that is not there yet."""
         query = "SELECT topic_id, next FROM positions WHERE topic = ? AND partition = ?"
@@ -158,22 +190,30 @@ class MessageArchive:
         for part in parts(messages):
             requests, hashes = index_of(part)
             times = [message.time for message in part]
-            row = (requests, now, min(times), max(times), hashes, pack(part))
+            row = (requests, now, min(times), max(times), hashes, content := pack(part))
+            self._packed += len(hashes) + len(content)
             self._database.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def _clean_up(self) -> None:
+    def _clean_up_if_due(self) -> None:
+        most = settings.audit_requests * BYTES_PER_REQUEST
+        if time.monotonic() >= self._clean_up_at or self._packed > most // 10:
+            self._clean_up(most)
+            self._clean_up_at, self._packed = time.monotonic() + CLEAN_UP_INTERVAL, 0
+
+    def _clean_up(self, most_bytes: int) -> None:
         """Delete the oldest blocks that no limit allows."""
-        self._clean_up_at = time.monotonic() + CLEAN_UP_INTERVAL
         oldest, room = time.time() - settings.audit_days * _DAY, Counter()
         sizes = "SELECT id, written, requests, length(hashes) + length(content) FROM blocks"
         for block, written, requests, size in self._database.execute(f"{sizes} ORDER BY id DESC"):
             full = room["requests"] >= settings.audit_requests
             room.update(requests=requests, bytes=size)
-            many = room["bytes"] > settings.audit_requests * BYTES_PER_REQUEST
-            if full or many or written < oldest:
+            if full or room["bytes"] > most_bytes or written < oldest:
                 self._database.execute("DELETE FROM blocks WHERE id <= ?", (block,))
                 break
+        self._database.execute("DELETE FROM gaps WHERE written < ?", (oldest,))
         self._database.execute("DELETE FROM tail WHERE written < ?", (oldest,))
+        if not settings.audit_requests:  # what comes now is not kept: a later position has a gap
+            self._database.executescript("DELETE FROM tail; DELETE FROM positions;")
         self._database.execute("PRAGMA incremental_vacuum(10000)").fetchall()
 
 

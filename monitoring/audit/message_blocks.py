@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ import zstandard
 BLOCK = 4_000  # messages
 BLOCK_BYTES = 2**22
 LEVEL = 3  # of zstd
+MOST_LEVELS = 50  # of what is read of a message; a request has two
+MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any number of them
 
 
 class Message(NamedTuple):
@@ -44,6 +47,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 _encode_block = msgspec.msgpack.Encoder().encode
 _decode_block = msgspec.msgpack.Decoder(_Block).decode
 _NO_HEAD = _Head()
+_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
 def request_id_of(value: bytes | None) -> str | None:
@@ -57,10 +61,47 @@ def has_data(value: bytes | None) -> bool:
     return _head(value).data is not msgspec.UNSET
 
 
+def content_of(value: bytes | None) -> Any:
+    """Return what a message contains; ValueError if it is not JSON.
+
+    Numbers too large for 64 bits may be text, and what is nested deeper than MOST_LEVELS is empty.
+    """
+    try:
+        content = msgspec.json.decode(value)
+    except _ERRORS:
+        content = _decode_leniently(value)
+    level = [content]
+    for _ in range(MOST_LEVELS):
+        level = [inner for each in level for inner in _within(each)]
+    for each in filter(_within, level):
+        each.clear()  # writing it would take more stack than reading it did
+    return content
+
+
+def _within(value: Any) -> list:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _decode_leniently(value: bytes | None) -> Any:
+    try:
+        return json.loads(value, parse_float=_number, parse_int=_number, parse_constant=str)
+    except (ValueError, RecursionError, TypeError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+
+
+def _number(text: str) -> int | float | str:
+    number = float(text)
+    if not math.isfinite(number):
+        return text
+    return int(text) if text.lstrip("-").isdigit() else number
+
+
 def _head(value: bytes | None) -> _Head:
     try:
         return _decode_head(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError):
+    except _ERRORS:
         return _leniently(value)
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import msgspec
 import numpy as np
 
+from monitoring.audit.message_blocks import content_of
 from utils.datasets import dataset
-from utils.datasets.target import Target
-from utils.datasets.targets import Classes, Number, TwoClasses
+from utils.datasets.target import REPLY, Target
+from utils.datasets.targets import restore_target
 from utils.messages import decode_request
 from utils.model_store.archive import Archive
 from utils.model_store.card import Card, ModelError
@@ -26,7 +26,6 @@ from utils.model_store.model import Model, decode, decode_parts, other_versions
 from utils.model_store.registry import Registry
 
 MODELS_IN_MEMORY = 8
-FIELDS = ("prediction", "probability", "model_id", "probabilities")  # of a reply
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def computed_again(model: PastModel, request: bytes) -> Iterator[tuple[dict, str
 
 
 def _fields(answers: Iterable[tuple]) -> dict:
-    values = zip(FIELDS, next(iter(answers)), strict=False)
+    values = zip(REPLY, next(iter(answers)), strict=False)
     return {name: value for name, value in values if value is not None}
 
 
@@ -118,8 +117,8 @@ def changes_since(card: Card) -> str:
 def then_row(model: PastModel, request: bytes) -> dict[str, Any]:
     """Return the columns of the model from a request's bytes; ValueError if it is not a request."""
     try:
-        data = dict(msgspec.json.decode(request)["data"])
-    except (msgspec.DecodeError, LookupError, TypeError, RecursionError) as error:
+        data = dict(content_of(request)["data"])
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"not a request: {error}") from None
     defaults = dataset.defaults | (model.card.split_defaults or {})
     return {name: data.get(name, defaults.get(name)) for name in _parts(model)[0].columns}
@@ -133,11 +132,9 @@ def _scores(model: PastModel, row: dict) -> np.ndarray:
 
 def _target(model: PastModel) -> Target:
     """Return the target that the model was made for."""
-    outputs, name = _parts(model)[1].num_model_per_iteration(), dataset.target.name
     labels = model.card.classes or dataset.target.labels[:2]
-    if model.card.target == "number":
-        return Number(name)
-    return TwoClasses(name, *labels) if outputs == 1 else Classes(name, labels)
+    outputs = _parts(model)[1].num_model_per_iteration()
+    return restore_target(model.card.target, dataset.target.name, labels, outputs)
 
 
 def labels_of(model: PastModel) -> tuple:

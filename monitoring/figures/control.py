@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from kafka.consumer.fetcher import ConsumerRecord
 
+from monitoring.figures.decoding import time_of
 from monitoring.snapshot import Mark, Training
 from utils.console import printable
 from utils.kafka_client.dead_letters import decode_letter, is_letter
@@ -47,16 +48,16 @@ class Control(msgspec.Struct):
     drifting: dict[str, float] = {}  # what has drifted, and since when
     rise: Rise | None = None
 
-    def add_control(self, records: Iterable[ConsumerRecord]) -> None:
-        """Add records of retrain_topic."""
+    def add_control(self, records: Iterable[ConsumerRecord], latest: int) -> None:
+        """Add records of retrain_topic; latest : see time_of()."""
         for record in records:
-            message = decode_control(record.value)
+            message, time = decode_control(record.value), time_of(record, latest) / 1000
             if message is not None and message.retrain:
                 self.retrain_requests += 1
-                text = f"{self.retrain_requests:,}. retrain request"
-                self._mark(Mark(record.timestamp / 1000, "retrain", text, message.model_id))
+                text = f"retrain request {self.retrain_requests:,}"
+                self._mark(Mark(time, "retrain", text, message.model_id))
             elif message is not None:
-                self._add_verdict(message, record.timestamp / 1000)
+                self._add_verdict(message, time)
 
     def _add_verdict(self, message: ControlMessage, time: float) -> None:
         kind, why = _ending(message)

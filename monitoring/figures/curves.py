@@ -10,7 +10,7 @@ import numpy as np
 
 from monitoring.figures.exact import added, bins_of, mean, quantile, to_integers
 from monitoring.figures.join import Answer, Observation
-from monitoring.figures.model_figures import as_scores, right
+from monitoring.figures.model_figures import right
 from monitoring.snapshot import Point
 from utils.datasets import dataset
 
@@ -77,6 +77,7 @@ class Ring:
                 chosen = np.flatnonzero(inverse == place)
                 interval = self.intervals.setdefault(number, Interval())
                 self.changed.add(number)
+                self.gone.discard(number)
                 self._points.pop(number, None)
                 _add(interval, additions, chosen)
 
@@ -148,9 +149,11 @@ class Curves:
         """Return the latencies of the newest intervals that have at least so many, by bin."""
         for ring in self.rings.values():
             chosen: list[dict[int, int]] = []
+            number = 0
             for interval in reversed(ring.shown(now).values()):
                 chosen.append(interval.latencies)
-                if sum(sum(each.values()) for each in chosen) >= least:
+                number += sum(interval.latencies.values())
+                if number >= least:
                     break
             if any(chosen):
                 return added(chosen)
@@ -194,7 +197,7 @@ def _of_observations(seen: list[Observation], losses: np.ndarray) -> _Additions:
     is_new = np.isnan(before)
     pairs = zip(to_integers(losses[0]), to_integers(losses[1]), strict=True)
     fields = {"outcomes": is_new.astype(np.int64), "loss": [new - old for new, old in pairs]}
-    scores = as_scores(np.array([each.scores for each in seen]))
+    scores = dataset.target.as_scores(np.array([each.scores for each in seen]))
     if not _IS_NUMBER:
         now_right = right(np.array([each.outcome for each in seen]), scores)
         was_right = right(before, scores) & ~is_new

@@ -32,33 +32,36 @@ class Damaged(Exception):
 class Database:
     """A SQLite file in WAL mode; path ":memory:" for none.
 
-    Damaged if the file is not one of this version. Reading or writing may raise sqlite3.Error.
+    Damaged, now or when reading or writing, if the file is not one of this version or its content
+    is wrong. sqlite3.OperationalError if it can't be read or written now, for example because the
+    disk is full: nothing is wrong with the file then.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = path
-        try:
-            self._connection = sqlite3.connect(path, isolation_level=None)
-            self.query("PRAGMA journal_mode = WAL")
-            # A power cut may take the last seconds: they are read from the topics again.
-            self.query("PRAGMA synchronous = NORMAL")
-            [(version,)] = self.query("PRAGMA user_version")
-            if not version and not self.query("SELECT * FROM sqlite_master"):
-                self._connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT"
-                )
-            elif version != VERSION:
-                raise Damaged("it was made by another version of this program")
-        except sqlite3.DatabaseError as error:
-            raise Damaged(str(error)) from None
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        # Damaged text is seen by whoever expects something else, not as an error of the disk's.
+        self._connection.text_factory = lambda text: str(text, "utf-8", "replace")
+        self.query("PRAGMA journal_mode = WAL")
+        # A power cut may take the last seconds: they are read from the topics again.
+        self.query("PRAGMA synchronous = NORMAL")
+        [(version,)] = self.query("PRAGMA user_version")
+        if not version and not self.query("SELECT * FROM sqlite_master"):
+            self._connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT"
+            )
+        elif version != VERSION:
+            raise Damaged("it was made by another version of this program")
 
     def query(self, sql: str, parameters: tuple = ()) -> list[tuple]:
         """Execute a statement and return its rows."""
-        return self._connection.execute(sql, parameters).fetchall()
+        with _damage():
+            return self._connection.execute(sql, parameters).fetchall()
 
     def write(self, sql: str, rows: Iterable[tuple]) -> None:
         """Execute a statement once for each row of parameters."""
-        self._connection.executemany(sql, rows)
+        with _damage():
+            self._connection.executemany(sql, rows)
 
     @contextmanager
     def transaction(self) -> Iterator[Callable]:
@@ -68,13 +71,23 @@ class Database:
             yield self.write
             self.query("COMMIT")
         except BaseException:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, Damaged):
                 self.query("ROLLBACK")
             raise
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.OperationalError, sqlite3.ProgrammingError):
+        raise
+    except sqlite3.DatabaseError as error:
+        raise Damaged(str(error)) from None
 
 
 def remove(path: Path) -> None:

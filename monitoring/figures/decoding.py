@@ -27,7 +27,7 @@ from utils.messages import (
     decode_request,
 )
 
-REQUEST, INVALID, PREDICTION, ERROR, UNREADABLE = range(5)
+REQUEST, INVALID, PREDICTION, ERROR, UNREADABLE, NAMELESS = range(6)
 NO_MODEL = -1  # the id in a reply without one
 UNKNOWN = math.nan  # an outcome that has not come
 
@@ -36,7 +36,8 @@ class Event(NamedTuple):
     """What one message of app_messages says.
 
     kind : REQUEST; INVALID, an invalid message whose sender gets an error reply; PREDICTION; ERROR,
-    an error reply; UNREADABLE, a reply that can't be understood, or an invalid message without id.
+    an error reply; UNREADABLE, a reply that can't be understood; NAMELESS, an invalid message
+    without id, which gets no answer.
     """
 
     kind: int
@@ -87,14 +88,19 @@ def rank_of(partition: int, offset: int) -> int:
     return offset << 12 | partition & 0xFFF
 
 
+def time_of(record: ConsumerRecord, latest: int) -> int:
+    """Return a record's timestamp in ms; a later one than `latest`, of a wrong clock, is that."""
+    return max(min(record.timestamp, latest), 0)
+
+
 def events(records: Iterable[ConsumerRecord], latest: int) -> list[Event]:
     """Return the events of app_messages' records, in their order.
 
-    latest : ms; a later timestamp, of a clock that is wrong, becomes this one.
+    latest : see time_of().
     """
     found = []
     for record in records:
-        time = max(min(record.timestamp, latest), 0)
+        time = time_of(record, latest)
         kind, request_id, content, outcome = _read(record.value)
         key = 0 if request_id is None else key_of(request_id)
         event = Event(kind, key, time, record.partition, record.offset, content, outcome)
@@ -122,13 +128,13 @@ def _read_unusual(value: Any) -> tuple[int, str | None, Any, float]:
         request = decode_request(value)
     except InvalidMessage as error:
         known = error.request_id is not None
-        return INVALID if known else UNREADABLE, error.request_id, None, UNKNOWN
+        return INVALID if known else NAMELESS, error.request_id, None, UNKNOWN
     if request is not None:
         outcome = request.outcome
         return REQUEST, request.request_id, request.data, UNKNOWN if outcome is None else outcome
     reply = decode_reply(value)
     if reply is None:
-        return UNREADABLE, None, True, UNKNOWN
+        return UNREADABLE, None, None, UNKNOWN
     if isinstance(reply, Prediction):
         return _prediction(reply)
     return ERROR, reply.request_id, None, UNKNOWN
@@ -137,7 +143,7 @@ def _read_unusual(value: Any) -> tuple[int, str | None, Any, float]:
 def _prediction(reply: Any) -> tuple[int, str | None, Any, float]:
     scores = scores_of(reply)
     if IS_NUMBER and not -LARGEST <= scores <= LARGEST:
-        return UNREADABLE, None, True, UNKNOWN
+        return UNREADABLE, None, None, UNKNOWN
     model_id = NO_MODEL if reply.model_id is None else reply.model_id
     return PREDICTION, reply.request_id, (model_id, scores), UNKNOWN
 
@@ -149,6 +155,6 @@ def reported_outcomes(records: Iterable[ConsumerRecord], latest: int) -> list[Re
         if (reported := decode_outcome(record.value)) is not None:
             request_id, outcome = reported
             rank = rank_of(record.partition, record.offset)
-            time = max(min(record.timestamp, latest), 0)
+            time = time_of(record, latest)
             found.append(ReportedOutcome(key_of(request_id), time, rank, outcome))
     return found

@@ -47,7 +47,7 @@ class DriftWatch:
                 text = f"{each.name}: {each.value:.3g}, by chance at most {each.threshold:.3g}"
                 state.control.mark(now, "drift", text, self._model)
         for name in before.keys() - drifting.keys():
-            state.control.mark(now, "end", f"{name} has not drifted any more", self._model)
+            state.control.mark(now, "end", f"{name} no longer drifts", self._model)
         state.control.drifting = drifting
 
 
@@ -80,7 +80,8 @@ def _drift(state: State, card: Card | None) -> list[Drift]:
     if card and card.reference:
         data = state.sample.data()
         found += drift_of_columns(data, card)
-        scores = state.scores.rows()["scores"]
+        answers = state.scores.rows()
+        scores = answers["scores"][answers["model_id"] == card.model_id]
         share = independent_share(data, card)
         found.append(drift_of_scores(scores, card, share) if len(scores) else None)
     return [each for each in found if each]

@@ -8,8 +8,9 @@ training, only the first request of an id counts.) A reported outcome counts mor
 request contains. So the result does not depend on which topic or partition is read first.
 """
 
+import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from monitoring.figures.decoding import (
     PREDICTION,
     REQUEST,
     UNKNOWN,
+    UNREADABLE,
     Event,
     ReportedOutcome,
     rank_of,
@@ -84,12 +86,8 @@ class Join:
         self._waiting, self._known = waiting, known
 
     def join(self, events: list[Event], outcomes: list[ReportedOutcome]) -> Joined:
-        """Return what these lead to; those of one partition are in order."""
-        masks = {
-            (p, kind): _mask(p, kind) for p in {e.partition for e in events} for kind in (0, 1)
-        }
-        self._load(events, outcomes, masks)
-        joined = _Builder()
+        """Return what these lead to; those of one partition are in order. Call load() before."""
+        masks, joined = _masks(events), _Builder()
         for event in events:
             if event.kind in (REQUEST, INVALID):
                 key = event.key ^ masks[event.partition, event.kind]
@@ -97,14 +95,16 @@ class Join:
                 joined.outcomes += event.outcome == event.outcome
             elif event.kind in (PREDICTION, ERROR):
                 self._answer(event, masks, joined)
-            elif event.content:
+            elif event.kind == UNREADABLE:
                 joined.unexpected += 1
         for each in outcomes:
             self._learn(each.key, each.outcome, each.rank, each.time, joined)
         joined.outcomes += len(outcomes)
         return joined.result()
 
-    def _load(self, events: list[Event], outcomes: list[ReportedOutcome], masks: dict) -> None:
+    def load(self, events: list[Event], outcomes: list[ReportedOutcome]) -> None:
+        """Read the rows that join() will need; see Table for the errors."""
+        masks = _masks(events)
         self._known.load(each.key for each in outcomes)
         self._known.load(event.key for event in events if event.kind == PREDICTION)
         for kind in (REQUEST, INVALID):
@@ -208,13 +208,22 @@ def _unpacked(answers: bytes) -> Iterator[tuple]:
         yield *found[:4], found[4:]
 
 
+def _masks(events: list[Event]) -> dict[tuple[int, int], int]:
+    partitions = {event.partition for event in events}
+    return {(p, kind): _mask(p, kind) for p in partitions for kind in (REQUEST, INVALID)}
+
+
 def _mask(partition: int, kind: int) -> int:
     """Return what turns the key of an id into that of its messages of a kind in a partition."""
     digest = blake2b(b"%d/%d" % (partition, kind), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
 
-def oldest_time(rows: Iterable[bytes]) -> int | None:
-    """Return the time of the oldest request in rows of `waiting`, in ms; None if there is none."""
-    times = (_REQUEST.unpack_from(row, _MORE.size)[0] for row in rows if len(row) > _MORE.size)
-    return min(times, default=None)
+def oldest_request(row: bytes) -> float:
+    """Return the time of the oldest request in a row of `waiting`, ms; infinity if not known."""
+    return _REQUEST.unpack_from(row, _MORE.size)[0] if len(row) > _MORE.size else math.inf
+
+
+def lacks_a_part(row: bytes) -> bool:
+    """Return whether a row of `known` has no outcome, or no answer."""
+    return len(row) == _OUTCOME.size or row[:8] == _NO_OUTCOME[:8]

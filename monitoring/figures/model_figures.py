@@ -13,6 +13,7 @@ from utils.datasets import dataset
 WINDOW = 5_000 if OUTPUTS <= 10 else 1_000  # observations
 MOST_MODELS = 30
 MOST_UNKNOWN = 10  # with ids that the trainer has not given out: forged, or announced later
+LEAST_ROWS, STANDARD_ERRORS = 200, 3  # to say that a model is useless
 _BINS = 10
 _DTYPE = [("outcome", np.float64), ("scores", np.float64, (OUTPUTS,))]
 
@@ -27,6 +28,9 @@ class Totals(msgspec.Struct):
     last_answer: int = 0
 
 
+Found = tuple[Figures, float | None, bool, list[CalibrationBin]]
+
+
 class ModelFigures:
     """One model's answers so far; totals and rows : those of an earlier state."""
 
@@ -34,7 +38,7 @@ class ModelFigures:
         self.totals = totals or Totals()
         self.window = Newest(WINDOW, _DTYPE, rows)
         self.loss = int(self.totals.loss)
-        self._figures: tuple[int, Figures, float | None, list[CalibrationBin]] = -1, {}, None, []
+        self._figures: tuple[int, *Found] = -1, {}, None, False, []
 
     def state(self) -> bytes:
         """Return all of it; see from_state()."""
@@ -57,16 +61,16 @@ class ModelFigures:
         """The mean loss over all observations; None if there are none."""
         return mean(self.loss, self.totals.outcomes) if self.totals.outcomes else None
 
-    def figures(self) -> tuple[Figures, float | None, list[CalibrationBin]]:
-        """Return the figures of the window, the loss of its mean outcome, and its calibration."""
+    def figures(self) -> Found:
+        """Return figures, loss_of_mean, is_useless and calibration of the window."""
         if self._figures[0] != self.window.version:
             rows = self.window.rows()
-            found = {}, None, []
+            found = {}, None, False, []
             if len(rows):
-                outcomes, scores = rows["outcome"], as_scores(rows["scores"])
-                of_mean = dataset.target.losses(outcomes, dataset.target.constant(outcomes)).mean()
+                outcomes, scores = rows["outcome"], dataset.target.as_scores(rows["scores"])
                 figures = dataset.target.figures(outcomes, scores)
-                found = figures, float(of_mean), calibration(outcomes, scores)
+                of_mean = beside_mean(outcomes, scores)
+                found = figures, *of_mean, calibration(outcomes, scores)
             self._figures = (self.window.version, *found)
         return self._figures[1:]
 
@@ -97,6 +101,7 @@ class AllModels:
         if model_id < self.below:
             return None
         self.changed.add(model_id)
+        self.gone.discard(model_id)
         return self.by_id.setdefault(model_id, ModelFigures())
 
     def _add_observations(self, seen: list[Observation], losses: np.ndarray) -> None:
@@ -130,16 +135,22 @@ class AllModels:
         self.gone.add(model_id)
 
 
-def as_scores(scores: np.ndarray) -> np.ndarray:
-    """Return scores of shape (n, outputs) in the shape that targets take."""
-    return dataset.target.as_scores(scores)
+def beside_mean(outcomes: np.ndarray, scores: np.ndarray) -> tuple[float, bool]:
+    """Return the loss of always predicting the mean outcome, and whether scores are worse.
+
+    Worse: by three standard errors of the mean difference, and of at least LEAST_ROWS rows.
+    """
+    of_mean = dataset.target.losses(outcomes, dataset.target.constant(outcomes))
+    more = dataset.target.losses(outcomes, scores) - of_mean
+    chance = STANDARD_ERRORS * more.std() / np.sqrt(len(more))
+    return float(of_mean.mean()), bool(len(more) >= LEAST_ROWS and more.mean() > chance)
 
 
 def losses_of(seen: list[Observation]) -> np.ndarray:
     """Return the losses with the outcomes, and with those before (0 if there was none): (2, n)."""
     losses = np.zeros((2, len(seen)))
     if seen:
-        scores = as_scores(np.array([each.scores for each in seen]))
+        scores = dataset.target.as_scores(np.array([each.scores for each in seen]))
         losses[0] = dataset.target.losses(np.array([each.outcome for each in seen]), scores)
         before = np.array([each.before for each in seen])
         known = ~np.isnan(before)
@@ -148,10 +159,8 @@ def losses_of(seen: list[Observation]) -> np.ndarray:
     return losses
 
 
-def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray | None:
-    """Return which classes are predicted rightly, shape (n,); None for a number."""
-    if dataset.target.kind == "number":
-        return None
+def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return which classes are predicted rightly, shape (n,)."""
     predicted = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
     return predicted == outcomes
 

@@ -38,19 +38,24 @@ class Models:
 
     def update(self, state: State) -> None:
         """Look into the folder, if it is time to, and tell the state which ids are real."""
-        if time.monotonic() > self._looked_at + LOOK_EVERY:
+        champion = self._registry.champion_id()
+        is_new = champion != self.champion
+        self.champion = state.control.champion if champion is None else champion
+        if is_new or time.monotonic() > self._looked_at + LOOK_EVERY:
             self._looked_at = time.monotonic()
             self._look()
-        champion = self._registry.champion_id()
-        self.champion = state.control.champion if champion is None else champion
+        # Announcements can be forged; they count only where the models' folder can't be read.
         announced = [each.model_id for each in state.control.verdicts if each.kind != "failed"]
-        known = [*self._cards, *(each for each in announced if each is not None)]
+        known = self._cards or {each for each in announced if each is not None}
         state.models.newest_known = max([state.models.newest_known, *known])
 
     def _look(self) -> None:
         ids = self._registry.ids()[-MOST_MODELS:]
         self.problems = []
+        deleted = {each: card for each, card in self._cards.items() if each not in ids}
+        newest = sorted(deleted)[-MOST_MODELS:]
         self._cards = {model_id: self._read(model_id) for model_id in ids}
+        self._cards |= {model_id: deleted[model_id] for model_id in newest}
         names = (each.name for each in settings.data_dir.glob("attempt-*"))
         attempts = [
             int(found[1]) for found in (re.fullmatch(r"attempt-(\d+)", n) for n in names) if found
@@ -93,7 +98,8 @@ class Models:
                 found.first_answer = totals.first_answer / 1000
                 found.last_answer = totals.last_answer / 1000
             found.window, found.mean_loss = len(model.window.rows()), model.mean_loss
-            found.figures, found.loss_of_mean, found.calibration = model.figures()
+            found.figures, found.loss_of_mean, *rest = model.figures()
+            found.is_useless, found.calibration = rest
         return found
 
     def _role(self, model_id: int, verdict: Verdict | None) -> str:

@@ -1,6 +1,7 @@
 """All that the monitor knows, as a function of what it has read, and how it is kept in a file."""
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping
 
 import msgspec
@@ -11,8 +12,15 @@ from kafka.consumer.fetcher import ConsumerRecord
 from monitoring.figures.control import Control
 from monitoring.figures.curves import Curves, Interval
 from monitoring.figures.database import Damaged, Database
-from monitoring.figures.decoding import ERROR, PREDICTION, REQUEST, events, reported_outcomes
-from monitoring.figures.join import OUTPUTS, Join, Joined
+from monitoring.figures.decoding import (
+    ERROR,
+    PREDICTION,
+    REQUEST,
+    events,
+    reported_outcomes,
+    time_of,
+)
+from monitoring.figures.join import OUTPUTS, Join, Joined, lacks_a_part
 from monitoring.figures.model_figures import WINDOW, AllModels, ModelFigures, losses_of
 from monitoring.figures.newest import Newest
 from monitoring.figures.rates import Rates
@@ -23,6 +31,7 @@ from utils.kafka_client.reader import Positions
 from utils.kafka_client.records import Position
 from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, OUTCOMES_TOPIC, RETRAIN_TOPIC
 
+LEAST_AGES = 5  # polls, to say that clocks are slow
 AHEAD = 5.0  # seconds that a timestamp may be in the future: later ones are of a wrong clock
 Records = Mapping[TopicPartition, list[ConsumerRecord]]
 
@@ -42,6 +51,7 @@ class Counts(msgspec.Struct):
     cut: int = 0  # records that Kafka lost after they were read
     ahead: int = 0  # records with a timestamp in the future
     negative: int = 0  # replies with a timestamp before their request's
+    forgotten: int = 0  # requests and outcomes, before what belongs to them came
     first_times: dict[int, int] = {}  # of app_messages, by partition: of the first record read, ms
 
 
@@ -59,65 +69,85 @@ class Head(msgspec.Struct):
 class State:
     """What is known, and the positions behind it; memory and file are bounded.
 
-    Damaged if the database holds something that can't be understood.
+    Damaged if the database holds something that can't be understood. All of its methods may raise
+    Damaged, or sqlite3.OperationalError, which changes nothing: the same call may succeed later.
     """
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._saved: dict[str, int] = {}
+        self._ages: deque[float] = deque(maxlen=20)  # of the newest request of a poll
+        try:
+            self._read()
+        except (LookupError, TypeError, ValueError, msgspec.MsgspecError) as error:
+            raise Damaged(f"{type(error).__name__}: {error}") from None
+
+    def _read(self) -> None:
+        database = self.database
         parts = dict(
             database.query("SELECT name, content FROM parts WHERE name NOT LIKE 'model %'")
         )
-        if parts and _decode(parts["head"], Head).fingerprint != fingerprint():
+        head = Head(fingerprint())
+        if parts:
+            head = msgspec.msgpack.decode(parts["head"], type=Head)
+        if head.fingerprint != fingerprint():
             raise Damaged("it is of another data set, or of other topics")
-        head = _decode(parts["head"], Head) if parts else Head(fingerprint())
         self.counts, self.control = head.counts, head.control
         self.positions: Positions = {
             TopicPartition(topic, number): Position(*place)
             for topic, number, place in head.positions
         }
-        self.waiting, self.known = Table(database, "waiting"), Table(database, "known")
+        self.waiting = Table(database, "waiting", is_open=lambda row: True)
+        self.known = Table(database, "known", lacks_a_part)
         self.join = Join(self.waiting, self.known)
         self.rates, self.curves, self.models = Rates(), Curves(), AllModels()
         self.models.below, self.models.newest_known = head.below, head.newest_known
-        try:
-            self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
-            self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
-            scores = [("scores", np.float64, (OUTPUTS,))]
-            self.scores = Newest(SIZE, scores, parts.get("scores", b""))
-            self.sample = Sample(parts.get("sample", b""))
-            self._read_rest()
-        except (ValueError, msgspec.MsgspecError) as error:
-            raise Damaged(str(error)) from None
-        self._saved: dict[str, int] = {}
+        self.losses = Newest(WINDOW, [("loss", np.float64)], parts.get("losses", b""))
+        self.delays = Newest(WINDOW, [("delay", np.int64)], parts.get("delays", b""))
+        scores = [("model_id", np.int64), ("scores", np.float64, (OUTPUTS,))]
+        self.scores = Newest(SIZE, scores, parts.get("scores", b""))
+        self.sample = Sample(parts.get("sample", b""))
+        self._read_rest()
 
     def _read_rest(self) -> None:
         sql = "SELECT name, content FROM parts WHERE name LIKE 'model %'"
         for name, content in self.database.query(sql):
             self.models.by_id[int(name.split()[1])] = ModelFigures.from_state(content)
         for span, place, content in self.database.query("SELECT * FROM intervals"):
-            self.curves.rings[span].intervals[place] = _decode(content, Interval)
+            interval = msgspec.msgpack.decode(content, type=Interval)
+            self.curves.rings[span].intervals[place] = interval
 
-    def add(self, records: Records, now: float) -> Joined:
-        """Add what one poll has returned; now : seconds since 1970."""
+    def add(self, records: Records, now: float, is_fresh: bool = False) -> Joined:
+        """Add what one poll has returned.
+
+        now : seconds since 1970; is_fresh : the records have been sent just now.
+        """
         latest = int((now + AHEAD) * 1000)
         by_topic: dict[str, list[ConsumerRecord]] = {}
         for partition, found in records.items():
             by_topic.setdefault(partition.topic, []).extend(found)
+        messages = events(by_topic.get(APP_MESSAGES, ()), latest)
+        outcomes = reported_outcomes(by_topic.get(OUTCOMES_TOPIC, ()), latest)
+        self.join.load(messages, outcomes)  # first: if it fails, nothing has changed
+        for partition, found in records.items():
             self.counts.ahead += sum(each.timestamp > latest for each in found)
             if partition.topic == APP_MESSAGES:
-                first = max(min(found[0].timestamp, latest), 0)
+                first = time_of(found[0], latest)
                 self.counts.first_times.setdefault(partition.partition, first)
         self.control.add_letters(by_topic.get(DEAD_LETTER_TOPIC, ()))
-        self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()))
-        return self._add_messages(
-            events(by_topic.get(APP_MESSAGES, ()), latest),
-            reported_outcomes(by_topic.get(OUTCOMES_TOPIC, ()), latest),
-            now,
-        )
+        self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()), latest)
+        return self._add_messages(messages, outcomes, now, is_fresh)
 
-    def _add_messages(self, found: list, outcomes: list, now: float) -> Joined:
+    @property
+    def clock_error(self) -> float:
+        """How many seconds the clocks of all senders of requests are slow; 0 if one is right."""
+        return max(min(self._ages), 0.0) if len(self._ages) >= LEAST_AGES else 0.0
+
+    def _add_messages(self, found: list, outcomes: list, now: float, is_fresh: bool) -> Joined:
         joined = self.join.join(found, outcomes)
         requests = [each for each in found if each.kind == REQUEST]
+        if requests and is_fresh:
+            self._ages.append(now - max(each.time for each in requests) / 1000)
         replies = [each for each in found if each.kind in (PREDICTION, ERROR)]
         self._count(found, joined, len(requests))
         losses = losses_of(joined.observations)
@@ -144,7 +174,7 @@ class State:
 
     def _add_newest(self, joined: Joined, losses: np.ndarray) -> None:
         scores = [
-            (each.time, each.partition, each.offset, each.scores)
+            (each.time, each.partition, each.offset, each.model_id, each.scores)
             for each in joined.answers
             if each.is_prediction and each.offset >= 0
         ]
@@ -203,14 +233,17 @@ class State:
 
     def forget_old(self, since: float) -> None:
         """Delete rows of the tables from before this time, and those beyond their limit."""
+        tables = self.waiting, self.known
+        old = [each.old_generations(since) for each in tables]
         with self.database.transaction():
-            self.waiting.forget_old(since)
-            self.known.forget_old(since)
+            found = sum(each.delete(some) for each, some in zip(tables, old, strict=True))
+        self.counts.forgotten += found
+        for table, generations in zip(tables, old, strict=True):
+            table.forget(generations)
 
     def forget_unsaved(self) -> None:
         """Forget the oldest rows in memory, which can't be written."""
-        self.waiting.forget_unsaved()
-        self.known.forget_unsaved()
+        self.counts.forgotten += self.waiting.forget_unsaved() + self.known.forget_unsaved()
 
     def _head(self) -> Head:
         positions = [(*partition, tuple(place)) for partition, place in self.positions.items()]
@@ -228,10 +261,3 @@ def fingerprint() -> str:
     target = dataset.target
     what = [dataset.name, target.kind, target.labels, dataset.names, dataset.numeric, APP_MESSAGES]
     return hashlib.sha256(msgspec.json.encode(what)).hexdigest()
-
-
-def _decode(content: bytes, kind: type):
-    try:
-        return msgspec.msgpack.decode(content, type=kind)
-    except (msgspec.MsgspecError, TypeError) as error:
-        raise Damaged(str(error)) from None

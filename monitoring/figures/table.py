@@ -6,36 +6,54 @@ each generation, the upper halves of its keys, sorted (4 bytes a row): they tell
 ask. A wrong hit costs one query, and one of 30,000 keys has one.
 """
 
-from collections.abc import Iterable
+import math
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import chain, islice
 
 import numpy as np
 
-from monitoring.figures.database import Database
+from monitoring.figures.database import Damaged, Database
 
 IN_MEMORY = 100_000  # rows
 GENERATION = 100_000  # rows
 MOST_ROWS = 5_000_000
+MOST_BYTES = 1_000_000_000  # of the rows' content
+_SOME_ROWS = 1_000  # tell how large those of a generation are
 _MOST_PARAMETERS = 10_000
+START = 32  # bytes
 
 
 class Table:
     """Rows of one table of the database; call load() before the others, with all keys to come.
 
     Changes are written by save(), in the transaction of its caller; confirm() once that is
-    committed. Until then they stay in memory.
+    committed. Until then they stay in memory. Reading may raise Damaged, or
+    sqlite3.OperationalError, which changes nothing.
+
+    is_open : tells whether a row is needed for a join that has not come; it is given the row's
+    first bytes, START of them.
     """
 
-    def __init__(self, database: Database, name: str, in_memory: int = IN_MEMORY) -> None:
-        self._database, self._name, self._in_memory = database, name, in_memory
+    def __init__(
+        self,
+        database: Database,
+        name: str,
+        is_open: Callable[[bytes], bool],
+        in_memory: int = IN_MEMORY,
+    ) -> None:
+        self._database, self._name = database, name
+        self._is_open, self._in_memory = is_open, in_memory
         self.rows: dict[int, bytes] = {}  # those in memory, oldest first
         self._changed: set[int] = set()
         self._gone: set[int] = set()
         self._indexes: dict[int, np.ndarray] = {}
         self._began: dict[int, float] = {}
-        self.forgotten = 0  # rows
+        self._stored: list[tuple[float, int]] | None = (
+            None  # see _oldest_stored(); None: look again
+        )
         self._read_indexes()
-        self._has_stored = bool(self._indexes)  # perhaps: rows that are not in memory
 
     def _read_indexes(self) -> None:
         sql = "SELECT generation, began FROM generations WHERE name = ? ORDER BY generation"
@@ -119,51 +137,92 @@ class Table:
         self._indexes[newest] = np.union1d(before, _upper(keys))
         self._changed.clear()
         self._gone.clear()
+        self._stored = None
         self._keep_in_memory(self._in_memory)
 
-    def oldest(self, number: int) -> list[bytes]:
-        """Return rows among which the oldest one is: the first in memory, and stored ones."""
-        rows = list(islice(self.rows.values(), number))
-        if self._has_stored:
-            sql = f"SELECT key, content FROM {self._name} WHERE generation = ("
-            sql += f"SELECT min(generation) FROM {self._name}) LIMIT {GENERATION}"
-            stored = dict(self._database.query(sql))
-            away = stored.keys() - self.rows.keys() - self._gone
-            self._has_stored = bool(away)
-            rows += [stored[key] for key in away]
-        return rows
+    def oldest(self, number: int, time_of: Callable[[bytes], float]) -> float:
+        """Return the time of the oldest row, infinity if there is none.
+
+        It is the first in memory, among `number` of them, or one of those stored first.
+        """
+        times = map(time_of, islice(self.rows.values(), number))
+        return min(chain(times, self._oldest_stored(time_of)), default=math.inf)
+
+    def _oldest_stored(self, time_of: Callable[[bytes], float]) -> Iterable[float]:
+        """Yield the time of the oldest row that is stored and still counts, if there is one.
+
+        Only save() and forget() change what is stored, and each look takes 0.1 s when many wait.
+        """
+        if self._stored is None or (self._stored and all(self._is_old(k) for _, k in self._stored)):
+            with suppress(sqlite3.OperationalError, Damaged):  # the next load() or save() says it
+                self._stored = self._first_stored(time_of)
+        return islice((time for time, k in self._stored or () if not self._is_old(k)), 1)
+
+    def _first_stored(self, time_of: Callable[[bytes], float]) -> list[tuple[float, int]]:
+        for generation in self._indexes:
+            sql = f"SELECT key, content FROM {self._name} WHERE generation = ?"
+            rows = self._database.query(sql, (generation,))
+            if not all(self._is_old(key) for key, _ in rows):
+                return sorted((time_of(content), key) for key, content in rows)
+        return []
+
+    def _is_old(self, key: int) -> bool:
+        """Return whether memory has another row of this key than the file."""
+        return key in self._gone or key in self._changed
 
     def _keep_in_memory(self, number: int) -> None:
-        self._has_stored |= len(self.rows) > number
         for key in list(self.rows)[: max(len(self.rows) - number, 0)]:
             del self.rows[key]
 
-    def forget_old(self, since: float) -> None:
-        """Delete, within the open transaction, generations that ended before this time.
+    def old_generations(self, since: float) -> list[int]:
+        """Return the generations that ended before this time.
 
-        And the oldest ones while there are more than MOST_ROWS. Their rows in memory stay.
+        And the oldest ones while the others have more than MOST_ROWS or MOST_BYTES.
         """
-        generations = sorted(self._began)
+        old, generations = [], sorted(self._began)
+        rows = {each: len(self._indexes[each]) for each in generations}
+        sizes = {each: rows[each] * self._row_size(each) for each in generations}
         for generation, following in zip(generations, generations[1:], strict=False):
-            rows = sum(map(len, self._indexes.values()))
-            if rows <= MOST_ROWS and self._began[following] >= since:
+            is_small = sum(rows.values()) <= MOST_ROWS and sum(sizes.values()) <= MOST_BYTES
+            if is_small and self._began[following] >= since:
                 break
+            old.append(generation)
+            del rows[generation], sizes[generation]
+        return old
+
+    def _row_size(self, generation: int) -> float:
+        sql = f"SELECT content FROM {self._name} WHERE generation = ? LIMIT {_SOME_ROWS}"
+        [(size,)] = self._database.query(f"SELECT avg(length(content)) FROM ({sql})", (generation,))
+        return size or 0.0
+
+    def delete(self, generations: list[int]) -> int:
+        """Delete generations, within the open transaction; return how many rows were open."""
+        found = 0
+        for generation in generations:
+            sql = f"SELECT substr(content, 1, {START}) FROM {self._name} WHERE generation = ?"
+            found += sum(self._is_open(row) for (row,) in self._database.query(sql, (generation,)))
             sql = f"DELETE FROM {self._name} WHERE generation = ?"
             self._database.query(sql, (generation,))
             sql = "DELETE FROM generations WHERE name = ? AND generation = ?"
             self._database.query(sql, (self._name, generation))
-            self.forgotten += len(self._indexes.pop(generation))
-            del self._began[generation]
+        return found
 
-    def forget_unsaved(self) -> None:
-        """Forget the oldest rows in memory: the disk is full."""
-        before = len(self.rows)
+    def forget(self, generations: list[int]) -> None:
+        """Take note that their deletion is committed; their rows in memory stay."""
+        self._stored = None
+        for generation in generations:
+            del self._indexes[generation], self._began[generation]
+
+    def forget_unsaved(self) -> int:
+        """Forget the oldest rows in memory: the disk is full. Return how many were open."""
+        unsaved = {key: self.rows[key] for key in self._changed}
         self._keep_in_memory(self._in_memory)
-        self.forgotten += before - len(self.rows)
+        lost = [row for key, row in unsaved.items() if key not in self.rows]
         self._changed &= self.rows.keys()
         gone = np.fromiter(self._gone, np.int64, len(self._gone))
         stored = [gone[_hits(index, gone)].tolist() for index in self._indexes.values()]
         self._gone = set(chain.from_iterable(stored))
+        return sum(self._is_open(row[:START]) for row in lost)
 
 
 def _upper(keys: np.ndarray) -> np.ndarray:

@@ -1,11 +1,13 @@
 """From what is known to what is shown: monitoring/snapshot.py."""
 
+import math
+
 import numpy as np
 
 from monitoring.figures.control import MOST_MARKS
 from monitoring.figures.curves import SPANS
 from monitoring.figures.exact import quantile
-from monitoring.figures.join import oldest_time
+from monitoring.figures.join import oldest_request
 from monitoring.figures.models_view import Models
 from monitoring.figures.state import State
 from monitoring.snapshot import (
@@ -20,6 +22,7 @@ from monitoring.snapshot import (
 )
 from utils.datasets import dataset
 
+SLOW = 5.0  # seconds that a request may be old when it comes
 MOST_SCANNED = 20_000  # waiting requests in memory, among which the oldest is looked for
 
 
@@ -69,7 +72,8 @@ def marks(state: State) -> list[Mark]:
 def _flow(state: State, now: float) -> Flow:
     counts, control = state.counts, state.control
     requests, replies, outcomes = state.rates.per_second(now)
-    oldest = oldest_time(state.waiting.oldest(MOST_SCANNED))
+    slow = state.clock_error if state.clock_error > SLOW else 0.0
+    oldest = state.waiting.oldest(MOST_SCANNED, oldest_request)
     return Flow(
         requests=counts.requests,
         predictions=counts.predictions,
@@ -83,7 +87,7 @@ def _flow(state: State, now: float) -> Flow:
         replies_per_second=replies,
         outcomes_per_second=outcomes,
         unanswered=counts.requests - counts.answered,
-        oldest_unanswered=None if oldest is None else max(now - oldest / 1000, 0.0),
+        oldest_unanswered=None if oldest == math.inf else max(now - slow - oldest / 1000, 0.0),
         errors=dict(control.errors),
     )
 
@@ -103,13 +107,15 @@ def _outcome_delay(state: State, now: float) -> OutcomeDelay:
 
 def _notes(state: State, models: Models) -> list[str]:
     """Return in words what the figures miss."""
-    counts, forgotten = state.counts, state.known.forgotten + state.waiting.forgotten
+    counts, slow = state.counts, state.clock_error
     said = {
         f"{counts.missed:,} records were deleted by Kafka before they were read": counts.missed,
         f"Kafka lost {counts.cut:,} records after they were read: they are counted": counts.cut,
         f"outcomes of predictions that are not known: {counts.unmatched:,}": counts.unmatched,
-        f"{forgotten:,} requests are too old to be joined with a reply or an outcome": forgotten,
+        f"{counts.forgotten:,} requests or outcomes are too old to be joined": counts.forgotten,
         f"{counts.ahead:,} records have times in the future: a clock is wrong": counts.ahead,
+        f"requests come with times of {slow:,.0f} s ago: clocks are slow, and latencies are "
+        "wrong": slow > SLOW,
         f"{counts.negative:,} replies are older than their requests: clocks differ, and "
         "latencies are wrong": counts.negative,
         "the champion's card has no histograms of its training set, so drift is not known": bool(

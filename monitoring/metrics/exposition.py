@@ -49,7 +49,8 @@ class Exposition:
 
     def show(self, snapshot: Snapshot, histories: object = None) -> None:
         """Take the monitor's newest snapshot, once a second: its loop goes on."""
-        self._snapshot, health.ready = snapshot, True
+        self._snapshot = snapshot
+        health.ready = snapshot.following.kafka_away_since is None
         health.beat(within=STUCK_AFTER)
 
     def _about(self) -> Iterator[Metric]:

@@ -2,7 +2,6 @@
 
 import msgspec
 
-from monitoring.rules import LEAST_ROWS
 from monitoring.snapshot import ModelState, Snapshot
 
 PATIENCE = 10.0  # seconds that an answer may take, and that the monitor may be behind
@@ -22,6 +21,9 @@ def headline(snapshot: Snapshot) -> Headline:
     """Return the most important thing about this moment."""
     flow, behind = snapshot.flow, snapshot.following.behind or 0
     active = [alert for alert in snapshot.alerts if alert.end is None]
+    if (away := snapshot.following.kafka_away_since) is not None:
+        wait = duration(snapshot.time - away)
+        return Headline("bad", f"Kafka has not answered for {wait}: the figures are from before.")
     if active:
         rest = len(active) - 2
         more = [f"{rest} more alert{'s' if rest > 1 else ''}."] if rest > 0 else []
@@ -34,13 +36,13 @@ def headline(snapshot: Snapshot) -> Headline:
         wait = duration(flow.oldest_unanswered)
         number = f"{flow.unanswered:,} request" + "s" * (flow.unanswered > 1)
         return Headline("bad", f"{number} without an answer, the oldest for {wait}.")
-    if _is_useless(champion(snapshot)):
-        text = "Every request is answered, but worse than by the mean outcome"
+    if (model := champion(snapshot)) and model.is_useless:
+        text = "No request waits for long, but answers are worse than the mean outcome"
         return Headline("bad", text + _quality(snapshot) + ".")
     if drifted := [each.name for each in snapshot.drift if each.drifted]:
         names = ", ".join(drifted[:3]) + (f" and {len(drifted) - 3} more" if drifted[3:] else "")
-        return Headline("warning", f"Every request is answered, but the data drift: {names}.")
-    return Headline("good", "All right: every request is answered" + _quality(snapshot) + ".")
+        return Headline("warning", f"No request waits for long, but the data drift: {names}.")
+    return Headline("good", "All right: no request waits for long" + _quality(snapshot) + ".")
 
 
 def _quality(snapshot: Snapshot) -> str:
@@ -50,13 +52,6 @@ def _quality(snapshot: Snapshot) -> str:
     loss = next(iter(model.figures.values()), None)
     shown = "" if loss is None else f", {snapshot.loss} {figure(loss)}"
     return f", model {model.model_id}{shown}"
-
-
-def _is_useless(model: ModelState | None) -> bool:
-    """Return whether the model's loss is above that of always predicting the mean outcome."""
-    if not model or model.loss_of_mean is None or model.window < LEAST_ROWS:
-        return False
-    return next(iter(model.figures.values()), 0.0) > model.loss_of_mean
 
 
 def champion(snapshot: Snapshot) -> ModelState | None:

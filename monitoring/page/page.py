@@ -6,6 +6,7 @@
 Works offline; nothing can be changed through it. See web_server.py for what it serves.
 """
 
+import errno
 import socket
 import threading
 from collections.abc import Mapping
@@ -59,7 +60,10 @@ def open_page(host: str, port: int) -> Page | None:
         warn(f"LISTEN_HOST: {host!r} can't be used: {error.strerror}; there is no page.")
         return None
     except OSError as error:
-        warn(f"MONITOR_PORT: {port} can't be used on {host}: {error.strerror}; there is no page.")
+        wrong = f"MONITOR_PORT: {port} can't be used on {host}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            wrong = f"LISTEN_HOST: {host} is no address of this machine"
+        warn(f"{wrong}: {error.strerror}; there is no page.")
         return None
     say(f"The page is open: {page.address}", "bold")
     return page

@@ -145,7 +145,7 @@ def _curves(snapshot: Snapshot, history: History | None, width: int) -> Table:
     points = history.points if history else []
     seconds = history.interval if history else 1.0
     curves = [
-        (f"{snapshot.loss}", [each.loss for each in points], figure),
+        (snapshot.loss, [each.loss for each in points], figure),
         ("latency p99", [each.p99 for each in points], duration),
         ("requests/s", [each.requests / seconds for each in points[:-1]], lambda x: f"{x:.1f}"),
     ]

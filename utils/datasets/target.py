@@ -18,6 +18,7 @@ LARGEST = 1e15
 FiniteNumber = Annotated[float, Meta(ge=-LARGEST, le=LARGEST)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Label = str | int | float
+REPLY = ("prediction", "probability", "model_id", "probabilities")  # what Target.answers() returns
 
 
 def is_number(value: Any) -> bool:

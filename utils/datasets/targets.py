@@ -181,6 +181,13 @@ class Number(Target):
         return float(outcomes.mean()), float(outcomes.std()) or 1.0
 
 
+def restore_target(kind: str, name: str, labels: Iterable[Label], outputs: int) -> Target:
+    """Return a target as a model was made for it; outputs : how many scores it gives a row."""
+    if kind == Number.kind:
+        return Number(name)
+    return TwoClasses(name, *labels) if outputs == 1 else Classes(name, labels)
+
+
 def _plain(label: Any) -> Any:
     """Return a label of numpy, as pandas' unique() returns them, as one of Python."""
     return label.item() if isinstance(label, np.generic) else label

@@ -5,6 +5,7 @@ Replaces the defaults of kafka-python that hurt.
 
 import logging
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 
@@ -131,24 +132,19 @@ class Outage:
     """Reports when Kafka goes away and when it is back, once for all clients of a process."""
 
     def __init__(self) -> None:
-        self._reported = False
-
-    @property
-    def lasts(self) -> bool:
-        """Whether an outage was reported and has not ended."""
-        return self._reported
+        self.since: float | None = None  # seconds since 1970; None: Kafka answers
 
     def begin(self) -> None:
         """Report that Kafka does not answer, unless that was reported."""
-        if not self._reported:
+        if self.since is None:
             warn(f"Kafka does not answer at {settings.kafka_host} any more: waiting for it.")
-        self._reported = True
+            self.since = time.time()
 
     def end(self) -> None:
         """Report that Kafka answers again, if an outage was reported."""
-        if self._reported:
+        if self.since is not None:
             say("Kafka answers again.")
-        self._reported = False
+        self.since = None
 
 
 outage = Outage()

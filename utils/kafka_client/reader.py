@@ -95,11 +95,16 @@ class Reader:
         for partition in self._consumer.assignment():
             self._seek(partition)
 
-    def ends(self) -> dict[TopicPartition, int]:
-        """Return the present end of every partition that is read, for has_read(); KafkaError."""
+    def ends(self, stable: bool = False) -> dict[TopicPartition, int]:
+        """Return the present end of every partition that is read, for has_read(); KafkaError.
+
+        Behind an open transaction, records may wait that are no part of it: has_read() then waits
+        for its end, which may take long. stable : only the ends of what can be read now.
+        """
+        if stable:
+            return self._consumer.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
         if self._asking is None:
             # On the other one's connection Kafka answers behind a fetch that waits for records.
-            # Uncommitted: behind an open transaction, records may wait that are no part of it.
             self._asking = make_consumer(isolation_level="read_uncommitted")
         return self._asking.end_offsets(sorted(self._consumer.assignment()), ENDS_TIMEOUT_MS)
 

@@ -54,6 +54,14 @@ def prepare_topics(
         rights.check_topics(admin)
 
 
+def existing_topics(read: Iterable[str]) -> list[str]:
+    """Return those of the topics that exist; Refused if the right to read one is missing."""
+    rights = Rights(read)
+    with closing(make_admin()) as admin:
+        rights.check_topics(admin)
+        return [each["name"] for each in admin.describe_topics(rights.topics) if each["partitions"]]
+
+
 def _wait_for_admin() -> KafkaAdminClient:
     # A restarted process has reached Kafka before: it waits as long as it takes.
     deadline = math.inf if was_restarted() else time.monotonic() + settings.broker_timeout

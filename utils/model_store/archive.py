@@ -79,11 +79,11 @@ class Archive:
         surplus = len(paths) - settings.audit_models
         for place, path in enumerate(paths):
             if place < surplus or _age(path)[0] < oldest:
-                path.unlink(missing_ok=True)
+                _remove(path)
         kept = {path.stem for path in self._paths()}
         for path in self.folder.glob("*"):
             if path.name.split(".")[0] not in kept:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def _path(self, card: Card) -> Path:
         return self.folder / f"{card.model_id}-{card.digest}.json"
@@ -91,6 +91,12 @@ class Archive:
     def _paths(self) -> list[Path]:
         found = [path for path in self.folder.glob("*.json") if _NAME.fullmatch(path.name)]
         return sorted(found, key=_age)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file; one that can't be deleted does not keep the others."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def _age(path: Path) -> tuple[float, int]:

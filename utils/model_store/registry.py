@@ -69,7 +69,7 @@ class Registry:
         except FileNotFoundError:
             raise ModelError(f"model {model_id}: {path.name} is missing") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"model {model_id}: {path.name} can't be read ({error})") from None
+            raise ModelError(f"model {model_id}: {path.name} can't be read ({error})") from error
         if card.model_id != model_id:
             raise ModelError(f"model {model_id}: its card is that of model {card.model_id}")
         return card
@@ -81,10 +81,10 @@ class Registry:
             content = _read(path)
         except FileNotFoundError:
             raise ModelError(f"model {card.model_id}: {path.name} is missing") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ModelError(
                 f"model {card.model_id}: {path.name} can't be read ({error})"
-            ) from None
+            ) from error
         if hashlib.sha256(content).hexdigest() != card.digest:
             raise ModelError(
                 f"model {card.model_id}: {path.name} does not match the digest in its card"
@@ -136,7 +136,7 @@ class Registry:
 
         Kept are the champion, its anchor (see train/judge.py), the newest rejected model for
         inspection, and besides these `keep` others: the champion's parent first, then the newest.
-        A model that can't be archived, because the disk is full for example, is kept for now.
+        A model that can't be read or archived now, with a full disk for example, is kept for now.
         """
         champion, *others = self.by_preference() or [None]
         parent = anchor = None
@@ -156,18 +156,28 @@ class Registry:
 
     def _archived(self, model_ids: list[int]) -> list[int]:
         """Archive these models; return those that are archived, or too damaged for it."""
-        archive, done = Archive(self.folder), []
-        try:
-            for model_id in model_ids:
-                with suppress(ModelError):
-                    if settings.audit_models:
-                        card = self.card(model_id)
-                        archive.add(card, self.content(card))
+        archive, done, problem = Archive(self.folder), [], None
+        for model_id in model_ids:
+            try:
+                if settings.audit_models:
+                    self._archive(model_id, archive)
                 done.append(model_id)
+            except OSError as error:
+                problem = error
+        if problem:
+            warn(f"Replaced models are kept until they can be archived: {problem}")
+        with suppress(OSError):
             archive.clean_up()
-        except OSError as error:
-            warn(f"Replaced models are kept until they can be archived: {error}")
         return done
+
+    def _archive(self, model_id: int, archive: Archive) -> None:
+        """Archive a model, unless it is damaged; OSError if it can't be read or written now."""
+        try:
+            card = self.card(model_id)
+            archive.add(card, self.content(card))
+        except ModelError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
 
     def remove_leftovers(self) -> None:
         """Remove what a killed writer left: temporary files, and models without a card."""
@@ -180,7 +190,7 @@ class Registry:
 
 def _read(path: Path) -> bytes:
     if path.stat().st_size > MOST_BYTES:
-        raise OSError(f"it has more than {MOST_BYTES:,} bytes")
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
     return path.read_bytes()
 
 

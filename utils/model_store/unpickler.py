@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from utils.feature_encoder import FeatureEncoder, LinearScaler, _Codes, _Crossing
+from utils.settings import settings
 
-# Limits of time and memory. A column of 1,000 categories takes 4,000 instructions, and an
-# instruction at most 100 bytes of memory; arrays take no more than the file does.
-MAX_INSTRUCTIONS = 20_000_000
+# Limits of time and memory. A column of 1,000 categories takes 4,000 instructions, a crossed one
+# 6,000, and an instruction at most 100 bytes of memory; arrays take no more than the file does.
+MAX_INSTRUCTIONS = 2_000 * max(settings.max_categories, 1_000)
 MAX_ATTRIBUTES = 50  # of an object
 MAX_TUPLE = 64  # elements; and a tuple in a tuple has none: hash() of deep ones ends the process
 
@@ -94,7 +95,7 @@ class _Machine:
                     f"has {_opcode(code)}, which no model needs: nothing of it was run"
                 )
             instruction(self)
-        raise Unreadable(f"has more than {MAX_INSTRUCTIONS:,} instructions")
+        raise Unreadable(f"has more than {MAX_INSTRUCTIONS:,} instructions (MAX_CATEGORIES)")
 
     def take(self, size: int) -> bytes:
         """Return the next bytes."""
@@ -137,6 +138,9 @@ class _Machine:
         target = self.stack[-1]
         if type(target) is not _Codes:
             _as(dict, target)
+        # Hashes of numbers are known: thousands of pairs with one hash would take hours.
+        if any(type(key) is tuple and set(map(type, key)) - {str} for key in items[::2]):
+            raise Unreadable("has a key that no model needs")
         target.update(zip(items[::2], items[1::2], strict=True))
 
     def long(self) -> None:

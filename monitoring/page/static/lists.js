@@ -7,6 +7,8 @@ const SHOWN_EVENTS = 40;
 
 const empty = (textContent) => make("p", { className: "empty", textContent });
 
+const mean = ({ loss_of_mean: loss }) => loss === null ? "" : `; always the mean: ${figure(loss)}`;
+
 export function showTiles(root, { flow, latency, outcome_delay: delay, training, models, champion, loss, started }) {
   const model = models.find((each) => each.model_id === champion);
   const [found] = Object.values(model?.figures ?? {});
@@ -15,10 +17,10 @@ export function showTiles(root, { flow, latency, outcome_delay: delay, training,
   const tiles = [
     ["Requests", count(flow.requests), `${rate(flow.requests_per_second)} per second` + (started ? `; since ${clock(started)}` : "")],
     ["Unanswered", count(flow.unanswered), flow.unanswered ? `oldest ${duration(flow.oldest_unanswered)}` : "every request has its answer"],
-    ["Latency", duration(latency.p50), latency.p99 === null ? "not known yet" : `p99 ${duration(latency.p99)}, of the newest ${count(latency.answers)}`],
-    [loss, figure(found), model ? `model ${champion}, its newest ${count(model.window)} outcomes` : "no model answers yet"],
-    ["Outcomes", count(flow.outcomes), late],
-    ["Trainings", count(training.completed), `${count(training.rejected)} rejected, ${count(training.failed)} failed`],
+    ["Latency in Kafka", duration(latency.p50), latency.p99 === null ? "not known yet" : `p99 ${duration(latency.p99)}, of the newest ${count(latency.answers)}`],
+    [loss, figure(found), model ? `model ${champion}, its newest ${count(model.window)} outcomes` + mean(model) : "no model answers yet"],
+    ["Requests with outcome", count(flow.observations), late],
+    ["Trainings", count(training.completed + training.rejected + training.failed), `${count(training.completed)} promoted, ${count(training.rejected)} rejected, ${count(training.failed)} failed`],
   ];
   refill(root, tiles, () => tiles.map(([name, value, words]) => make("div", {},
     make("dt", { textContent: name }), make("dd", { className: "value", textContent: value }),
@@ -69,7 +71,7 @@ export function showErrors(root, { errors, dead_letters: letters, error_replies:
     const lines = reasons.map(([reason, number]) => make("li", {},
       make("span", { textContent: reason }), make("b", { textContent: count(number) })));
     const replied = `${count(letters)} dead letters, ${count(replies)} error replies`;
-    const forged = unexpected ? `; ${count(unexpected)} replies that no request explains` : "";
+    const forged = unexpected ? `; ${count(unexpected)} unexpected replies, forged perhaps` : "";
     return [make("p", { className: "hint", textContent: replied + forged }), make("ul", { className: "counts" }, ...lines)];
   });
 }

@@ -9,9 +9,9 @@ export function showModels(root, { models, champion }) {
   refill(root, { models, champion }, () => {
     if (!models.length) return make("p", { className: "empty", textContent:
       "No model is known yet: initialize.py makes the first one, and the trainer the others." });
-    const window = Math.max(...models.map((model) => model.window));
-    const hint = "Figures are those of real answers whose outcome is known"
-      + (window ? `, at most the newest ${count(window)} of each model.` : "; none is yet.");
+    const known = models.some((model) => model.window);
+    const hint = "Figures are those of each model's newest answers whose outcome is known"
+      + (known ? "." : "; none is yet.");
     return [make("p", { className: "hint", textContent: hint }), ...tables(models)];
   });
 }
