@@ -93,6 +93,7 @@ def test_a_model_is_one_version_with_an_alias_and_the_date(logged):
     assert logged.content["models"] == {"adult": {"champion": version["version"]}}
 
 
+@pytest.mark.slow
 def test_a_champion_without_a_version_has_no_alias(logged, tmp_path):
     """As after `make clean`: it has the id of a model that is logged, and is another one."""
     shutil.copytree(logged.folder, tmp_path, dirs_exist_ok=True)

@@ -1,6 +1,5 @@
 """The monitor's side of MLflow: it is never disturbed, whatever MLflow does."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,16 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from monitoring.snapshot import (
-    Flow,
-    Following,
-    Latency,
-    ModelState,
-    OutcomeDelay,
-    Snapshot,
-    Training,
-)
-from monitoring.tracking import log_to_mlflow, mlflow_live, tracking
+from monitoring.tracking import log_to_mlflow
 from monitoring.tracking.log_to_mlflow import MORE
 from tests.harness.mlflow_programs import folders
 from tests.harness.pipeline import wait_until
@@ -85,10 +75,10 @@ def children(folder: Path) -> list[int]:
     return [int(pid) for pid in dict.fromkeys(pids)]
 
 
-def longest_step(folder: Path) -> float:
-    """Return the longest step of the monitor, seconds."""
+def steps_of(folder: Path) -> list[float]:
+    """Return, after each step of the monitor, the longest one so far, seconds."""
     words = (line.split() for line in (folder / "log").read_text().splitlines())
-    return max(float(line[3]) for line in words if line[0] == "child" and len(line) > 3)
+    return [float(line[3]) for line in words if line[0] == "child" and len(line) > 3]
 
 
 @contextmanager
@@ -98,6 +88,7 @@ def frozen_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_a_store_that_can_not_be_used_is_reported_once_and_tried_again(tmp_path):
     (tmp_path / "models").mkdir()
     (store := tmp_path / "data" / "mlflow.db").mkdir(parents=True)
@@ -112,14 +103,14 @@ def test_a_store_that_can_not_be_used_is_reported_once_and_tried_again(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_frozen_server_costs_the_monitor_nothing(first_model, tmp_path):
+def test_a_server_that_does_not_answer_is_reported_once(first_model, tmp_path):
     shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
     with (
         frozen_server() as uri,
         monitor(tmp_path, MLFLOW_TRACKING_URI=uri),
     ):
         wait_until(lambda: len(children(tmp_path)) > 1, what="a second try")
-    assert longest_step(tmp_path) < 10  # the child has waited so long for the server
+    assert max(steps_of(tmp_path)) < 10  # the child has waited so long for the server
     [problem] = said(tmp_path)
     assert "API request to MLFLOW_TRACKING_URI" in problem
     assert uri not in problem
@@ -137,14 +128,22 @@ def test_a_child_that_takes_too_long_is_killed(first_model, tmp_path):
     ]
 
 
-@pytest.mark.slow
-def test_the_child_ends_with_a_monitor_that_is_killed(first_model, tmp_path):
-    shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
-    with frozen_server() as uri, monitor(tmp_path, MLFLOW_TRACKING_URI=uri) as process:
-        [child] = wait_until(lambda: children(tmp_path), what="a child")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the child's end")
+def test_a_monitor_goes_on_beside_a_frozen_server_and_its_child_ends_with_it(tmp_path):
+    for name in ("models", "data"):
+        (tmp_path / name).mkdir()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        monitor(tmp_path, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{server.getsockname()[1]}") as own,
+    ):
+        server.settimeout(60)
+        with server.accept()[0]:  # the child waits for an answer
+            [child], steps = children(tmp_path), len(steps_of(tmp_path))
+            wait_until(lambda: len(steps_of(tmp_path)) > steps + 5, what="further steps")
+            assert children(tmp_path) == [child]
+            assert max(steps_of(tmp_path)) < 10  # so long the child waits
+            own.send_signal(signal.SIGKILL)
+            own.wait()
+            wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the child's end")
 
 
 def test_two_processes_never_create_the_store_at_once(tmp_path):
@@ -193,48 +192,6 @@ def test_a_store_that_a_server_has_just_created_stays(tmp_path, monkeypatch):
     log_to_mlflow.check_store()
     assert [store.stat().st_ino] == inodes
     assert not (tmp_path / "new.db").exists()
-
-
-def live(folder: Path) -> list[dict]:
-    """Return the samples in this file."""
-    return [json.loads(line) for line in folder.read_text().splitlines() if line]
-
-
-@pytest.fixture
-def samples(tmp_path, monkeypatch) -> Path:
-    """The file of samples, with none in it."""
-    monkeypatch.setattr(mlflow_live, "SAMPLES", tmp_path / "samples")
-    return tmp_path / "samples"
-
-
-def test_too_many_samples_are_thinned_out_but_no_date_of_a_champion(samples, monkeypatch):
-    monkeypatch.setattr(mlflow_live, "MAX_BYTES", 1_000)
-    for time in range(100):
-        mlflow_live.append({"time": time, "models": {}}, {"time": time, "champion": time})
-        mlflow_live.append({"time": time, "models": {}})
-    mlflow_live.thin_out()
-    found = live(samples)
-    assert [each["time"] for each in found if "champion" in each] == [*range(100)]
-    assert 190 < len(found) < 210
-    monkeypatch.setattr(mlflow_live, "MAX_BYTES", 10_000)
-    mlflow_live.thin_out()
-    assert live(samples) == found
-
-
-def test_figures_that_the_disk_had_no_place_for_are_sampled_again(samples, monkeypatch):
-    monkeypatch.setattr(tracking, "SAMPLE_EVERY", 0.0)
-    monkeypatch.setattr(tracking.Tracking, "_is_due", lambda self: False)
-    tracked, parts = tracking.Tracking(), [Flow(), Latency(), OutcomeDelay(), Training()]
-    tracked._is_on = True
-    models = [ModelState(0, "champion", answers=5, mean_loss=0.3)]
-    snapshot = Snapshot(1.0, 0.0, "", "", None, *parts, models, [], [], [], Following())
-    samples.mkdir()  # it can't be written
-    tracked.step(snapshot)
-    samples.rmdir()
-    tracked.step(snapshot)
-    tracked.step(snapshot)
-    [sample] = live(samples)
-    assert sample["models"]["0"]["answers"] == 5
 
 
 def test_the_monitor_imports_neither_mlflow_nor_what_it_needs():
