@@ -22,7 +22,7 @@ from utils.model_store.card import Card, Histogram
 
 LEAST_ROWS = 100
 LEAST_EXPECTED = 5.0  # rows of a bin in each sample; the rule of thumb for chi-square
-FALSE_ALARMS = 0.001  # of all columns together, and of the loss
+FALSE_ALARMS = 1e-5  # of one look at all columns, and of one at the loss; an hour has 720 looks
 _CUT_EVERY = 16  # observations between two places where the losses may be cut
 
 
