@@ -27,6 +27,7 @@ FAILURES = (
 WEBHOOK_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 60.0  # seconds
 TRIES = 10  # of one event, in about eight minutes
+FIRST_PAUSE = 1.0  # seconds after the first try; each further one is twice as long
 LONGEST_PAUSE = 120.0  # seconds between two tries
 
 
@@ -45,7 +46,7 @@ class Action(ABC):
 
     def deliver(self, event: bytes, text: str, stop: threading.Event) -> bool:
         """Try to act until it works or TRIES are used up; False if `stop` is set meanwhile."""
-        pause, error = 1.0, None
+        pause, error = FIRST_PAUSE, None
         for _ in range(TRIES):
             try:
                 self.act(event, text)

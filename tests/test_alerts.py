@@ -108,6 +108,11 @@ def test_trainings_that_do_not_come():
     assert not found(rules, snapshot(61, started=None))
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(actions, "FIRST_PAUSE", 0.02)
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "alerts.json"

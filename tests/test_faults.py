@@ -115,6 +115,7 @@ def test_frozen_for_longer_than_every_timeout(pipeline):
     assert batch_ids == list(range(1, 600 // 25 + 1))
 
 
+@pytest.mark.slow
 def test_the_broker_is_killed_and_comes_back(own_broker):
     pipeline, folder = own_broker
     predictor = pipeline.predictor()

@@ -89,6 +89,7 @@ def kill_while_they_leave(shop: Shop, mail: MailServer, kills: int, visitors: in
     print(f"{kills} kills, {visitors} visitors: {mail.repeats()} e-mails repeated")
 
 
+@pytest.mark.slow
 def test_killed_while_visitors_leave_each_gets_one_email(shop, mail):
     kill_while_they_leave(shop, mail, kills=3, visitors=50)
 

@@ -67,6 +67,7 @@ def test_every_hostile_message_is_put_aside_and_every_request_answered(pipeline)
     assert trainer.poll() is None
 
 
+@pytest.mark.slow
 def test_a_record_that_the_client_can_not_unpack_stops_nobody(pipeline):
     predictor, trainer = pipeline.predictor(), pipeline.trainer()
     for topic in ("app_messages", "retrain_topic", "outcomes_topic"):
@@ -234,6 +235,7 @@ def test_what_unpacks_to_a_thousand_times_as_much_is_answered_bit_by_bit(pipelin
     assert "restarting" not in predictor.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_repeated_request_is_answered_each_time_and_learned_once(pipeline):
     pipeline.predictor(RETRAIN_EVERY="2")
     trainer = pipeline.trainer(RETRAIN_EVERY="2")

@@ -62,6 +62,7 @@ def test_the_page_follows_the_prediction(journey, chromium):
     assert tab.problems == []
 
 
+@pytest.mark.slow
 def test_two_browsers_at_once_get_their_own_answers(journey, chromium):
     tabs = [Tab(chromium, journey.port, source) for source in ("mail", "ad")]
     for items in (("item-00", "item-09"), ("item-39", "item-30"), ("item-12", "item-12")):
@@ -150,6 +151,7 @@ def test_sessions_at_once_receive_the_answers_to_their_own_views_only(journey):
             assert message["chances"] == replies[message["view"]]["probabilities"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sessions", "kills"), [(4, 2), pytest.param(12, 15, marks=pytest.mark.slow)]
 )

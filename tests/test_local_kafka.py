@@ -246,6 +246,7 @@ def test_a_broker_that_ends_while_starting_shows_its_log(jars, tmp_path):
     assert not (tmp_path / "broker.pid").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
     port = str(local_kafka.free_port())
     command = [sys.executable, "-m", "tools.local_kafka", "start", "--port", port]

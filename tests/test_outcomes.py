@@ -179,6 +179,7 @@ def test_a_model_is_promoted_by_hand_under_load(pipeline):
     assert missing.stderr == b"There is no model 7: see list\n"
 
 
+@pytest.mark.slow
 def test_a_promotion_that_was_killed_before_its_announcement_is_announced(pipeline):
     predictor = pipeline.predictor()
     pipeline.trainer()

@@ -41,6 +41,7 @@ def test_requests_are_answered_and_the_model_is_replaced(pipeline):
         assert process.wait(timeout=15) == 0, process.log.read_text()
 
 
+@pytest.mark.slow
 def test_everything_in_adult_test_is_answered(pipeline):
     pipeline.predictor()
     request_ids = pipeline.requests(16_281)
@@ -173,6 +174,7 @@ def test_one_request_at_a_time_works_too(pipeline):
         pipeline.wait_for_replies(number)
 
 
+@pytest.mark.slow
 def test_a_failed_training_is_announced_and_the_trainer_goes_on(pipeline):
     damaged = pipeline.folder / "data" / "adult.data"
     whole = damaged.read_bytes()
@@ -196,6 +198,7 @@ def test_scripts_without_a_model_say_what_to_do(pipeline):
         assert "python initialize.py" in process.log.read_text()
 
 
+@pytest.mark.slow
 def test_scripts_without_a_broker_wait_and_give_up(pipeline):
     for script in ("predictor.py", "trainer.py", "sample_app.py"):
         process = pipeline.start(script, KAFKA_HOST="localhost:1", BROKER_TIMEOUT="1")

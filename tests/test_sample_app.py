@@ -33,6 +33,7 @@ def test_one_line_a_person(pipeline):
     assert "\x1b[" not in app.log.read_text()  # colors are for terminals
 
 
+@pytest.mark.slow
 def test_late_outcomes_are_counted_when_they_are_known(pipeline):
     pipeline.predictor()
     delayed = ("--messages", "20", "--interval", "0.05", "--outcome-delay", "1")

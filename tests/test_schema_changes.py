@@ -118,6 +118,7 @@ def shop(broker, project, tmp_path):
     shop.stop_all()
 
 
+@pytest.mark.slow
 def test_columns_and_classes_change_in_the_middle_of_operation(shop):
     shop.predictor()
     shop.trainer()

@@ -235,6 +235,7 @@ def test_visitors_are_valid_requests(tmp_path):
     assert run_with("shop", WIRE, path) == "500\n"
 
 
+@pytest.mark.slow
 def test_a_model_learns_most_of_what_there_is_to_learn(tmp_path):
     found = json.loads(run_with("shop", LOSSES, tmp_path, 1))
     least, most = found["best possible"], found["always the same"]

@@ -128,6 +128,7 @@ def test_a_child_that_takes_too_long_is_killed(first_model, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_monitor_goes_on_beside_a_frozen_server_and_its_child_ends_with_it(tmp_path):
     for name in ("models", "data"):
         (tmp_path / name).mkdir()

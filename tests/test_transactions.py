@@ -96,6 +96,7 @@ def test_own_replies_are_skipped_and_leave_no_lag(stream, pipeline):
     assert seen == ["first", "somebody's", "second"]
 
 
+@pytest.mark.slow
 def test_a_restarted_predictor_leaves_no_lag_of_replies(pipeline):
     first = pipeline.predictor()
     pipeline.requests(3)

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 import lightgbm as lgb
 import numpy as np
 
-from utils.datasets.target import Target
-from utils.datasets.targets import Classes, Number, TwoClasses
+from utils.datasets.target import REPLY, Target
+from utils.datasets.targets import restore_target
 from utils.feature_encoder import FeatureEncoder, LinearScaler, restore_encoder
 
 if TYPE_CHECKING:
     from utils.model_store.model import Model
 
 STATE, BOOSTER = "model.json", "booster.txt"  # the two files of a model
-REPLY = ("prediction", "probability", "model_id", "probabilities")  # as Target.answers() returns
 
 
 def write(model: "Model", target: Target, folder: Path) -> None:
@@ -56,7 +55,7 @@ class PortableModel:
         self.model_id, self.absent = state["model_id"], state["absent"]
         self.to_today = None if state["to_today"] is None else np.array(state["to_today"])
         self.center, self.spread = state["scale"]
-        self.target = _target(**state["target"])
+        self.target = restore_target(**state["target"])
 
     def scores(self, rows: Sequence[dict]) -> np.ndarray:
         """Return what Model.predict() of utils/model_store/model.py returns, bit for bit.
@@ -81,9 +80,3 @@ class PortableModel:
         answers = self.target.answers(self.scores(rows), self.model_id)
         replies = (zip(REPLY, fields, strict=False) for fields in answers)
         return [{name: value for name, value in each if value is not None} for each in replies]
-
-
-def _target(kind: str, name: str, labels: list, outputs: int) -> Target:
-    if kind == "number":
-        return Number(name)
-    return TwoClasses(name, *labels) if outputs == 1 else Classes(name, labels)
