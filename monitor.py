@@ -38,6 +38,7 @@ from utils.files import ROOT, locked, make_private
 from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
 from utils.process import (
     collect_garbage_rarely,
+    lower_priority,
     only_one,
     reset_restarts,
     stop_on_signals,
@@ -114,7 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.once:
         speak_on_stderr()
-    os.nice(10)  # predictors come first
+    lower_priority(os.getpid())  # predictors come first
     stop = stop_on_signals()
     load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
     try:

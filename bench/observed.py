@@ -5,10 +5,12 @@
 
 Starts a broker of its own and the real predictor.py with the model that initialize.py makes. On
 means METRICS_PORT, scraped every second, and monitor.py with its page, archive and all else that it
-does by default. The ratios are made within each round. Linux only (/proc).
+does by default, once it has logged the model. The ratios are made within each round. Linux only
+(/proc).
 """
 
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -65,9 +67,13 @@ class Observed(Case):
     def observe(self) -> None:
         """Start the monitor, and give the predictor a port."""
         self.page, self.metrics = free_port(), free_port()
+        shutil.copytree(self.folder / "data", self.environment["DATA_DIR"])
         self.monitor = self.start("monitor.py", MONITOR_PORT=str(self.page))
         self.environment["METRICS_PORT"] = str(self.metrics)
         wait_until(self.snapshot, what="the monitor's page")
+        # The model is logged to MLflow once, which is no part of what is measured here.
+        logged = Path(self.environment["DATA_DIR"]) / "mlflow_logged.json"
+        wait_until(logged.exists, what="the model in MLflow")
 
     def snapshot(self) -> dict | None:
         """Return what the monitor knows, None while it starts."""
@@ -82,6 +88,8 @@ def run(arena: Arena, models: Path, number: int, on: bool, requests: int, second
     with case, observing(case) if on else nullcontext():
         predictor = case.start("predictor.py")
         figures = case.measure([predictor.pid], requests)
+        if on:  # as in use, it has no backlog
+            wait_until(lambda: case.snapshot()["flow"]["predictions"] >= requests, 60)
         visitors = Visitors(case, RATE)
         visitors.run(seconds)
         latencies = visitors.latencies()
@@ -123,10 +131,11 @@ def keep_up(arena: Arena, requests: int) -> Table:
     with case, observing(case):
         predictor, monitor = case.start("predictor.py"), case.monitor.pid
         figures = case.measure([predictor.pid], requests)
-        answered, cpu = time.monotonic(), cpu_seconds(monitor)
+        answered = time.monotonic()
         wait_until(lambda: case.snapshot()["flow"]["unanswered"] == 0, 600, "all read")
         wait_until(lambda: case.snapshot()["flow"]["predictions"] >= requests, 600, "all read")
         late, found = time.monotonic() - answered, case.snapshot()
+        cpu = cpu_seconds(monitor)
         table = Table("the monitor at the predictor's full rate", "")
         for name, value in {
             "requests": f"{found['flow']['requests']:,}",

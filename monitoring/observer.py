@@ -39,6 +39,7 @@ READS = (APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
 SAVE_EVERY = 3.0  # seconds
 MOST_UNSAVED = 150_000  # rows; more are saved at once
 CLEAN_EVERY = 600.0  # seconds
+FETCH_WAIT = 500  # ms: two answers of Kafka a second are enough for a page that changes once
 FULL_POLL = 2_000  # records: a poll that returns so many has left others waiting, perhaps
 RECOVERY_TIMEOUT = 60.0  # seconds of errors, while Kafka answers, until a restart
 DAY = 86_400
@@ -210,7 +211,10 @@ class Observer:
 
     def _read(self) -> Reader:
         """Return a reader of what the state does not know yet."""
-        reader, positions = Reader(self._state.positions, *READS), self._state.positions
+        reader, positions = (
+            Reader(self._state.positions, *READS, wait_ms=FETCH_WAIT),
+            self._state.positions,
+        )
         begins = {p: n for p, n in reader.begins().items() if n and p not in positions}
         self._state.positions = positions | {p: Position(n) for p, n in begins.items()}
         self._note_missed(sum(begins.values()))

@@ -43,16 +43,17 @@ class Reader:
     found; Refused as Consumer.poll.
     """
 
-    def __init__(self, positions: Positions, *topics: str) -> None:
+    def __init__(self, positions: Positions, *topics: str, wait_ms: int = 100) -> None:
+        """wait_ms : how long Kafka may collect records before it answers."""
         self._topics = topics
         self._positions = _known(positions)
         self._consumer = make_consumer(
             max_poll_records=4_000,
             max_partition_fetch_bytes=2**23,
-            # Kafka answers after 100 ms, or with 1 MB. Nobody waits for these records, and reading
+            # Kafka answers with 1 MB, or after a while. Nobody waits for these records, and reading
             # each one as it comes takes CPU that the predictor and Kafka need.
             fetch_min_bytes=2**20,
-            fetch_max_wait_ms=100,
+            fetch_max_wait_ms=wait_ms,
             metadata_max_age_ms=int(CHECK_INTERVAL * 1000),
             auto_offset_reset="none",  # an error instead of a silent jump, see _relocate()
         )
