@@ -36,7 +36,7 @@ from utils.process import restart_process
 from utils.settings import settings
 
 READS = (APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC, DEAD_LETTER_TOPIC)
-SAVE_EVERY = 3.0  # seconds
+SAVE_EVERY = 10.0  # seconds: what came since then is read again after a kill
 MOST_UNSAVED = 150_000  # rows; more are saved at once
 CLEAN_EVERY = 600.0  # seconds
 FETCH_WAIT = 500  # ms: two answers of Kafka a second are enough for a page that changes once
