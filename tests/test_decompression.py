@@ -197,6 +197,7 @@ def test_a_record_with_too_many_headers_is_one_record(pipeline):
     assert (last.offset, last.value) == (5, bytes(8 * MIB))
 
 
+@pytest.mark.slow
 def test_a_poll_takes_no_more_memory_than_it_may(pipeline):
     """20 records of 5 MiB in batches of their own are one response to the client."""
     pipeline.create_topic("app_messages")

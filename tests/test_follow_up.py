@@ -70,6 +70,7 @@ def test_not_before_the_delay(shop, mail):
     print(f"sent {max(waited) - 1:.2f} s after the delay at the latest")
 
 
+@pytest.mark.slow
 def test_no_email_after_a_return_or_a_purchase(shop, mail):
     sessions = ("back", "bought", "elsewhere", "bought-first", "twice", "last")
     shop.predict(*sessions)

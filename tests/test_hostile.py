@@ -140,6 +140,7 @@ def test_a_reply_that_is_too_large_with_its_key_goes_without(pipeline):
     assert replies == {"x": None, request_id: b"small"}
 
 
+@pytest.mark.slow
 def test_dead_letters_are_listed_shown_and_replayed_once(pipeline):
     pipeline.predictor()
     assert pipeline.run("tools.dead_letters", "replay").stdout.endswith(b"Replayed 0 letters.\n")

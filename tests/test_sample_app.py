@@ -59,6 +59,7 @@ def test_many_requests_are_not_printed_one_by_one(pipeline):
     assert lines[-1].startswith("2,000 requests sent, 0 not answered, ")
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_last_line_shows_the_state(pipeline):
     pipeline.predictor()
     command = ["sample_app.py", "--messages", "5", "--interval", "0.3"]

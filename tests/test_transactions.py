@@ -74,6 +74,7 @@ def serve(stream) -> bool:
     return stream.commit(answer(stream.poll(timeout=0.1)))
 
 
+@pytest.mark.slow
 def test_own_replies_are_skipped_and_leave_no_lag(stream, pipeline):
     """Those of other producers are read: these may have written other messages too."""
     partition, seen = TopicPartition(f"{pipeline.prefix}app_messages", 0), []
