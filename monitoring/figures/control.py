@@ -31,6 +31,7 @@ class Rise(msgspec.Struct):
     """A rise of the loss that lasts."""
 
     before: float  # mean loss before it
+    threshold: float  # what chance explained when it was found
     since: float
     model_id: int | None  # the champion then
 

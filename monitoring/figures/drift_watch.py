@@ -64,11 +64,12 @@ def lasting_rise(
         return None
     if found.drifted:
         before = float(losses[times < found.since * 1000].mean())
-        control.rise = rise or Rise(before, found.since, model_id)
+        control.rise = rise or Rise(before, found.threshold, found.since, model_id)
     elif rise:
         more = float(losses[-NEWEST:].mean()) - rise.before
-        if more > found.threshold and model_id == rise.model_id:
-            found.value, found.drifted, found.since = more, True, rise.since
+        if more > rise.threshold and model_id == rise.model_id:
+            found.value, found.threshold = more, rise.threshold
+            found.drifted, found.since = True, rise.since
         else:
             control.rise = None
     return found
