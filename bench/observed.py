@@ -89,7 +89,7 @@ def run(arena: Arena, models: Path, number: int, on: bool, requests: int, second
         predictor = case.start("predictor.py")
         figures = case.measure([predictor.pid], requests)
         if on:  # as in use, it has no backlog
-            wait_until(lambda: case.snapshot()["flow"]["predictions"] >= requests, 60)
+            wait_until(lambda: case.snapshot()["flow"]["predictions"] >= requests, CAUGHT_UP)
         visitors = Visitors(case, RATE)
         visitors.run(seconds)
         latencies = visitors.latencies()

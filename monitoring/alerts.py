@@ -46,6 +46,10 @@ class State(msgspec.Struct):
     # Observations when a drift began, and when a training was asked for last.
     asked: tuple[int, int] | None = None
 
+    def shown(self) -> list[Alert]:
+        """Return the active alerts, then the newest that have ended."""
+        return [*self.active.values(), *reversed(self.ended)]
+
 
 class Alerts:
     """The alerts of a stream of snapshots."""
@@ -115,8 +119,7 @@ class Alerts:
 
     def shown(self) -> list[Alert]:
         """Return the active alerts, then the newest that have ended."""
-        newest = reversed(self._state.ended)
-        return [*self._state.active.values(), *newest]
+        return self._state.shown()
 
     def close(self) -> None:
         """Stop delivering; what waits is delivered after the next start."""
@@ -183,8 +186,7 @@ def _event(alert: Alert, state: str, now: float) -> Event:
 
 def shown_alerts(path: Path = STATE) -> list[Alert]:
     """Return the alerts in the file of a monitor that runs, or has run."""
-    state = _read(path)
-    return [*state.active.values(), *reversed(state.ended)]
+    return _read(path).shown()
 
 
 def _read(path: Path) -> State:

@@ -163,6 +163,21 @@ def demo(arguments: Namespace) -> bool:
     return not one_run.summary.unanswered and trainings["completed"] + trainings["rejected"] > 0
 
 
+@contextmanager
+def kafka() -> Iterator[None]:
+    """Run a local Kafka in the block, unless one is running; BrokerError if it does not start."""
+    plaintext = settings.kafka_security_protocol == "PLAINTEXT"  # as a local_kafka always is
+    ours = plaintext and not local_kafka.is_kafka(settings.kafka_host, timeout=2)
+    try:
+        if ours:
+            say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
+        yield
+    finally:
+        if ours:
+            with signals_ignored():
+                say(local_kafka.stop(local_kafka.FOLDER))
+
+
 def main() -> None:
     """Run the demo, and stop what it started, also on Ctrl-C."""
     parser = command_line(__doc__, "tools.demo")
@@ -176,21 +191,14 @@ def main() -> None:
         parser.error("--predictors: expected a number above 0")
     for number in (signal.SIGTERM, signal.SIGHUP):  # both clean up as Ctrl-C does
         signal.signal(number, signal.default_int_handler)
-    plaintext = settings.kafka_security_protocol == "PLAINTEXT"  # as a local_kafka always is
-    ours = plaintext and not local_kafka.is_kafka(settings.kafka_host, timeout=2)
     try:
-        if ours:
-            say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
-        if not demo(arguments):
-            raise SystemExit("An answer is missing, or no training has ended.")
+        with kafka():
+            if not demo(arguments):
+                raise SystemExit("An answer is missing, or no training has ended.")
     except local_kafka.BrokerError as error:
         raise SystemExit(str(error)) from None
     except subprocess.CalledProcessError as error:  # initialize.py has said why
         raise SystemExit(error.returncode) from None
-    finally:
-        if ours:
-            with signals_ignored():
-                say(local_kafka.stop(local_kafka.FOLDER))
 
 
 if __name__ == "__main__":

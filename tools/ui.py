@@ -12,11 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 from tools import local_kafka
-from tools.demo import signals_ignored
+from tools.demo import kafka, signals_ignored
 from utils.console import say, warn
 from utils.files import ROOT
 from utils.script import command_line, run
@@ -63,21 +62,6 @@ def environment() -> dict[str, str]:
         "GF_SERVER_HTTP_ADDR": "127.0.0.1",
         "GF_AUTH_ANONYMOUS_ENABLED": "true",  # may look, not change
     }
-
-
-@contextmanager
-def kafka():
-    """Run a local Kafka in the block, unless one is running."""
-    plaintext = settings.kafka_security_protocol == "PLAINTEXT"  # as a local_kafka always is
-    ours = plaintext and not local_kafka.is_kafka(settings.kafka_host, timeout=2)
-    if ours:
-        say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
-    try:
-        yield
-    finally:
-        if ours:
-            with signals_ignored():
-                say(local_kafka.stop(local_kafka.FOLDER))
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ class Curves:
         return self.rings[span].points(now)
 
     def latencies(self, now: float, least: int = 1_000) -> dict[int, int]:
-        """Return the latencies of the newest intervals that have at least so many, by bin."""
+        """Return counts of latencies by bin, of the newest intervals that hold `least` together."""
         for ring in self.rings.values():
             chosen: list[dict[int, int]] = []
             number = 0
