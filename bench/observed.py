@@ -14,11 +14,9 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -26,39 +24,16 @@ from rich.table import Table
 from tqdm import tqdm
 
 from bench.arena import Arena, Case, cpu_seconds
+from bench.telemetry import scraped
 from bench.visitors import Visitors
 from tests.harness.brokers import own_pipeline
 from tests.harness.pipeline import memory, wait_until
+from tests.harness.scraping import get
 from tools.local_kafka import free_port
 from utils.script import command_line
 
 RATE = 500  # requests/s, for the latency
 CAUGHT_UP = 60  # seconds after the last answer
-
-
-def get(port: int, path: str) -> bytes:
-    """Return what a script of this machine serves."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:  # noqa: S310
-        return answer.read()
-
-
-@contextmanager
-def scraped(port: int) -> Iterator[None]:
-    """Read /metrics once a second, as Prometheus does by default at most."""
-    ended = threading.Event()
-
-    def scrape() -> None:
-        while not ended.wait(1):
-            with suppress(OSError):  # it is starting
-                get(port, "/metrics")
-
-    thread = threading.Thread(target=scrape)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 class Observed(Case):
@@ -77,8 +52,8 @@ class Observed(Case):
 
     def snapshot(self) -> dict | None:
         """Return what the monitor knows, None while it starts."""
-        with suppress(OSError):
-            return json.loads(get(self.page, "/snapshot.json"))
+        status, text = get(self.page, "/snapshot.json")
+        return json.loads(text) if status == 200 else None
 
 
 def run(arena: Arena, models: Path, number: int, on: bool, requests: int, seconds: float) -> dict:
