@@ -15,10 +15,10 @@ from monitoring.metrics.serve import serve_metrics
 from train.arguments import parse_arguments
 from train.fit import fit_model
 from train.held_out import Split
-from train.observations import unused_model_id
 from train.reference import add_scores
 from train.rows import original_rows
 from train.space import START
+from train.store.observations import unused_model_id
 from train.trials import TRIALS
 from utils.console import print_table, say, warn
 from utils.datasets import dataset

@@ -21,8 +21,8 @@ from kafka.errors import KafkaError
 from monitoring.metrics.serve import serve_metrics
 from train.arguments import parse_arguments
 from train.ingest import READS, WRITES, Ingest
-from train.observations import STORE, Observations, only_trainer
 from train.recovery import announce_the_champion, interrupted_training
+from train.store.observations import STORE, Observations, only_trainer
 from train.training_process import TrainingProcess
 from utils.console import say, warn
 from utils.kafka_client.sender import Sender

@@ -21,8 +21,8 @@ from train.held_out import is_for_judge
 from train.judge import judge
 from train.row_hash import hash_frame
 from train.rows import LabeledRows, rows_that_judge
-from train.snapshot import JUDGED_TRAININGS
 from train.space import START
+from train.store.snapshot import JUDGED_TRAININGS
 from train.warm_start import champion_points
 from utils.console import say
 from utils.datasets import dataset

@@ -30,8 +30,8 @@ from bench.clock import Clock, peak_megabytes
 from train.encoded_rows import EncodedRows
 from train.fit import fit_features, fit_model
 from train.held_out import BY_VALUES
-from train.observations import STORE, Observations
 from train.space import START
+from train.store.observations import STORE, Observations
 from train.train_hyperopt import LGBOptimizer
 from train.training_process import TrainingProcess
 from train.trials import TRIALS

@@ -24,10 +24,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from train.columns import Column, encode_columns, narrow
-from train.database import Database
-from train.observations import STORE, Observations
-from train.schema import SCHEMA_VERSION, SEGMENT_ROWS
+from train.store.columns import Column, encode_columns, narrow
+from train.store.database import Database
+from train.store.observations import STORE, Observations
+from train.store.schema import SCHEMA_VERSION, SEGMENT_ROWS
 from utils.datasets import dataset
 from utils.feature_encoder import fit_encoder
 from utils.files import ROOT

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from train.columns import column_of, columns_of, decode_columns, encode_columns
 from train.encoded_rows import EncodedRows, batches
 from train.fit import fit_model
-from train.observations import Observations
 from train.row_hash import hash_frame
 from train.rows import original_rows, training_data
-from train.snapshot import read_snapshot
+from train.store.columns import column_of, columns_of, decode_columns, encode_columns
+from train.store.observations import Observations
+from train.store.snapshot import read_snapshot
 from train.train_hyperopt import LGBOptimizer
 from utils.datasets import dataset
 from utils.datasets.adult import read_test_requests

@@ -12,9 +12,9 @@ import pytest
 from tests.harness.pipeline import wait_until
 from tests.test_model_store import add_copy
 from tools import models
-from train.database import StoreError, StoreReplaced
-from train.observations import Observations
-from train.snapshot import read_snapshot
+from train.store.database import StoreError, StoreReplaced
+from train.store.observations import Observations
+from train.store.snapshot import read_snapshot
 from utils import console
 from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
 
-from train.observations import Observations
-from train.snapshot import read_snapshot
+from train.store.observations import Observations
+from train.store.snapshot import read_snapshot
 from utils.kafka_client.records import Position
 
 REQUESTS, OUTCOMES = TopicPartition("requests", 0), TopicPartition("outcomes", 0)

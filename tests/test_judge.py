@@ -20,7 +20,6 @@ from train.comparison import Comparison, estimates, weighted_medians
 from train.fit import fit_model
 from train.held_out import BY_VALUES, JUDGE_ONE_IN, Split, is_for_judge
 from train.judge import explain, gain, judge
-from train.observations import Observations
 from train.row_hash import hash_frame
 from train.rows import (
     LabeledRows,
@@ -28,7 +27,8 @@ from train.rows import (
     original_rows,
     training_data,
 )
-from train.snapshot import Snapshot, read_snapshot
+from train.store.observations import Observations
+from train.store.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
 from utils.datasets.adult import read_test_requests
 from utils.datasets.shipped import SHIPPED

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from kafka import TopicPartition
 
-from train.database import StoreError
-from train.observations import Observations, only_trainer
-from train.snapshot import read_snapshot
+from train.store.database import StoreError
+from train.store.observations import Observations, only_trainer
+from train.store.snapshot import read_snapshot
 from utils.kafka_client.records import Position
 from utils.settings import settings
 
@@ -287,7 +287,7 @@ def test_counts_are_kept_and_not_made(store, path):
 
 def keep(monkeypatch, kept: str) -> None:
     changed = settings.model_copy(update={"observations_keep": kept})
-    monkeypatch.setattr("train.observations.settings", changed)
+    monkeypatch.setattr("train.store.observations.settings", changed)
 
 
 def test_the_newest_rows_are_kept_and_the_file_shrinks(path, monkeypatch):
@@ -426,7 +426,7 @@ def test_an_upgrade_that_is_killed_leaves_the_store_as_it_was(version_2, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("train.upgrade.add_positions", killed)
+        patched.setattr("train.store.upgrade.add_positions", killed)
         with pytest.raises(KeyboardInterrupt):
             Observations(version_2)
     connection = sqlite3.connect(version_2)

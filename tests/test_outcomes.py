@@ -7,7 +7,7 @@ import pytest
 from tests.harness.pipeline import wait_until
 from tests.test_faults import copy_of_the_first_model, set_counters, stored, train_one_model
 from tests.test_pipeline import answered_once
-from train.schema import SEGMENT_ROWS
+from train.store.schema import SEGMENT_ROWS
 from utils.datasets import dataset
 
 

@@ -532,8 +532,8 @@ def test_a_wrong_argument_is_refused_in_one_sentence(arguments, message, monkeyp
     [
         ("train.retrain", {"hyperopt", "optuna", "lightgbm", "numpy", "kafka"}),
         (
-            "utils.model_store.model, train.fit, train.judge, train.observations, train.rows,"
-            "train.snapshot, train.trials, train.train_hyperopt, train.warm_start, pandas",
+            "utils.model_store.model, train.fit, train.judge, train.store.observations, train.rows,"
+            "train.store.snapshot, train.trials, train.train_hyperopt, train.warm_start, pandas",
             {"kafka", "optuna", "hyperopt", "sqlalchemy", "sklearn"},  # the child's
         ),
         ("trainer", {"lightgbm", "sklearn", "pandas", "optuna", "hyperopt"}),

@@ -20,8 +20,8 @@ from tests.harness.pipeline import wait_until
 from tests.test_train import NAMES, PARAMS, Y, both, make_optimizer, measure_distance
 from tools import experiments
 from train import optuna_tables
-from train.database import StoreError
 from train.space import SPACE, START, Range, as_point
+from train.store.database import StoreError
 from train.train_hyperopt import LGBOptimizer as HyperoptOptimizer
 from train.train_optuna import LGBOptimizer as OptunaOptimizer
 from train.train_optuna import distributions, open_storage, read_trials

@@ -24,7 +24,7 @@ from monitoring.figures.database import FILE
 from monitoring.tracking import mlflow_live
 from tools.dead_letters import REPLAY_GROUP
 from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
-from train.observations import STORE
+from train.store.observations import STORE
 from train.training_process import remove_attempts
 from utils.console import say
 from utils.datasets import dataset

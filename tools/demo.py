@@ -26,7 +26,7 @@ from rich.console import Console
 
 from tools import local_kafka
 from tools.summary import Summary
-from train.observations import STORE, Observations
+from train.store.observations import STORE, Observations
 from utils.console import say
 from utils.datasets import dataset
 from utils.files import ROOT

@@ -11,8 +11,8 @@ Optuna's own programs show more: see train/trials.py.
 import json
 from pathlib import Path
 
-from train.database import StoreError
 from train.optuna_tables import first_line
+from train.store.database import StoreError
 from train.train_optuna import open_storage, read_trials
 from train.trials import TRIALS
 from utils.console import print_table

@@ -6,8 +6,8 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from train.database import StoreReplaced
-from train.observations import Observations
+from train.store.database import StoreReplaced
+from train.store.observations import Observations
 from utils.console import warn
 from utils.kafka_client.connection import is_reachable
 from utils.kafka_client.dead_letter_notice import DeadLetterNotice

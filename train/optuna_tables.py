@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from train.database import StoreError, batched
 from train.space import SPACE
+from train.store.database import StoreError, batched
 from utils.files import locked
 
 TABLES = "v3.2.0.a"  # the version of Optuna's tables that this module reads and writes

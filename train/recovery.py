@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 
-from train.observations import Observations
+from train.store.observations import Observations
 from train.training_process import remove_attempts
 from utils.console import say
 from utils.kafka_client.sender import Sender

@@ -72,10 +72,10 @@ def retrain(arguments: Namespace) -> None:
     # isort: split
     from train.fit import fit_model
     from train.held_out import Split
-    from train.observations import STORE
     from train.reference import add_scores
     from train.rows import training_data
-    from train.snapshot import read_snapshot
+    from train.store.observations import STORE
+    from train.store.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
     from utils.model_store.registry import Registry

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.columns import narrow
 from train.held_out import OBSERVED, Split, is_for_judge
 from train.row_hash import hash_frame, shuffle
-from train.snapshot import Snapshot
+from train.store.columns import narrow
+from train.store.snapshot import Snapshot
 from utils.datasets import dataset
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ can't be dropped, and a class can't become a number: StoreError says so.
 import json
 from pathlib import Path
 
-from train.database import Database, StoreError
+from train.store.database import Database, StoreError
 from utils.datasets import dataset
 from utils.settings import DATASETS
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.columns import columns_of, encode_columns
-from train.database import Database
+from train.store.columns import columns_of, encode_columns
+from train.store.database import Database
 from utils.datasets import dataset
 
 SCHEMA_VERSION = 5  # raise it with every change of the schema
@@ -26,7 +26,7 @@ SEGMENT_ROWS = 8_192
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS waiting (
-    key BLOB PRIMARY KEY,   -- digest of the request id, see train/keys.py
+    key BLOB PRIMARY KEY,   -- digest of the request id, see train/store/keys.py
     data BLOB,              -- JSON of the request's data; NULL until the request is read
     outcome REAL,           -- see the table target; NULL until the outcome is read
     seen REAL               -- when the first of the two was read; see StoreClock
@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS segments (
     size INTEGER,               -- how many observations
     seen REAL,                  -- when the newest one was complete
     outcomes BLOB,              -- one byte each if they are classes, else a float64 each
-    columns BLOB,               -- see train/columns.py
+    columns BLOB,               -- see train/store/columns.py
     keys BLOB                   -- KEY_BYTES each
 );
 CREATE TABLE IF NOT EXISTS positions (key BLOB PRIMARY KEY, position INTEGER) WITHOUT ROWID;
@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS offsets (
     topic_id TEXT,          -- the offset is of this topic only; '' if unknown
     PRIMARY KEY (topic, partition)
 );
-CREATE TABLE IF NOT EXISTS target (  -- one row: what outcomes mean; see train/stored_target.py
+CREATE TABLE IF NOT EXISTS target (  -- one row: what outcomes mean; see stored_target.py
     dataset TEXT, kind TEXT, labels TEXT  -- JSON: the classes, in the order of their outcomes
 );
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from train.database import Database
-from train.keys import key_of
-from train.schema import add_positions
-from train.segments import correct_outcome, seal
+from train.store.database import Database
+from train.store.keys import key_of
+from train.store.schema import add_positions
+from train.store.segments import correct_outcome, seal
 
 # Of several requests with the same id the first one counts, of several outcomes the last one.
 _WAIT = """

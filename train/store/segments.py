@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from train.columns import Columns, columns_of, decode_columns
-from train.database import Database
-from train.keys import KEY_BYTES
-from train.schema import as_bytes, write_segment
+from train.store.columns import Columns, columns_of, decode_columns
+from train.store.database import Database
+from train.store.keys import KEY_BYTES
+from train.store.schema import as_bytes, write_segment
 from utils.datasets import dataset
 
 

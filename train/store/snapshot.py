@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.columns import FrameBuilder
-from train.database import Database
-from train.segments import read_blocks
-from train.stored_target import check_target
+from train.store.columns import FrameBuilder
+from train.store.database import Database
+from train.store.segments import read_blocks
+from train.store.stored_target import check_target
 from utils.datasets import dataset
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 What a poll returned and the offsets after it are stored in one SQLite transaction. So a trainer
 that is killed at any moment continues where its store ends, and no observation is lost or counted
-twice. The training child reads one consistent snapshot (train/snapshot.py) while the trainer goes
-on writing. Memory and the time of each step do not grow with the store, and it has an upper bound
-if OBSERVATIONS_KEEP is set.
+twice. The training child reads one consistent snapshot (snapshot.py) while the trainer goes on
+writing. Memory and the time of each step do not grow with the store, and it has an upper bound if
+OBSERVATIONS_KEEP is set.
 """
 
 import time
@@ -13,13 +13,13 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from threading import Event
 
-from train.database import Database
-from train.join import COUNT_WAITING, Join
-from train.schema import SCHEMA, SCHEMA_VERSION, SEGMENT_ROWS
-from train.segments import delete_oldest
-from train.store_clock import StoreClock
-from train.stored_target import adapt_target
-from train.upgrade import UPGRADES
+from train.store.clock import StoreClock
+from train.store.database import Database
+from train.store.join import COUNT_WAITING, Join
+from train.store.schema import SCHEMA, SCHEMA_VERSION, SEGMENT_ROWS
+from train.store.segments import delete_oldest
+from train.store.stored_target import adapt_target
+from train.store.upgrade import UPGRADES
 from utils.kafka_client.records import Position
 from utils.process import only_one
 from utils.settings import settings
@@ -45,7 +45,7 @@ class Observations:
         self._cleaned_up = time.monotonic() - CLEAN_UP_EVERY
 
     def adapt_target(self) -> None:
-        """Let stored outcomes mean what the data set says today; see train/stored_target.py."""
+        """Let stored outcomes mean what the data set says today; see stored_target.py."""
         adapt_target(self._db, self._path)
 
     def close(self) -> None:
@@ -137,7 +137,7 @@ class Observations:
             self._increase(asked_by_hand=1)
 
     def counter(self, name: str) -> int:
-        """Return a counter; train/schema.py has their names."""
+        """Return a counter; train/store/schema.py has their names."""
         return self._db.query("SELECT value FROM counters WHERE name = ?", (name,))[0][0]
 
     def _keep_time(self) -> None:

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 
-from train.database import Database
-from train.keys import key_of
-from train.schema import SCHEMA, SEGMENT_ROWS, add_positions, write_segment
+from train.store.database import Database
+from train.store.keys import key_of
+from train.store.schema import SCHEMA, SEGMENT_ROWS, add_positions, write_segment
 from utils.console import say
 
 SAY_EVERY = 500_000  # observations
