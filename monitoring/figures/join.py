@@ -144,7 +144,11 @@ class Join:
         else:
             joined.unexpected += 1
             return
-        time, offset, outcome = self._take(key, row, reply_time)
+        if len(row) == _ONLY.size and row.startswith(_ZERO):  # the usual one
+            _, time, offset, outcome = _ONLY.unpack(row)
+            self._waiting.pop(key)
+        else:
+            time, offset, outcome = self._take(key, row, reply_time)
         model_id, scores = content or (0, _NO_SCORES)
         place = _ANSWER.pack(model_id, time, partition, offset, *scores)
         joined.answers.append(place)
@@ -159,10 +163,7 @@ class Join:
 
     def _take(self, key: int, row: bytes, reply_time: int) -> tuple[int, int, float]:
         """Remove the earliest request of a row, and return its time, offset and outcome."""
-        if len(row) == _ONLY.size:
-            more, *first = _ONLY.unpack(row)
-            left = row[: _MORE.size]
-        elif len(row) > _ONLY.size:
+        if len(row) >= _ONLY.size:
             more, *first = _ONLY.unpack_from(row)
             left = row[: _MORE.size] + row[_ONLY.size :]
         else:  # it came when there were MOST_OF_ONE_ID of its id
