@@ -46,7 +46,8 @@ class ConfirmingProducer(TransactionalProducer):
 
     def _check(self, sent: list[SentRecord]) -> list[RecordMetadata]:
         ends = super()._check(sent)
-        for end in ends:
+        # On several brokers nothing may be mended after a commit: what hangs is ended by the next.
+        for end in () if self.markers.view.has_several_brokers else ends:
             offset = max(end.offset, self._unconfirmed.get(end.topic_partition, -1))
             self._unconfirmed[end.topic_partition] = offset
         return ends

@@ -188,7 +188,7 @@ class TransactionMarkers:
                 "to end; docs/operations.md says what to do"
             )
         text, cluster = decision.forgotten(hanging), self.view.admin.describe_cluster()
-        if len(cluster["brokers"]) > 1:
+        if len(cluster["brokers"]) > 1 or self.view.has_several_brokers:
             if not decision.is_commit:
                 raise KafkaError(f"{text}; docs/operations.md says what to do")
             return False
