@@ -19,6 +19,7 @@ from utils.kafka_client.coordinators import forget_coordinator
 
 OFFSETS_TOPIC = "__consumer_offsets"
 TRANSACTIONS_TOPIC = "__transaction_state"
+REQUEST_TIMEOUT_MS = 4_000  # another broker may know the answer: as long as a transaction waits
 COMPLETE = {TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT}
 
 
@@ -75,7 +76,7 @@ class TransactionView:
         self._topics = topics
         self._leaders: dict[TopicPartition, int] = {}
         self.unreadable: set[str] = set()
-        self.admin = make_admin()
+        self.admin = make_admin(request_timeout_ms=REQUEST_TIMEOUT_MS)
         self._nodes = {broker.node_id for broker in self.admin._manager.cluster.brokers()}
 
     def find_partitions(self) -> None:
