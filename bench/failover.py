@@ -204,6 +204,7 @@ def main() -> None:
     parser.add_argument("--faults", nargs="+", choices=["kill", "freeze", "stop"], default=["kill"])
     parser.add_argument("--predictor", default="predictor.py", help="the script (predictor.py)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     timeout = {"broker.session.timeout.ms": str(int(options.session_timeout * 1000))}
     table = Table("fault", "what the broker does", "Kafka, s", "answers, s", "more", "wait, s")
     with tempfile.TemporaryDirectory(prefix="failover-") as name:

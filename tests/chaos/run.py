@@ -87,6 +87,15 @@ class Chaos:
         self.load = Load(self.pipeline, self.options.rate, self.options.partitions, self.chronicle)
         self.audit = Audit(self.pipeline, self.load, self.faults.injected, RETRAIN_EVERY)
         self._supervisor.start()
+        if self.pipeline.cluster:
+            self._watch_markers()
+
+    def _watch_markers(self) -> None:
+        prefix, names = self.pipeline.prefix, [predictor.name for predictor in self.predictors]
+        topics = [prefix + name for name in ("app_messages", "retrain_topic", "dead_letter_topic")]
+        arguments = (f"{prefix}predictors", ",".join(names), *topics)
+        watch = self.pipeline.start("-m", "tests.chaos.marker_watch", *arguments)
+        self.audit.marker_watch = watch.log
 
     @property
     def services(self) -> list[Service]:
