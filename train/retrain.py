@@ -81,6 +81,7 @@ def retrain(arguments: Namespace) -> None:
     from utils.model_store.registry import Registry
 
     registry = Registry()
+    registry.exists()  # waits for an object store that is away
     replaces = registry.champion_id()  # may be None, or a model that does not load
     champion, _ = load_champion(registry)
     snapshot = read_snapshot(STORE, settings.train_window)
