@@ -8,6 +8,7 @@ content means is in utils/model_store/model.py.
 """
 
 import hashlib
+import math
 import re
 import secrets
 import time
@@ -90,20 +91,21 @@ class Registry:
 
         Waits for an object store that is away; SystemExit after BROKER_TIMEOUT seconds.
         """
-        # As for Kafka: a restarted process has reached it before.
-        began, has_said = time.monotonic(), False
+        # As for Kafka: a restarted process has reached it before, and waits as long as it takes.
+        patience = math.inf if was_restarted() else settings.broker_timeout
+        deadline, has_said = time.monotonic() + patience, False
         while True:
             try:
                 return bool(self.ids())
             except StorageAway as error:
-                if stopping():
-                    raise SystemExit(0) from None
-                waited = f"waited {settings.broker_timeout:g} s (BROKER_TIMEOUT)"
-                if time.monotonic() > began + settings.broker_timeout and not was_restarted():
-                    raise SystemExit(f"MODELS_DIR: {error}; {waited}") from None
                 if not has_said:
                     warn(f"Waiting for the models: {error} ...")
                 has_said = True
+                if stopping():
+                    raise SystemExit(0) from None
+                if time.monotonic() > deadline:
+                    waited = f"waited {patience:g} s (BROKER_TIMEOUT)"
+                    raise SystemExit(f"MODELS_DIR: {error}; {waited}") from None
                 time.sleep(0.5)
 
     def card(self, model_id: int, verify: bool = True) -> Card:
