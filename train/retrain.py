@@ -74,7 +74,7 @@ def retrain(arguments: Namespace) -> None:
     from train.held_out import Split
     from train.reference import add_scores
     from train.rows import training_data
-    from train.store.observations import STORE
+    from train.store.place import STORE
     from train.store.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations

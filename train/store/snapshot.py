@@ -2,13 +2,13 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from train.store.columns import FrameBuilder
 from train.store.database import Database
+from train.store.place import Place, open_database
 from train.store.segments import read_blocks
 from train.store.stored_target import check_target
 from utils.datasets import dataset
@@ -47,15 +47,15 @@ class Snapshot:
             delattr(self, name)
 
 
-def read_snapshot(path: Path, window: int = 0) -> Snapshot:
+def read_snapshot(place: Place, window: int = 0) -> Snapshot:
     """Return observations of the store at one moment; StoreError if it can't be read.
 
     window : the newest rows, to which the training is limited; 0 for all. Only these, and those for
     the judge, are read.
     """
-    with closing(Database(path, read_only=True)) as db:
+    with closing(open_database(place, read_only=True)) as db:
         db.query("BEGIN")  # all that follows reads the same state
-        check_target(db, path)
+        check_target(db, place)
         counters = dict(db.query("SELECT name, value FROM counters"))
         offsets = dict(db.query("SELECT topic || '-' || partition, next_offset FROM offsets"))
         borders = db.query("SELECT number, observations FROM trainings ORDER BY number")
