@@ -117,6 +117,11 @@ class Settings(BaseSettings):
         "all",
         description="observations to keep: all, the newest rows (1000000) or days (365d)",
     )
+    observations_url: str = Field(
+        "",
+        description="postgresql://user:password@host/database: observations are there, and workers "
+        "take part in tuning; empty: a SQLite file in DATA_DIR",
+    )
     partitions: int = Field(
         1, gt=0, description="partitions of app_messages, if the topic has to be created"
     )
