@@ -13,7 +13,6 @@ import os
 import signal
 import time
 
-from train.optuna_tables import first_line
 from train.store.database import StoreError
 from utils.console import say, warn
 from utils.datasets.base import DatasetError
@@ -54,8 +53,13 @@ def main() -> None:
     threads = parser.parse_args().threads
     if threads < 1:
         parser.error(f"--threads: expected a number above 0, got {threads}")
-    if not settings.observations_url:
+    if not settings.observations_url.get_secret_value():
         raise SystemExit("OBSERVATIONS_URL: a worker needs the trainer's database; it is empty")
+    try:
+        from train.shared_study import reason
+    except ImportError:
+        needs = "it needs psycopg: pip install -r requirements-cluster.txt"
+        raise SystemExit(f"OBSERVATIONS_URL: {needs}") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Optuna gives the trial back
     said = ""
     try:
@@ -64,7 +68,7 @@ def main() -> None:
             try:
                 work(threads)
             except Exception as error:  # of psycopg, SQLAlchemy or Optuna
-                if said != (said := first_line(error)):
+                if said != (said := reason(error)):
                     warn(f"OBSERVATIONS_URL: {said}")
                 time.sleep(POLL)
     except KeyboardInterrupt:

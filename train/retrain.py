@@ -100,7 +100,7 @@ def retrain(arguments: Namespace) -> None:
         known_points=champion_points(champion.card),
         trials_path=TRIALS,
         num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
-        shared_rows=shared if settings.observations_url else None,
+        shared_rows=shared if settings.observations_url.get_secret_value() else None,
     )
     card = model.card
     card.observations = snapshot.observations

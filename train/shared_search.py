@@ -23,7 +23,6 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
-from train.optuna_tables import first_line
 from train.shared_study import (
     PLACE,
     STALE,
@@ -31,11 +30,11 @@ from train.shared_study import (
     as_measured,
     close_storage,
     delete_studies,
-    finish,
+    evaluate_next,
     give_up_stale,
     name_prefix,
     open_storage,
-    optimize_one,
+    reason,
     suggest,
     trials_of,
 )
@@ -62,7 +61,7 @@ def search_with_workers(optimizer: "LGBOptimizer", max_evals: int, points: list[
         search.run()
         delete_studies(storage)
     except Exception as error:  # of psycopg, SQLAlchemy or Optuna
-        warn(f"Tuning continues without workers: OBSERVATIONS_URL: {first_line(error)}")
+        warn(f"Tuning continues without workers: OBSERVATIONS_URL: {reason(error)}")
     finally:
         if storage:
             with suppress(Exception):
@@ -120,15 +119,15 @@ class _Search:
             self._study.enqueue_trial(self._points.get(place, {}), {PLACE: place})
 
     def _evaluate(self) -> None:
-        optimize_one(self._study, self._measure)
+        evaluate_next(self._study, self._measure)
 
-    def _measure(self, trial: Trial) -> float:
+    def _measure(self, trial: Trial) -> dict:
         if TASK not in self._study.user_attrs:  # now that this process has the first trial
             self._study.set_user_attr(TASK, self._task())
         measured = self._optimizer.run_trial(suggest(trial))
         self._done.add(trial.user_attrs[PLACE])
         self._optimizer.store.add(measured, self._optimizer.libraries())
-        return finish(trial, measured)
+        return measured
 
     def _task(self) -> dict:
         optimizer = self._optimizer

@@ -5,16 +5,17 @@ attribute TASK, a JSON object, says what is measured, and on which rows.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import optuna
 import psycopg
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial
+from optuna.storages._heartbeat import get_heartbeat_thread
+from optuna.trial import FrozenTrial, Trial, TrialState
 
+from train.optuna_tables import first_line
 from train.space import SPACE
 from utils.settings import settings
 
@@ -40,7 +41,7 @@ class SharedStorage(RDBStorage):
 def connect() -> psycopg.Connection:
     """Return a connection whose tables are Optuna's; psycopg.Error if there is none."""
     # Not by SQLAlchemy: its errors and logs would hold the URL.
-    connection = psycopg.connect(settings.observations_url, **_NETWORK)
+    connection = psycopg.connect(settings.observations_url.get_secret_value(), **_NETWORK)
     connection.execute(f"SET search_path TO {_SCHEMA}")
     connection.commit()
     return connection
@@ -93,24 +94,14 @@ def suggest(trial: Trial) -> dict:
     }
 
 
-def finish(trial: Trial, measured: dict) -> float:
-    """Note what was measured; return the trial's value, or raise TrialPruned."""
-    kept = {name: measured[name] for name in ("loss", "rounds", "decisions", "seconds")}
-    trial.set_user_attr(MEASURED, kept)
-    if measured["pruned"]:  # its value is the last one reported
-        trial.report(measured["penalized_loss"], measured["rounds"])
-        raise optuna.TrialPruned
-    return measured["penalized_loss"]
-
-
 def as_measured(trial: FrozenTrial) -> dict:
     """Return a finished trial as in BaseOptimizer.trials; its noise and curve are not known."""
-    pruned = trial.state == optuna.trial.TrialState.PRUNED
+    pruned = trial.state == TrialState.PRUNED
     found = {"penalized_loss": trial.value, "pruned": pruned, "noise": None, "curve": []}
     return {"params": trial.params} | trial.user_attrs[MEASURED] | found
 
 
-def trials_of(study: optuna.Study, *states: optuna.trial.TrialState) -> Iterator[FrozenTrial]:
+def trials_of(study: optuna.Study, *states: TrialState) -> Iterator[FrozenTrial]:
     """Yield the trials of the search in these states; those it learns from have no place."""
     for trial in study.get_trials(deepcopy=False, states=states or None):
         if PLACE in trial.user_attrs:
@@ -124,28 +115,33 @@ def give_up_stale(study: optuna.Study) -> None:
         optuna.storages.fail_stale_trials(study)
 
 
-class Surplus(Exception):
-    """A trial that nobody asked for: another process was faster to take the last one."""
+def evaluate_next(study: optuna.Study, measure: Callable[[Trial], dict]) -> None:
+    """Take a waiting trial of the search, and tell what measure(trial) returns, if there is one.
 
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let Optuna say nothing about a trial that fails: whoever sees it says so."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    If this process is asked to end, or fails, another one can take the trial at once.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna wants its own loop, which would hide errors
+        trial = study.ask()
     try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(level)
+        if PLACE not in trial.user_attrs:  # another process has taken the last one
+            return study.tell(trial, state=TrialState.FAIL)
+        with get_heartbeat_thread(trial._trial_id, study._storage):
+            measured = measure(trial)
+        kept = {name: measured[name] for name in ("loss", "rounds", "decisions", "seconds")}
+        trial.set_user_attr(MEASURED, kept)
+        if not measured["pruned"]:
+            return study.tell(trial, measured["penalized_loss"])
+        trial.report(measured["penalized_loss"], measured["rounds"])  # its value
+        study.tell(trial, state=TrialState.PRUNED)
+    except BaseException:
+        with suppress(Exception):
+            study.tell(trial, state=TrialState.FAIL)
+        raise
 
 
-def optimize_one(study: optuna.Study, objective: Any) -> None:
-    """Take a waiting trial, and evaluate it: objective(trial) returns its value."""
-
-    def with_place(trial: Trial) -> float:
-        if PLACE not in trial.user_attrs:
-            raise Surplus
-        return objective(trial)
-
-    with quiet():
-        study.optimize(with_place, n_trials=1, catch=(Surplus,))
+def reason(error: BaseException) -> str:
+    """Return the first line of what an error of psycopg, SQLAlchemy or Optuna comes from."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return first_line(error)

@@ -14,8 +14,7 @@ from train.rows import shared_rows
 from train.shared_study import (
     TASK,
     SharedStorage,
-    finish,
-    optimize_one,
+    evaluate_next,
     study_names,
     suggest,
     trials_of,
@@ -60,15 +59,15 @@ def take_part(study: optuna.Study, num_threads: int) -> int:
     )
     ends = time.monotonic() + task["ends"] - time.time()
 
-    def measure(trial: Trial) -> float:
+    def measure(trial: Trial) -> dict:
         values = [each.value for each in trials_of(study, *FINISHED)]
         limits = {"to_beat": min(values), "deadline": ends} if values else {"deadline": ends}
-        return finish(trial, optimizer.holdout.evaluate(suggest(trial), **limits)[0])
+        return optimizer.holdout.evaluate(suggest(trial), **limits)[0]
 
     while time.monotonic() < ends:
         if any(trials_of(study, TrialState.WAITING)):
             with suppress(UpdateFinishedTrialError):  # given up, as this process was frozen
-                optimize_one(study, measure)
+                evaluate_next(study, measure)
                 done += 1
         elif len(list(trials_of(study, *FINISHED))) == task["size"]:
             break

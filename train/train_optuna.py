@@ -51,8 +51,8 @@ class LGBOptimizer(BaseOptimizer):
         """Return what suggests points in a search that begins with these."""
         return optuna.samplers.TPESampler(
             n_startup_trials=len(points) + max_evals // 5,
-            # The same seed must not draw the points of earlier searches again.
-            seed=self.seed + self.store.last_trial(),
+            # The same seed must not draw the points of earlier searches again, or of this one.
+            seed=self.seed + self.store.last_trial() + len(self.trials),
         )
 
     def _evaluate_next(self, study: optuna.Study) -> None:
