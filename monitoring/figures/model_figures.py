@@ -161,8 +161,12 @@ def losses_of(seen: list[Observation]) -> np.ndarray:
 
 def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return which classes are predicted rightly, shape (n,)."""
-    predicted = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
-    return predicted == outcomes
+    return decided(scores) == outcomes
+
+
+def decided(scores: np.ndarray) -> np.ndarray:
+    """Return the places of the predicted classes, shape (n,)."""
+    return scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
 
 
 def calibration(outcomes: np.ndarray, scores: np.ndarray) -> list[CalibrationBin]:
