@@ -147,7 +147,9 @@ class Bucket:
         with self._errors():
             found = obstore.list_with_delimiter(self._store)["objects"]
         return {
-            each["path"]: Stored(each["last_modified"].timestamp(), each["e_tag"]) for each in found
+            each["path"]: Stored(each["last_modified"].timestamp(), each["e_tag"])
+            for each in found
+            if each["path"]  # else it stands for the prefix itself
         }
 
     def state(self) -> object:
