@@ -8,6 +8,7 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and others (obstore's
 """
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ RETRIES = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1)},
 }
+_TIMES = re.compile(r" in [0-9.]+[a-zµ]+(, after [0-9]+ retries.*?retry_timeout: [0-9.]+s )?")
 
 
 class Bucket:
@@ -42,9 +44,10 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.name = f"{url}/"
 
     def __str__(self) -> str:
-        return f"{self.url}/"
+        return self.name
 
     @cached_property
     def _store(self) -> "ObjectStore":
@@ -177,5 +180,6 @@ class Bucket:
 
 
 def _first_line(error: Exception) -> str:
-    """Return an error of obstore without the server's page and the debugging output."""
-    return str(error).split("\n")[0].split(": <")[0][:300]
+    """Return an error of obstore without the server's page, times and debugging output."""
+    text = str(error).split("\n")[0].split(": <")[0].removeprefix("Generic S3 error: ")
+    return _TIMES.sub("", text)[:300]
