@@ -57,6 +57,18 @@ def _check_text(secret: SecretStr) -> SecretStr:
     return secret
 
 
+_URL = r"(postgresql://([^@/?#\s]*@)?[^@/?#\s]*(/[^@/?#\s]*)?(\?\S*)?)?"
+
+
+def _check_url(url: SecretStr) -> SecretStr:
+    if not re.fullmatch(_URL, url.get_secret_value()):
+        raise ValueError(
+            "expected postgresql://user:password@host/database, with %40 for an @ in the password, "
+            "%2F for a /, and so on"
+        )
+    return url
+
+
 def _find_file(name: str) -> str:
     if name and not (ROOT / name).is_file():
         raise ValueError("there is no such file")
@@ -134,6 +146,11 @@ class Settings(BaseSettings):
     observations_keep: Annotated[str, AfterValidator(_check_kept)] = Field(
         "all",
         description="observations to keep: all, the newest rows (1000000) or days (365d)",
+    )
+    observations_url: Annotated[SecretStr, AfterValidator(_check_url)] = Field(
+        SecretStr(""),
+        description="PostgreSQL for the observations: postgresql://user:password@host/database; "
+        "empty: a SQLite file in DATA_DIR",
     )
     partitions: int = Field(
         1, gt=0, description="partitions of app_messages, if the topic has to be created"
