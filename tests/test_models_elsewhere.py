@@ -51,9 +51,11 @@ def copy_models(pipeline: Pipeline, place: str) -> Registry:
 def test_a_predictor_follows_the_pointer_and_goes_on_while_the_store_is_away(
     pipeline, place, proxy, monkeypatch
 ):
+    registry = copy_models(pipeline, place)
     keyed = settings.model_copy(update={"models_key": SecretStr(KEY)})
     monkeypatch.setattr(signing, "settings", keyed)
-    registry = copy_models(pipeline, place)
+    for model_id in (0, 1):
+        registry.write_card(registry.card(model_id, verify=False))
     proxy.is_away = True
     predictor = pipeline.start("predictor.py")
     pipeline.wait_for_output(predictor, f"Waiting for the models: {place} can't be used: ")
