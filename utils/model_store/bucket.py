@@ -138,10 +138,14 @@ class Bucket:
             with self._errors():
                 obstore.put(self._store, name, content, mode=mode, use_multipart=False)
             return True
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+        except FileNotFoundError as error:
+            if not isinstance(mode, dict):  # else the object that was to be replaced is gone
+                raise StorageAway(f"{self.url} can't be used: {_first_line(error)}") from None
+        except (AlreadyExistsError, PreconditionError):
             # obstore repeats a write whose answer was lost, and the store then refuses it, although
             # the content that is there is ours.
             return self.read_marked(name)[0] == content
+        return False
 
     def list(self) -> dict[str, Stored]:
         """Return what is here, by name, without what is below; other objects than ours too."""
