@@ -70,7 +70,8 @@ class Tracking:
 
     def _sample(self, snapshot: Snapshot) -> None:
         sample: dict = {"time": snapshot.time}
-        if snapshot.champion is not None and snapshot.champion != self._champion:
+        is_new = snapshot.champion not in (None, self._champion)
+        if is_new and not self._registry.storage.is_away:
             since = self._registry.champion_since()
             if since is not None:
                 sample |= {"champion": snapshot.champion, "since": since}
