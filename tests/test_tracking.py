@@ -34,8 +34,7 @@ tracking.lower_priority = lambda pid: None  # a busy machine would hardly ever r
 model, longest, tracked = ModelState(0, "champion", mean_loss=0.3), 0.0, tracking.Tracking()
 while True:
     model.answers += 1
-    parts = [Flow(), Latency(0.01, 0.02, 9), OutcomeDelay(), Training(), [model], [], [], []]
-    snapshot = Snapshot(time.time(), None, "", "", 0, *parts, Following())
+    snapshot = Snapshot(time.time(), champion=0, latency=Latency(0.01, 0.02, 9), models=[model])
     start = time.monotonic()
     tracked.step(snapshot)
     longest = max(longest, time.monotonic() - start)
