@@ -28,7 +28,7 @@ from monitoring.figures.curves import SPANS
 from monitoring.figures.database import FILE
 from monitoring.metrics.serve import serve_metrics
 from monitoring.observer import READS, Observer
-from monitoring.page.page import open_page
+from monitoring.page.page import LatePage
 from monitoring.page.terminal import terminal_view
 from monitoring.rules import load_rules
 from monitoring.snapshot import History, Snapshot
@@ -84,9 +84,9 @@ def watch(observer: Observer, archive: MessageArchive, in_terminal: bool) -> Non
     with ExitStack() as opened:
         alerts = opened.enter_context(closing(Alerts(load_rules(settings.alert_rules))))
         tracking = opened.enter_context(closing(Tracking()))
-        if page := open_page(settings.listen_host, settings.monitor_port):
-            opened.enter_context(closing(page))
-            shows.append(page.publish)
+        page = opened.enter_context(closing(LatePage(settings.listen_host, settings.monitor_port)))
+        page.open()
+        shows.append(page.publish)
         if in_terminal:
             shows.append(opened.enter_context(terminal_view()))
         else:
