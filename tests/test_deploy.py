@@ -27,12 +27,11 @@ OBJECTS = [
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 # Environment variables that other programs than ours read.
 FOREIGN = re.compile("AWS_[A-Z_]+|PATH|HOME|PYTHONUNBUFFERED")
-PLANNED = {"REPLICATION", "MODELS_KEY", "OBSERVATIONS_URL"}
 
 
 def loads(monkeypatch, environment: dict[str, str]) -> Settings:
     """Return the settings of a script in this environment; a name that is none is an error."""
-    names = {name.upper() for name in Settings.model_fields} | PLANNED
+    names = {name.upper() for name in Settings.model_fields}
     assert {name for name in environment if not FOREIGN.fullmatch(name)} <= names
     for name in names:
         monkeypatch.delenv(name, raising=False)
