@@ -78,6 +78,7 @@ def demand(rate: int, costs: Costs, chosen: Namespace, size: float) -> dict[str,
         **{f"brokers {name}": value for name, value in brokers.items()},
         "**brokers**": number,
         f"TB on disk, {chosen.hours} h": disk / 1000,
+        "TB of disk a broker": disk / 1000 / number,
         "trainers, if each had a part of the requests": cores["trainer"],
         "monitors, if each had a part of the requests": cores["monitor"],
         "GB a day in the trainers' stores, all outcomes known": rate * costs.stored * 86_400 / 1e9,
@@ -102,7 +103,7 @@ def page(costs: Costs, chosen: Namespace) -> str:
         "trainer, a request and its outcome": costs.trainer,
         "monitor, a request, its reply and its outcome": costs.monitor,
         "bytes a request in Kafka: request, reply, transaction": costs.plain,
-        "request, reply and outcome, if the producers use lz4": costs.packed,
+        "request, reply and outcome, all of it lz4": costs.packed,
         "bytes an observation in the trainer's store": costs.stored,
         "a training: us of CPU for each observation": costs.training_us,
         "a training: bytes of memory for each observation": costs.training_bytes,
@@ -114,7 +115,7 @@ def page(costs: Costs, chosen: Namespace) -> str:
             sorted(limits.items(), key=lambda x: x[1]),
         ),
     ]
-    for name, size in (("not compressed", costs.plain), ("producers use lz4", costs.packed)):
+    for name, size in (("not compressed", costs.plain), ("all of it lz4", costs.packed)):
         columns = [demand(rate, costs, chosen, size) for rate in RATES]
         rows = [(row, *(each[row] for each in columns)) for row in columns[0]]
         heads = (f"requests/s ({name}; extrapolated)", *(f"{rate:,}" for rate in RATES))

@@ -22,7 +22,7 @@ class Costs(NamedTuple):
     trainer: float  # us, with its outcome
     monitor: float  # us, with its outcome
     plain: float  # bytes of request, reply, transaction
-    packed: float  # bytes of request, reply and outcome, the producers use lz4
+    packed: float  # bytes of request, reply and outcome, if all producers use lz4
     stored: float  # bytes an observation in the trainer's store
     training_us: float  # an observation more in a training
     training_bytes: float  # the same
