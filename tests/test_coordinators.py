@@ -33,7 +33,7 @@ def test_without_our_cover_the_request_is_dropped(stream, pipeline, monkeypatch)
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
     move_the_coordinator(stream)
-    assert not stream.commit(batch)
+    assert not stream.commit(batch)  # after COMMIT_TIMEOUT; without that it would hang
 
 
 def test_the_transaction_goes_on_with_the_coordinator_that_is_found(stream, pipeline):
@@ -42,7 +42,7 @@ def test_the_transaction_goes_on_with_the_coordinator_that_is_found(stream, pipe
     batch = answer(next_batch(stream))
     move_the_coordinator(stream)
     assert stream.commit(batch)
-    assert [reply["request_id"] for reply in pipeline.replies()] == [request_id]
+    assert [reply["request_id"] for reply in pipeline.wait_for_replies(1)] == [request_id]
 
 
 def test_the_state_of_a_transaction_is_asked_at_the_coordinator_that_is_found(stream):
