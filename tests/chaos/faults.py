@@ -180,6 +180,10 @@ class Faults:
 
     def _restart_broker(self, *numbers: int, cut: bool = False) -> float:
         kill_broker(self._chaos, *numbers)
+        if self._chaos.pipeline.cluster:
+            killed = time.time()
+            self._chaos.restart_broker()
+            return killed if len(numbers) == 1 else time.time()  # two can do the work
         if cut:
             cut_logs(self._chaos, self._chance)
         with ThreadPoolExecutor(1) as meanwhile:  # at the end, the other pool accepts no more work
@@ -189,8 +193,8 @@ class Faults:
             return accepted.result()
 
     def _accepts_connections(self) -> float:
-        """Return the moment when the broker accepts connections again; of three: any of them."""
-        name, _, port = self._chaos.pipeline.host.partition(",")[0].partition(":")
+        """Return the moment when the broker accepts connections again."""
+        name, _, port = self._chaos.pipeline.host.partition(":")
         deadline = time.time() + 90
         while time.time() < deadline:
             with suppress(OSError), socket.create_connection((name, int(port)), timeout=1):
