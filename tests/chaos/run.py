@@ -27,6 +27,7 @@ from rich.console import Console
 
 from tests.chaos.audit import Audit
 from tests.chaos.faults import FAULTS, Faults
+from tests.chaos.object_models import ObjectModels
 from tests.chaos.service import Service
 from tests.chaos.witness import Chronicle, Load
 from tests.harness.brokers import QUICK, own_pipeline
@@ -51,6 +52,7 @@ class Options:
     rate: float = 200
     partitions: int = 2
     predictors: int = 1
+    object_store: bool = False  # models are there
     gap: tuple[float, float] = (0.5, 6)  # seconds between two faults
     only: str = ""  # inject only faults whose names begin with this
     keep: bool = False
@@ -73,6 +75,9 @@ class Chaos:
             "PARTITIONS": str(options.partitions),
         }
         pipeline.create_topic("app_messages", options.partitions)
+        self.objects = None
+        if options.object_store:
+            self.objects = ObjectModels(pipeline, self.chronicle, options.seed)
 
     def start(self) -> None:
         """Start every script and, when they are ready, the load."""
@@ -124,6 +129,8 @@ class Chaos:
     def settle(self) -> Audit:
         """End the load, wait until all work is done, stop the scripts, and audit the result."""
         self.faults.end()
+        if self.objects:
+            self.objects.calm()
         self.load.stop_sending()
         self.chronicle.write("CHAOS", "No more faults, no more requests.")
         audit = self.audit
@@ -136,11 +143,15 @@ class Chaos:
             service.end()
             audit.violations += service.complaints
         audit.wait_for("the end of training processes", lambda: not self.pipeline.children(), 5)
+        if self.objects:
+            self.objects.fetch()
         audit.run()
         return audit
 
     def _champion_answers(self) -> bool:
         """True when the last model that each predictor has named is the champion."""
+        if self.objects:
+            self.objects.fetch()
         path = self.pipeline.folder / "models" / "champion.json"
         champion = json.loads(path.read_bytes())["model_id"]
         texts = [predictor.process.log.read_text() for predictor in self.predictors]
@@ -156,6 +167,8 @@ class Chaos:
             self._supervisor.join()
         if hasattr(self, "load"):
             self.load.close()
+        if self.objects:
+            self.objects.close()
         self.chronicle.close()
 
 
@@ -197,6 +210,9 @@ def parse_arguments() -> Options:
     parser.add_argument("--rate", type=float, default=default.rate, help="requests a second (200)")
     parser.add_argument("--partitions", type=int, default=default.partitions, help="(2)")
     parser.add_argument("--predictors", type=int, default=default.predictors, help="(1)")
+    parser.add_argument(
+        "--object-store", action="store_true", help="models in an object store, which fails too"
+    )
     parser.add_argument(
         "--gap", type=float, nargs=2, default=default.gap, help="seconds between faults (0.5 6)"
     )
