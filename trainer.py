@@ -76,17 +76,16 @@ def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -
     before the announcement, so whoever hears it finds them. The training is recorded as ended last:
     a trainer that finds its model published, but not its end, starts here again.
     """
-    with registry.locked():  # against `python -m tools.models promote` at the same moment
+    with registry.locked() as champion:  # `python -m tools.models promote` may change it, too
         card = registry.card(model_id)
-        champion = registry.champion_id()
-        if champion not in (card.replaces, model_id):
+        if champion.model_id not in (card.replaces, model_id):
             card.decision = "rejected"
-            card.why = f"model {champion} was promoted during the training"
+            card.why = f"model {champion.model_id} was promoted during the training"
             registry.write_card(card)
         store.still_mine()
         fields = {"observations": card.observations, "judge": card.judge}
         if card.decision == "promoted":
-            registry.promote(model_id)
+            registry.promote(model_id, champion)
             announce(sender, model_id, covered, training_completed=True, why=card.why, **fields)
             store.note_announced(model_id)
             say(f"Model {model_id} is the champion: {card.why}.", "bold green")
@@ -102,7 +101,7 @@ def main() -> None:
     arguments = parse_arguments(__doc__, 1, timeout=60, now="ask for a training, and end")
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
-    if not (settings.data_dir.is_dir() and registry.ids()):
+    if not (settings.data_dir.is_dir() and registry.exists()):
         raise SystemExit("There is no model to improve on, or no data: run python initialize.py")
     if arguments.now:
         with closing(open_store()) as store:

@@ -6,13 +6,12 @@ Deletes the models, the trainer's store, what is kept for audits (replaced model
 unpacked data, and the topics and consumer groups of this TOPIC_PREFIX. Kafka keeps running; if it
 does not run, the data of the one that `make kafka` starts is deleted. Refuses while a predictor is
 in its group or a trainer runs, and if KAFKA_HOST is another machine. On a Kafka that `make kafka`
-did not start, it deletes topics only with --yes; so does it with a store at OBSERVATIONS_URL. If
-that Kafka does not run, its topics are kept, and the output says so. The trials of earlier tunings
-are kept, and what is logged to MLflow.
+did not start, it deletes topics only with --yes; so it does with models in an object store and with
+a store at OBSERVATIONS_URL. If that Kafka does not run, its topics are kept, and the output says
+so. The trials of earlier tunings are kept, and what is logged to MLflow.
 """
 
 import ipaddress
-import shutil
 import socket
 import time
 from contextlib import closing
@@ -39,13 +38,13 @@ from utils.kafka_client.topics import (
     PREDICTOR_GROUP,
     RETRAIN_TOPIC,
 )
-from utils.model_store.archive import Archive
+from utils.model_store.pruning import delete_all
+from utils.model_store.registry import Registry
 from utils.script import command_line, run
 from utils.settings import settings
 
 TOPICS = {APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC}
 GROUPS = {PREDICTOR_GROUP, REPLAY_GROUP}
-MODEL_FILES = ("model_*.p", "model_*.json", ".model_*", "champion.json", ".champion.json.*")
 DELETE_TIMEOUT = 10  # seconds
 
 
@@ -116,11 +115,10 @@ def delete_files() -> None:
     monitored = [*settings.data_dir.glob(f"{FILE}*"), *settings.data_dir.glob(".alerts.json.*")]
     monitored.append(settings.data_dir / "alerts.json")
     messages = settings.data_dir.glob(f"{MESSAGES.name}*")
-    models = [path for pattern in MODEL_FILES for path in settings.models_dir.glob(pattern)]
     samples = (mlflow_live.SAMPLES, mlflow_live.SENDING)  # of models whose ids are given out again
-    for path in (*data, *monitored, *messages, *models, *samples):
+    for path in (*data, *monitored, *messages, *samples):
         path.unlink(missing_ok=True)
-    shutil.rmtree(Archive().folder, ignore_errors=True)
+    delete_all(Registry())
 
 
 def main() -> None:
@@ -129,6 +127,8 @@ def main() -> None:
     parser.add_argument("--yes", action="store_true", help="also what is not of this folder alone")
     confirmed = parser.parse_args().yes
     require_loopback(settings.kafka_host)
+    if "://" in str(settings.models_dir) and not confirmed:
+        raise SystemExit(f"Models are in {settings.models_dir}. To delete them: make clean YES=1")
 
     def refuse() -> None:
         raise SystemExit(f"A trainer works on {STORE}: stop it first")
