@@ -10,13 +10,11 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from pydantic import SecretStr
 
 from tests.harness.pipeline import wait_until
 from tests.harness.postgres import running_postgres
 from train.store.observations import Observations
 from train.store.one_trainer import only_trainer
-from train.store.place import Server, schema_of
 from utils.files import ROOT
 
 pytestmark = pytest.mark.slow
@@ -47,8 +45,7 @@ def test_each_observation_counts_once_whatever_is_killed(pipeline, postgres):
     ]
     assert last["observations"] == 75
     assert trainer.poll() is None
-    place = Server(SecretStr(postgres.url), schema_of(pipeline.prefix))
-    with closing(Observations(place)) as store:
+    with closing(Observations(pipeline.place)) as store:
         assert store.count() == 75
         names = ("retrain_requests", "retrain_requests_covered", "waiting_requests")
         assert [store.counter(name) for name in names] == [3, 3, 0]
