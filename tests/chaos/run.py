@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from tests.chaos.service import Service
 from tests.chaos.witness import Chronicle, Load
 from tests.harness.brokers import QUICK, own_pipeline
 from tests.harness.pipeline import Pipeline
+from tests.harness.postgres import PostgresServer, running_postgres
 from tools import local_kafka
 from utils.console import say
 from utils.script import command_line
@@ -58,13 +59,16 @@ class Options:
     keep: bool = False
     brokers: int = 1
     kill_broker_every: float = 0  # seconds; 0: only by chance
+    postgres: bool = False  # keep the observations there
 
 
 class Chaos:
     """One run: the pipeline's processes, the load, the faults, and a record of all of them."""
 
-    def __init__(self, options: Options, pipeline: Pipeline) -> None:
-        self.options, self.pipeline = options, pipeline
+    def __init__(
+        self, options: Options, pipeline: Pipeline, postgres: PostgresServer | None = None
+    ) -> None:
+        self.options, self.pipeline, self.postgres = options, pipeline, postgres
         self.chronicle = Chronicle(pipeline.folder / "chronicle.log")
         self.faults = Faults(self)
         self._broker_restarts = 0
@@ -74,6 +78,8 @@ class Chaos:
             "RETRAIN_EVERY": str(RETRAIN_EVERY),
             "PARTITIONS": str(options.partitions),
         }
+        if postgres:
+            pipeline.environment["OBSERVATIONS_URL"] = postgres.url
         pipeline.create_topic("app_messages", options.partitions)
         self.objects = None
         if options.object_store:
@@ -183,7 +189,8 @@ def run(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) ->
     try:
         with (
             own_pipeline(folder, "chaos-", *QUICK, cluster=options.brokers > 1) as pipeline,
-            closing(Chaos(options, pipeline)) as chaos,
+            running_postgres() if options.postgres else nullcontext() as postgres,
+            closing(Chaos(options, pipeline, postgres)) as chaos,
         ):
             chaos.start()
             meanwhile(chaos)
@@ -225,6 +232,9 @@ def parse_arguments() -> Options:
         metavar="SECONDS",
         default=default.kill_broker_every,
         help="kill one of three brokers at this interval, as soon as all are in sync",
+    )
+    parser.add_argument(
+        "--postgres", action="store_true", help="observations in PostgreSQL, which is killed too"
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
     options = Options(**vars(parser.parse_args()))

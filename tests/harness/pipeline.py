@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from pydantic import SecretStr
 
+from train.store.place import FILE, Place, Server, schema_of
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.kafka_client.batch import Batch
@@ -86,6 +88,13 @@ class Pipeline:
     def rows(self) -> list[dict]:
         """The rows of adult.test that requests are made of."""
         return read_test_requests(self.folder / "data")
+
+    @property
+    def place(self) -> Place:
+        """Where the trainer's store is."""
+        if url := self.environment.get("OBSERVATIONS_URL"):
+            return Server(SecretStr(url), schema_of(self.prefix))
+        return self.folder / "data" / FILE
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen:
         """Start a script with Python."""
