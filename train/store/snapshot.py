@@ -12,6 +12,7 @@ from train.store.database import Database
 from train.store.segments import read_blocks
 from train.store.stored_target import check_target
 from utils.datasets import dataset
+from utils.process import return_free_pages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,8 +117,10 @@ def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> dict:
         builder.add(columns, chosen)
         positions.append(block[chosen])
         outcomes.append(known[chosen])
+    frame = builder.frame()
+    return_free_pages()  # of the columns' parts: as much as the frame takes
     return {
-        "frame": builder.frame(),
+        "frame": frame,
         "filled": builder.filled,
         "positions": np.concatenate(positions),
         "outcomes": np.concatenate(outcomes),
