@@ -74,13 +74,14 @@ def retrain(arguments: Namespace) -> None:
     from train.held_out import Split
     from train.reference import add_scores
     from train.rows import rows_to_share, training_data
-    from train.store.observations import STORE
+    from train.store.place import STORE
     from train.store.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
     from utils.model_store.registry import Registry
 
     registry = Registry()
+    registry.exists()  # waits for an object store that is away
     replaces = registry.champion_id()  # may be None, or a model that does not load
     champion, _ = load_champion(registry)
     snapshot = read_snapshot(STORE, settings.train_window)

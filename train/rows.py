@@ -10,7 +10,7 @@ import numpy as np
 from train.held_out import OBSERVED, Split, is_for_judge
 from train.row_hash import hash_frame, shuffle
 from train.store.columns import narrow
-from train.store.observations import STORE
+from train.store.place import STORE
 from train.store.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
 

@@ -28,7 +28,7 @@ from monitoring.audit.message_blocks import (
     parts,
 )
 from utils.console import say, warn
-from utils.kafka_client.reader import Polled
+from utils.kafka_client.reader import Polled, Positions
 from utils.kafka_client.topics import DEAD_LETTER_TOPIC
 from utils.settings import settings
 
@@ -66,6 +66,24 @@ class MessageArchive:
         self._packed = 0  # bytes of blocks since the last clean-up
         self._has_gap = False  # that is not written yet
         self.missed = 0  # messages that could not be kept
+
+    def go_on(self, positions: Positions) -> None:
+        """Find out whether messages before these positions, which are read next, were missed.
+
+        A monitor that was killed while the disk was full has forgotten that it missed some.
+        """
+        if not self._path.exists():
+            return
+        try:
+            self._open()
+            known = self._database.execute("SELECT topic, partition FROM positions").fetchall()
+            self._has_gap = any(
+                place.offset > self._next(*partition, place.topic_id)
+                for partition, place in positions.items()
+                if partition in known
+            )
+        except (sqlite3.Error, OSError):  # add() says it
+            self._has_gap = True
 
     def add(self, polled: Polled) -> None:
         """Keep what Reader.poll() has returned, without what is there already.
@@ -154,17 +172,17 @@ class MessageArchive:
             position = polled.positions.get((topic, partition))
             topic_id = position.topic_id if position else ""
             begin = self._next(topic, partition, topic_id)
-            added += [message_of(record) for record in records if record.offset >= begin]
+            added += _messages_of(topic, partition, records, begin)
             end = max(begin, records[-1].offset + 1)
             row = (topic, partition, topic_id, end)
             self._database.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", row)
         size = "SELECT count(*), coalesce(sum(length(value)), 0), min(written) FROM tail"
         [(number, total, oldest)] = self._database.execute(size)
-        total += sum(len(message.value or b"") for message in added)
+        total += sum(len(value or b"") for *_, value in added)
         too_old = oldest is not None and oldest < now - _DAY
         if number + len(added) >= BLOCK or total >= BLOCK_BYTES or too_old:
             tail = self._database.execute("SELECT * FROM tail ORDER BY rowid")
-            self._pack([*(Message(*row[:5]) for row in tail), *added], now)
+            self._pack([*(row[:5] for row in tail), *added], now)
             self._database.execute("DELETE FROM tail")
         else:
             rows = ((*message, now) for message in added)
@@ -185,11 +203,11 @@ class MessageArchive:
                 return offset
         return 0
 
-    def _pack(self, messages: list[Message], now: float) -> None:
+    def _pack(self, messages: list[tuple], now: float) -> None:
         sql = "INSERT INTO blocks (requests, written, first, last, hashes, content) "
         for part in parts(messages):
             requests, hashes = index_of(part)
-            times = [message.time for message in part]
+            times = [time for _, _, _, time, _ in part]
             row = (requests, now, min(times), max(times), hashes, content := pack(part))
             self._packed += len(hashes) + len(content)
             self._database.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -213,7 +231,10 @@ class MessageArchive:
         self._database.execute("DELETE FROM gaps WHERE written < ?", (oldest,))
         self._database.execute("DELETE FROM tail WHERE written < ?", (oldest,))
         if not settings.audit_requests:  # what comes now is not kept: a later position has a gap
-            self._database.executescript("DELETE FROM tail; DELETE FROM positions;")
+            self._database.executescript(
+                "DELETE FROM tail; DELETE FROM positions; DELETE FROM gaps;"
+            )
+            self._database.execute("INSERT INTO gaps VALUES (?)", (time.time(),))
         self._database.execute("PRAGMA incremental_vacuum(10000)").fetchall()
 
 
@@ -228,3 +249,14 @@ def message_of(record: ConsumerRecord) -> Message:
     """Return what is kept of a record; its value is None if it could not be decoded."""
     value = record.value if isinstance(record.value, bytes) else None
     return Message(record.topic, record.partition, record.offset, record.timestamp, value)
+
+
+def _messages_of(
+    topic: str, partition: int, records: list[ConsumerRecord], begin: int
+) -> list[tuple]:
+    return [
+        (topic, partition, record.offset, record.timestamp, value if type(value) is bytes else None)
+        for record in records
+        if record.offset >= begin
+        for value in (record.value,)
+    ]

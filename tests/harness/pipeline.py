@@ -70,6 +70,7 @@ class Pipeline:
         self, host: str, prefix: str, folder: Path, project: Path = ROOT, **environment: str
     ) -> None:
         self.host, self.prefix, self.folder, self.project = host, prefix, folder, project
+        self.cluster = None  # or the three brokers that it runs on, see brokers.py
         self.processes: list[subprocess.Popen] = []
         self.producer = KafkaProducer(bootstrap_servers=host, linger_ms=5)
         self.environment = {
@@ -137,7 +138,8 @@ class Pipeline:
     def create_topic(self, topic: str, partitions: int = 1, **options) -> None:
         """Create a topic, before a script creates it."""
         admin = KafkaAdminClient(bootstrap_servers=self.host)
-        options |= {"num_partitions": partitions, "replication_factor": 1}
+        # -1: as many copies as the broker has by default, three on three brokers.
+        options = {"num_partitions": partitions, "replication_factor": -1} | options
         admin.create_topics({self.prefix + topic: options}, wait_for_metadata=True)
         admin.close()
 

