@@ -135,7 +135,7 @@ class Site:
             "TRAIN_WINDOW": "8000",
         }
         self.processes: list[subprocess.Popen] = []
-        store = "from train.store.observations import *; Observations(STORE).close()"
+        store = "from train.store.place import *; open_database(STORE).close()"
         subprocess.run([sys.executable, "-c", store], cwd=ROOT, env=self.env, check=True)
 
     def start(self, name: str, *command: str, **env: str) -> subprocess.Popen:

@@ -14,6 +14,7 @@ from train.store.place import Place, open_database
 from train.store.segments import read_blocks
 from train.store.stored_target import check_target
 from utils.datasets import dataset
+from utils.process import return_free_pages
 from utils.settings import settings
 
 if TYPE_CHECKING:
@@ -135,9 +136,15 @@ def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> Callable[[], dict
         builder.add(columns, chosen)
         positions.append(block[chosen])
         outcomes.append(known[chosen])
-    return lambda: {
-        "frame": builder.frame(),
-        "filled": builder.filled,
-        "positions": np.concatenate(positions),
-        "outcomes": np.concatenate(outcomes),
-    }
+
+    def rows() -> dict:
+        frame = builder.frame()
+        return_free_pages()  # of the columns' parts: as much as the frame takes
+        return {
+            "frame": frame,
+            "filled": builder.filled,
+            "positions": np.concatenate(positions),
+            "outcomes": np.concatenate(outcomes),
+        }
+
+    return rows
