@@ -64,14 +64,16 @@ class Traffic:
         self._consumer.assign(
             [TopicPartition(t, p, 0) for t in self._topics.values() for p in range(PARTITIONS)]
         )
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._send, self._read)]
+        self._enough, self._over = threading.Event(), threading.Event()
+        self._threads = [
+            threading.Thread(target=work, daemon=True) for work in (self._send, self._read)
+        ]
         for thread in self._threads:
             thread.start()
 
     def _send(self) -> None:
         began = time.monotonic()
-        while not self._over.wait(max(began + self.sent * INTERVAL - time.monotonic(), 0)):
+        while not self._enough.wait(max(began + self.sent * INTERVAL - time.monotonic(), 0)):
             row = self._rows[self.sent % len(self._rows)]
             for partition in range(PARTITIONS):
                 name = f"{self.sent}-{partition}"
@@ -131,11 +133,13 @@ class Traffic:
 
     def close(self) -> None:
         """End sending, wait for what is on its way, and close the clients."""
+        self._enough.set()
+        self._threads[0].join()
+        self._producer.flush(60)
         wait_until(lambda: not self.unanswered(), what="an answer to every request")
         self._over.set()
         for thread in self._threads:
             thread.join()
-        self._producer.flush(10)
         self._consumer.close()
 
 
@@ -200,6 +204,7 @@ def main() -> None:
     parser.add_argument("--faults", nargs="+", choices=["kill", "freeze", "stop"], default=["kill"])
     parser.add_argument("--predictor", default="predictor.py", help="the script (predictor.py)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     timeout = {"broker.session.timeout.ms": str(int(options.session_timeout * 1000))}
     table = Table("fault", "what the broker does", "Kafka, s", "answers, s", "more", "wait, s")
     with tempfile.TemporaryDirectory(prefix="failover-") as name:

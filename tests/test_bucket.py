@@ -391,6 +391,13 @@ def test_a_store_that_ignores_conditions_is_refused(place, monkeypatch):
         open_storage(place).prepare()
 
 
+def test_a_bucket_that_is_not_there_is_one_sentence(registry, proxy):
+    for write in (lambda: registry.storage.write("x", b""), registry.storage.prepare):
+        proxy.faults += [Fault("404", "PUT")]
+        with pytest.raises(StorageAway, match="404 Not Found$"):
+            write()
+
+
 def test_without_obstore_it_says_what_to_install(place, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
     with pytest.raises(SystemExit, match="needs obstore: pip install -r requirements-cluster.txt"):

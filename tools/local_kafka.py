@@ -131,6 +131,11 @@ def stop(folder: Path) -> str:
     return f"Kafka ({pids}) is stopped; its data stays in {kept}"
 
 
+def hosts(folder: Path) -> str:
+    """Return the hosts of the brokers that start() started in folder, separated by commas."""
+    return ",".join(node.host for node in _running(Path(folder).resolve()))
+
+
 def was_started_here(host: str, folder: Path) -> bool:
     """Return True if the Kafka that runs at host is the one that start() started in folder."""
     return _serve(_running(Path(folder).resolve()), host)
@@ -168,8 +173,7 @@ def status(host: str, folder: Path) -> tuple[bool, str]:
         missing = f"; no answer at {', '.join(away)}" if away and _serve(nodes, host) else ""
         return True, f"Kafka answers at {host} ({_origin(host, folder)}){missing}"
     if nodes:
-        served = ",".join(node.host for node in nodes)
-        return False, f"no answer at {host}, but a broker for {served} runs ({_pids(nodes)})"
+        return False, f"no answer at {host}, but a broker for {hosts(folder)} runs ({_pids(nodes)})"
     if any(map(listens, host.split(","))):
         return False, f"what listens at {host} is not Kafka"
     return False, f"no Kafka runs at {host}"
@@ -244,9 +248,9 @@ def _do(command: str, port: int | None, folder: Path, brokers: int) -> int:
 
 def _advise(host: str, folder: Path) -> None:
     """Say what KAFKA_HOST has to be: a script can't start while the only host it knows is away."""
-    nodes = _running(Path(folder).resolve())
-    if "," not in host and len(nodes) > 1:
-        say(f"For the scripts: export KAFKA_HOST={','.join(node.host for node in nodes)}")
+    served = hosts(folder)
+    if "," in served and "," not in host:
+        say(f"For the scripts: export KAFKA_HOST={served}")
 
 
 def _configured_host() -> str:

@@ -55,7 +55,7 @@ def find_model(text: str) -> Model:
     registry, model_id = Registry(Path(found[1] or ".") if found[3] else None), int(found[2])
     if found[3] or model_id in registry.ids():
         return load(registry, model_id)
-    archive = Archive(registry.folder)
+    archive = Archive(registry.place)
     if not (archived := [*archive.cards(model_id)]):
         raise ModelError(f"there is no model {model_id}: see python -m tools.models list")
     return decode(archived[-1], archive.content(archived[-1]))

@@ -155,6 +155,13 @@ class Settings(BaseSettings):
     partitions: int = Field(
         1, gt=0, description="partitions of app_messages, if the topic has to be created"
     )
+    replication: int = Field(
+        0,
+        ge=0,
+        le=32_767,  # what the protocol allows
+        description="brokers that have a copy of each topic that is created; 0: as many as there "
+        "are, at most 3",
+    )
     predictor_id: Annotated[KafkaName, Field(min_length=1)] = Field(
         "predictor-0", description="name of this predictor, unique among the running ones"
     )

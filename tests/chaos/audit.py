@@ -11,11 +11,13 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 from kafka import KafkaConsumer, TopicPartition
 from rich.table import Table
 
 from tests.chaos.faults import DATA_LOSS
+from tests.chaos.marker_watch import compare
 from tests.chaos.witness import Fault, Load
 from tests.harness.pipeline import Pipeline
 
@@ -36,6 +38,8 @@ class Audit:
         self.lost = self.duplicates = self.orphans = self.deleted = self.in_log = 0
         self.damaged = self.forgotten = 0
         self.control: list[dict] = []
+        self.marker_watch: Path | None = None  # the output of marker_watch.py
+        self.would_be_written = ""
 
     def check(self, kept: bool, violation: str) -> None:
         """Note a violation if a promise was not kept."""
@@ -84,6 +88,9 @@ class Audit:
         self._audit_announcements()
         self._audit_models()
         self._audit_output()
+        if self.marker_watch:
+            topic = self._pipeline.records("app_messages")
+            self.would_be_written = compare(self.marker_watch, topic)
 
     def audit_answers(self, may_wait: bool = False) -> Counter:
         """Check that each request in the log has one answer; return how often each is there.
@@ -223,6 +230,8 @@ class Audit:
         table.add_row("answers to requests that Kafka has lost", f"{self.orphans:,}")
         table.add_row("damaged models", f"{self.damaged}")
         table.add_row("transaction markers repaired", f"{self.forgotten}")
+        if self.marker_watch:
+            table.add_row("markers that would have been written", self.would_be_written)
         table.add_row("longest time without an answer", self._silence(faults))
         restarted = ", ".join(f"{name} {number}" for name, number in restarts.items())
         table.add_row("restarts", restarted)

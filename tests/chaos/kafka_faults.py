@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from tests.chaos.run import Chaos
 
 
-def kill_broker(chaos: "Chaos") -> None:
-    """Kill Kafka, and return when its process has ended."""
+def kill_broker(chaos: "Chaos", *numbers: int) -> None:
+    """Kill Kafka, or these of its brokers, and return when its processes have ended."""
+    if chaos.pipeline.cluster:
+        for number in numbers:
+            chaos.pipeline.cluster.kill(number)
+        return
     folder = chaos.pipeline.folder / "kafka"
     os.kill(int((folder / "broker.pid").read_text()), signal.SIGKILL)
     local_kafka.stop(folder)

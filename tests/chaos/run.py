@@ -1,6 +1,7 @@
 """Injects random faults into the pipeline for minutes, then audits everything that it promises.
 
     python -m tests.chaos.run --minutes 5 --seed 7 --rate 200
+    python -m tests.chaos.run --brokers 3 --kill-broker-every 20
 
 Starts a broker, predictors and a trainer of its own in a temporary folder, and an independent
 producer. While that sends requests, processes are killed and paused, the broker among them; a
@@ -53,6 +54,8 @@ class Options:
     gap: tuple[float, float] = (0.5, 6)  # seconds between two faults
     only: str = ""  # inject only faults whose names begin with this
     keep: bool = False
+    brokers: int = 1
+    kill_broker_every: float = 0  # seconds; 0: only by chance
 
 
 class Chaos:
@@ -84,6 +87,15 @@ class Chaos:
         self.load = Load(self.pipeline, self.options.rate, self.options.partitions, self.chronicle)
         self.audit = Audit(self.pipeline, self.load, self.faults.injected, RETRAIN_EVERY)
         self._supervisor.start()
+        if self.pipeline.cluster:
+            self._watch_markers()
+
+    def _watch_markers(self) -> None:
+        prefix, names = self.pipeline.prefix, [predictor.name for predictor in self.predictors]
+        topics = [prefix + name for name in ("app_messages", "retrain_topic", "dead_letter_topic")]
+        arguments = (f"{prefix}predictors", ",".join(names), *topics)
+        watch = self.pipeline.start("-m", "tests.chaos.marker_watch", *arguments)
+        self.audit.marker_watch = watch.log
 
     @property
     def services(self) -> list[Service]:
@@ -99,7 +111,10 @@ class Chaos:
                 service.supervise()
 
     def restart_broker(self) -> None:
-        """Start Kafka again, with the same data and at the same port."""
+        """Start Kafka again, with the same data and at the same ports."""
+        if self.pipeline.cluster:
+            self.chronicle.write("broker", self.pipeline.cluster.start())
+            return
         folder = self.pipeline.folder / "kafka"
         log = folder / "broker.log"  # the new process would overwrite it
         log.rename(log.with_name(f"broker-{self._broker_restarts}.log"))
@@ -154,7 +169,7 @@ def run(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) ->
     folder, audit = Path(tempfile.mkdtemp(prefix="chaos-")), None
     try:
         with (
-            own_pipeline(folder, "chaos-", *QUICK) as pipeline,
+            own_pipeline(folder, "chaos-", *QUICK, cluster=options.brokers > 1) as pipeline,
             closing(Chaos(options, pipeline)) as chaos,
         ):
             chaos.start()
@@ -187,8 +202,19 @@ def parse_arguments() -> Options:
     )
     kinds = {kind.split()[0] for kind in FAULTS} | FAULTS.keys()
     parser.add_argument("--only", choices=sorted(kinds), default="", help="inject only these")
+    parser.add_argument("--brokers", type=int, choices=[1, 3], default=default.brokers, help="(1)")
+    parser.add_argument(
+        "--kill-broker-every",
+        type=float,
+        metavar="SECONDS",
+        default=default.kill_broker_every,
+        help="kill one of three brokers at this interval, as soon as all are in sync",
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
-    return Options(**vars(parser.parse_args()))
+    options = Options(**vars(parser.parse_args()))
+    if options.kill_broker_every and options.brokers == 1:
+        parser.error("--kill-broker-every: needs --brokers 3")
+    return options
 
 
 def exit_code(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) -> int:

@@ -138,12 +138,13 @@ def own_pipeline(
 ) -> Iterator[Pipeline]:
     """A pipeline in this folder, with a first model, on a Kafka of its own in folder/kafka.
 
-    options : those of initialize.py; properties : of the broker; cluster : three of them. At the
-    end its processes and Kafka are stopped.
+    options : those of initialize.py; properties : of the broker; cluster : three brokers, as
+    pipeline.cluster. At the end its processes and Kafka are stopped.
     """
     initialize(folder, *options)
-    with _kafka(folder / "kafka", properties, cluster) as host:
+    with _kafka(folder / "kafka", properties, cluster) as (host, brokers):
         pipeline = Pipeline(host, prefix, folder)
+        pipeline.cluster = brokers
         try:
             yield pipeline
         finally:
@@ -151,10 +152,12 @@ def own_pipeline(
 
 
 @contextmanager
-def _kafka(folder: Path, properties: Mapping[str, str] | None, cluster: bool) -> Iterator[str]:
+def _kafka(
+    folder: Path, properties: Mapping[str, str] | None, cluster: bool
+) -> Iterator[tuple[str, Cluster | None]]:
     if cluster:
         with running_cluster(folder, properties) as brokers:
-            yield brokers.host
+            yield brokers.host, brokers
     else:
         with running_broker(folder, properties=properties) as host:
-            yield host
+            yield host, None

@@ -70,6 +70,7 @@ class Pipeline:
         self, host: str, prefix: str, folder: Path, project: Path = ROOT, **environment: str
     ) -> None:
         self.host, self.prefix, self.folder, self.project = host, prefix, folder, project
+        self.cluster = None  # or the three brokers that it runs on, see brokers.py
         self.processes: list[subprocess.Popen] = []
         self.producer = KafkaProducer(bootstrap_servers=host, linger_ms=5)
         self.environment = {

@@ -1,5 +1,6 @@
 """What a training reads from the store: its observations at one moment, as columns."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,7 +64,8 @@ def read_snapshot(place: Place, window: int = 0, of: tuple[int, int] | None = No
         end, training = of or (counters["observations"], counters["trainings"] + 1)
         newest = (max(end - window, 0) if window else 0, end)
         judged = judged_ranges(borders, training, end)
-        rows = _read_rows(db, [newest, *judged])
+        read = _read_rows(db, [newest, *judged])
+    rows = read()
     positions = rows["positions"]
     return Snapshot(
         **rows,
@@ -107,8 +109,11 @@ def _is_in(positions: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
     return inside
 
 
-def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> dict:
-    """Return the fields of Snapshot that hold the rows in these ranges, and their positions."""
+def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> Callable[[], dict]:
+    """Read the rows in these ranges; return what makes the fields of Snapshot that hold them.
+
+    That takes long, and the database is not needed for it any more.
+    """
     builder = FrameBuilder(dataset.numeric, dataset.categorical, dataset.defaults)
     positions, outcomes = [np.empty(0, int)], [np.empty(0)]
     for block, columns, known in read_blocks(db, ranges):
@@ -116,7 +121,7 @@ def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> dict:
         builder.add(columns, chosen)
         positions.append(block[chosen])
         outcomes.append(known[chosen])
-    return {
+    return lambda: {
         "frame": builder.frame(),
         "filled": builder.filled,
         "positions": np.concatenate(positions),

@@ -48,9 +48,9 @@ def connection() -> dict:
     }
 
 
-def make_admin() -> KafkaAdminClient:
+def make_admin(**options) -> KafkaAdminClient:
     """Return an administration client; close it after use."""
-    return KafkaAdminClient(**connection())
+    return KafkaAdminClient(**connection() | options)
 
 
 def _hosts() -> list[str]:

@@ -11,6 +11,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.connection import connection
+from utils.kafka_client.coordinators import retry_coordinators
 from utils.kafka_client.open_batch import SentRecord, append_to_open_batch
 from utils.kafka_client.rights import Rights
 from utils.process import time_limit
@@ -86,6 +87,7 @@ class TransactionalProducer:
     def __init__(self, transactional_id: str, limits: SizeLimits) -> None:
         self.limits = limits
         self.client = make_producer(transactional_id=transactional_id, **TRANSACTIONAL)
+        retry_coordinators(self.client)
         try:
             self._begin()
         except Exception:

@@ -8,6 +8,7 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and others (obstore's
 """
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ RETRIES = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1)},
 }
+_TIMES = re.compile(r" in [0-9.]+[a-zµ]+(, after [0-9]+ retries.*?retry_timeout: [0-9.]+s )?")
 
 
 class Bucket:
@@ -42,9 +44,10 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.name = f"{url}/"
 
     def __str__(self) -> str:
-        return f"{self.url}/"
+        return self.name
 
     @cached_property
     def _store(self) -> "ObjectStore":
@@ -135,10 +138,14 @@ class Bucket:
             with self._errors():
                 obstore.put(self._store, name, content, mode=mode, use_multipart=False)
             return True
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+        except FileNotFoundError as error:
+            if not isinstance(mode, dict):  # else the object that was to be replaced is gone
+                raise StorageAway(f"{self.url} can't be used: {_first_line(error)}") from None
+        except (AlreadyExistsError, PreconditionError):
             # obstore repeats a write whose answer was lost, and the store then refuses it, although
             # the content that is there is ours.
             return self.read_marked(name)[0] == content
+        return False
 
     def list(self) -> dict[str, Stored]:
         """Return what is here, by name, without what is below; other objects than ours too."""
@@ -147,7 +154,9 @@ class Bucket:
         with self._errors():
             found = obstore.list_with_delimiter(self._store)["objects"]
         return {
-            each["path"]: Stored(each["last_modified"].timestamp(), each["e_tag"]) for each in found
+            each["path"]: Stored(each["last_modified"].timestamp(), each["e_tag"])
+            for each in found
+            if each["path"]  # else it stands for the prefix itself
         }
 
     def state(self) -> object:
@@ -175,5 +184,6 @@ class Bucket:
 
 
 def _first_line(error: Exception) -> str:
-    """Return an error of obstore without the server's page and the debugging output."""
-    return str(error).split("\n")[0].split(": <")[0][:300]
+    """Return an error of obstore without the server's page, times and debugging output."""
+    text = str(error).split("\n")[0].split(": <")[0].removeprefix("Generic S3 error: ")
+    return _TIMES.sub("", text)[:300]

@@ -236,7 +236,10 @@ class Registry:
         """Archive and delete old models, and return their ids; see pruning.py."""
         return pruning.prune(self, keep)
 
-    def _state(self) -> tuple:
+    def _state(self) -> object:
+        """Return what changes whenever a model, a card, the champion or the archive does."""
+        if self.storage.is_shared:  # prune() replaces champion.json when it archives something
+            return self.storage.state()
         return self.storage.state(), self.storage.below(FOLDER).state()
 
 
