@@ -55,6 +55,7 @@ class BaseOptimizer(ABC):
         points are taken from it. None for neither.
     shared_rows : where workers on other hosts find the same rows, see train/shared_search.py. None
         for a search without workers.
+    spark : the URL of a Spark master that trials run on, "" for none; see train/spark_trials.py.
 
     Attributes after `optimize`
     ----------
@@ -81,9 +82,10 @@ class BaseOptimizer(ABC):
         is_unbalance: bool = False,
         trials_path: Path | None = None,
         shared_rows: dict | None = None,
+        spark: str = "",
     ) -> None:
         self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
-        self.shared_rows = shared_rows
+        self.shared_rows, self.spark = shared_rows, spark
         self.objective = {  # the same in tuning and in the final fit
             **dataset.target.objective,
             "metric": "None",  # evaluate() measures it
@@ -102,6 +104,7 @@ class BaseOptimizer(ABC):
         # One Dataset for all trials: no tuned parameter changes how it is binned. Codes are plain
         # numbers to it: sets of categories cost a third more in each prediction, and overfit.
         names = lightgbm_names(feature_names)
+        self.rows_to_send = (X, y, split, names, self.fixed | {"num_threads": 1}) if spark else None
         self.dataset = lgb.Dataset(X, y, feature_name=names, params=self.fixed).construct()
         self.holdout = Holdout(self.dataset, split, self.fixed)
         self.experiment = {
@@ -189,10 +192,16 @@ class BaseOptimizer(ABC):
     def _noise(self, losses: np.ndarray) -> float:
         return float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
 
-    def measure_again(self, trial: dict) -> None:
-        """Measure a trial that another process has measured: what counts is found here."""
-        again, losses = self.holdout.evaluate(trial["params"], most_rounds=trial["rounds"])
-        trial |= again | {"noise": self._noise(losses), "seconds": trial["seconds"]}
+    def keep(self, trial: dict) -> None:
+        """Append a trial that another process has measured, and keep it in the store."""
+        self.add_trial(trial)
+        self.store.add(trial, self.libraries())
+
+    def measure_the_lowest(self) -> None:
+        """Measure the best trial again if another process has: what counts is found here."""
+        while self.trials and (trial := self.lowest_trial())["noise"] is None:
+            again, losses = self.holdout.evaluate(trial["params"], most_rounds=trial["rounds"])
+            trial |= again | {"noise": self._noise(losses), "seconds": trial["seconds"]}
 
     def best_trial(self) -> dict:
         """Return the trial with the lowest penalized loss, or the first one; see the class."""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from monitoring.snapshot import Snapshot
 from monitoring.tracking import mlflow_live
-from monitoring.tracking.log_to_mlflow import MORE, NOTE, OFF
+from monitoring.tracking.address import OFF
+from monitoring.tracking.log_to_mlflow import MORE, NOTE
 from utils.console import say, warn
 from utils.files import ROOT
 from utils.model_store.registry import Registry

@@ -9,8 +9,9 @@ an attack.
 import pickle
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -202,9 +203,10 @@ def _check_libraries(card: Card) -> None:
 
 def other_versions(card: Card) -> dict[str, tuple[str, str]]:
     """Return, of each library that has changed since the model was made, both versions."""
-    both = {
-        name: (card.libraries[name], version(name)) for name in LIBRARIES if name in card.libraries
-    }
+    both = {}
+    for name in [name for name in LIBRARIES if name in card.libraries]:
+        with suppress(PackageNotFoundError):  # predictors need no scikit-learn
+            both[name] = card.libraries[name], version(name)
     return {name: (then, now) for name, (then, now) in both.items() if then != now}
 
 
