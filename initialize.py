@@ -8,7 +8,6 @@ Needs no Kafka. Run again, it keeps undamaged files; --again makes another first
 running predictors change within a second. The next training uses all observations again.
 """
 
-import os
 from contextlib import suppress
 
 from monitoring.metrics.serve import serve_metrics
@@ -75,10 +74,10 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     # First the model, then champion.json: who starts in between finds no champion or a whole one.
     with registry.locked():  # against a trainer that promotes its model at the same moment
         save(model, registry)
-        registry.promote(model.model_id)
-    where, card = os.path.relpath(settings.models_dir), model.card
+        registry.promote(model.model_id)  # in an object store, the last one wins
+    card = model.card
     cost = f"{card.trees} trees, {card.us_per_row:.1f} us a prediction"
-    say(f"Saved model {card.model_id}, the champion, in {where}/: {cost}.", "green")
+    say(f"Saved model {card.model_id}, the champion, in {registry.storage}: {cost}.", "green")
     with suppress(ModelError):
         load(registry, replaced)
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
@@ -102,14 +101,14 @@ def main() -> None:
     """Prepare the folders data/ and models/."""
     arguments = parse_arguments(__doc__, 10, timeout=45, again="replace the champion")
     serve_metrics("initialize")  # if METRICS_PORT is set
-    for folder in (settings.data_dir, settings.models_dir):
-        make_private(folder, ROOT)  # data/ will hold personal data
+    make_private(settings.data_dir, ROOT)  # it will hold personal data
+    registry.storage.prepare()
     try:
         say(dataset.prepare(settings.data_dir))
         if arguments.again or not keep_champion():
             model = make_first_model(arguments.hyper, arguments.max_evals, arguments.timeout)
             show_quality(model)
-    except (DatasetError, OSError) as error:
+    except (DatasetError, ModelError, OSError) as error:
         raise SystemExit(str(error)) from None
 
 

@@ -26,7 +26,8 @@ from rich.table import Table
 
 from train.store.columns import Column, encode_columns, narrow
 from train.store.database import Database
-from train.store.observations import STORE, Observations
+from train.store.observations import Observations
+from train.store.place import STORE
 from train.store.schema import SCHEMA_VERSION, SEGMENT_ROWS
 from utils.datasets import dataset
 from utils.feature_encoder import fit_encoder

@@ -196,7 +196,7 @@ def test_of_two_models_with_one_id_the_right_one_is_found(registry, row):
     """After `make clean`, ids are given out again."""
     old = conversation(registry, row)
     card = registry.card(0)
-    Archive(registry.folder).add(card, registry.content(card))
+    Archive(registry.place).add(card, registry.content(card))
     model = load(registry, 0)
     text = model.booster.model_to_string(num_iteration=20)
     model.booster, model.card.created = lgb.Booster(model_str=text), "2020-01-01T00:00:00+00:00"
@@ -212,7 +212,7 @@ def test_of_two_models_with_one_id_the_right_one_is_found(registry, row):
 
 def test_two_models_that_give_the_same_are_both_named(registry, row):
     card = registry.card(0)
-    Archive(registry.folder).add(card, registry.content(card))
+    Archive(registry.place).add(card, registry.content(card))
     model = load(registry, 0)
     model.features.unused = 1  # its file, and so its digest, is another one
     save(model, registry)
@@ -224,11 +224,11 @@ def test_two_models_that_give_the_same_are_both_named(registry, row):
 def test_versions_of_libraries_are_said_or_refused(registry, row):
     messages = conversation(registry, row)
     versions = registry.card(0).libraries
-    edit_card(libraries=versions | {"numpy": "2.0.999"})(registry.path(0))
+    edit_card(libraries=versions | {"numpy": "2.0.999"})(registry.place / "model_0.p")
     answer = only_answer(messages, registry)
     assert answer.result == SAME
     assert answer.notes[0].startswith("numpy 2.0.999 made the model, ")
-    edit_card(libraries=versions | {"lightgbm": "3.3.5"})(registry.path(0))
+    edit_card(libraries=versions | {"lightgbm": "3.3.5"})(registry.place / "model_0.p")
     answer = only_answer(messages, registry)
     assert answer.result == UNCHECKED
     assert answer.notes[0].startswith("model 0: made by lightgbm 3.3.5, installed is ")
@@ -294,7 +294,7 @@ from utils.model_store.registry import Registry
 
 folder, registry = Path(sys.argv[1]), Registry(Path(sys.argv[1]) / "models")
 dataset.prepare(folder)
-registry.folder.mkdir()
+registry.place.mkdir()
 frame, outcomes = dataset.training(folder)
 rows = frame[:2_000]
 save(fit_model(rows, outcomes[:2_000], model_id=0, hyper="hyperopt", max_evals=1), registry)

@@ -167,9 +167,9 @@ def test_an_archived_model_is_logged_and_a_deleted_run_is_not_logged_again(first
     shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
     registry = Registry(tmp_path / "models")
     card = registry.card(0)
-    Archive(registry.folder).add(card, registry.content(card))
-    registry.card_path(0).unlink()
-    registry.path(0).unlink()
+    Archive(registry.place).add(card, registry.content(card))
+    (registry.place / "model_0.json").unlink()
+    (registry.place / "model_0.p").unlink()
     codes, content = log(tmp_path, "-")
     assert codes == [0]
     assert [version["tags"]["model_digest"] for version in content["versions"]] == [card.digest]

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from tools import local_kafka
 from tools.summary import Summary
-from train.store.observations import STORE, Observations
+from train.store.observations import Observations, open_store
 from utils.console import say
 from utils.datasets import dataset
 from utils.files import ROOT
@@ -73,7 +73,7 @@ class Demo:
             if sample_app.returncode:
                 raise SystemExit("The sample app did not get all answers; see above.")
             say("All requests are answered; waiting for the trainings that are due.", "bold")
-            with closing(Observations(STORE)) as store:
+            with closing(open_store()) as store:
                 self._watch(services, until=lambda: self._is_learned(store))
             for record in records_up_to_now(self.consumer):  # the last announcement, perhaps
                 self._add(record)

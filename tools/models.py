@@ -14,7 +14,7 @@ from utils.console import print_table, say, warn
 from utils.datasets import dataset
 from utils.model_store.archive import Archive
 from utils.model_store.card import Card, encode_card
-from utils.model_store.registry import ModelError, Registry
+from utils.model_store.registry import ChampionChanged, ModelError, Registry
 from utils.script import command_line, run
 
 
@@ -59,7 +59,7 @@ def show(registry: Registry, model_id: int) -> None:
 
     Of a deleted model it is that in the archive; if several had the id, that of the last one.
     """
-    archived = () if model_id in registry.ids() else [*Archive(registry.folder).cards(model_id)]
+    archived = () if model_id in registry.ids() else [*Archive(registry.place).cards(model_id)]
     try:
         found = archived[-1] if archived else registry.card(model_id)
     except ModelError as error:
@@ -80,14 +80,14 @@ def promote(registry: Registry, model_id: int) -> None:
     from utils.model_store.model import load
 
     prepare_topics(write=(RETRAIN_TOPIC,))
-    with closing(Sender()) as sender, registry.locked():
+    with closing(Sender()) as sender, registry.locked() as champion:
         try:
             card = load(registry, model_id).card
-        except ModelError as error:
+            card.anchor = None  # no earlier champion may undo the choice
+            registry.write_card(card)
+            registry.promote(model_id, champion)
+        except (ModelError, ChampionChanged) as error:
             raise SystemExit(f"Not promoted: {error}") from None
-        card.anchor = None  # no earlier champion may undo the choice
-        registry.write_card(card)
-        registry.promote(model_id)
         try:
             announce(sender, model_id, training_completed=True)
         except KafkaError as error:  # predictors look at champion.json without it, too
@@ -107,7 +107,7 @@ def main() -> None:
     arguments, registry = parser.parse_args(), Registry()
     if arguments.command == "list":
         return show_list(registry)
-    known = [*registry.ids(), *(card.model_id for card in Archive(registry.folder).cards())]
+    known = [*registry.ids(), *Archive(registry.place).ids()]
     if arguments.model_id not in (registry.ids() if arguments.command == "promote" else known):
         raise SystemExit(f"There is no model {arguments.model_id}: see list")
     if arguments.command == "promote":

@@ -53,15 +53,17 @@ class BaseOptimizer(ABC):
         the probabilities away from the true rates.
     trials_path : the store of trials, see train/trials.py: every trial is kept there, and good
         points are taken from it. None for neither.
+    shared_rows : where workers on other hosts find the same rows, see train/shared_search.py. None
+        for a search without workers.
 
     Attributes after `optimize`
     ----------
     best : the hyperparameters of the final fit: plain Python numbers, LightGBM's names.
     best_loss : the mean loss measured with them on the held-out rows.
     trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `penalized_loss`,
-        `noise` (the standard error of the difference to the first trial's loss), `rounds` (by early
-        stopping), `decisions` (per row, see train/cost.py), `seconds`, `pruned`, `curve` (the loss
-        after some of the rounds).
+        `noise` (the standard error of the difference to the first trial's loss, None if another
+        process has measured the trial), `rounds` (by early stopping), `decisions` (per row, see
+        train/cost.py), `seconds`, `pruned`, `curve` (the loss after some of the rounds).
     durations : seconds of "tuning" and of the final "fit".
     """
 
@@ -78,8 +80,10 @@ class BaseOptimizer(ABC):
         seed: int = 1,
         is_unbalance: bool = False,
         trials_path: Path | None = None,
+        shared_rows: dict | None = None,
     ) -> None:
         self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
+        self.shared_rows = shared_rows
         self.objective = {  # the same in tuning and in the final fit
             **dataset.target.objective,
             "metric": "None",  # evaluate() measures it
@@ -165,12 +169,16 @@ class BaseOptimizer(ABC):
     def run_trial(self, params: dict) -> dict:
         """Evaluate `params`, pruned by the best trial so far; append the trial and return it."""
         if self.trials:
-            limits = {"to_beat": self._lowest_trial()["penalized_loss"], "deadline": self.deadline}
+            limits = {"to_beat": self.lowest_trial()["penalized_loss"], "deadline": self.deadline}
             trial, losses = self.holdout.evaluate(params, **limits)
         else:
             trial, losses = self.holdout.evaluate(params)
             self._first_losses = losses
-        trial["noise"] = float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
+        trial["noise"] = self._noise(losses)
+        return self.add_trial(trial)
+
+    def add_trial(self, trial: dict) -> dict:
+        """Append a trial of this search, show it, and return it."""
         self.trials.append(trial)
         self._bar.set_postfix_str(f"best {self.best_trial()['loss']:.4f}", refresh=False)
         self._bar.update()
@@ -178,14 +186,23 @@ class BaseOptimizer(ABC):
         telemetry.initialize.best_loss = self.best_trial()["loss"]
         return trial
 
+    def _noise(self, losses: np.ndarray) -> float:
+        return float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
+
+    def measure_again(self, trial: dict) -> None:
+        """Measure a trial that another process has measured: what counts is found here."""
+        again, losses = self.holdout.evaluate(trial["params"], most_rounds=trial["rounds"])
+        trial |= again | {"noise": self._noise(losses), "seconds": trial["seconds"]}
+
     def best_trial(self) -> dict:
         """Return the trial with the lowest penalized loss, or the first one; see the class."""
-        lowest, first = self._lowest_trial(), self.trials[0]
+        lowest, first = self.lowest_trial(), self.trials[0]
         gain = first["penalized_loss"] - lowest["penalized_loss"]
-        is_chance = self._knows_points and gain <= BEYOND_NOISE * lowest["noise"]
+        is_chance = self._knows_points and gain <= BEYOND_NOISE * (lowest["noise"] or 0)
         return first if is_chance else lowest
 
-    def _lowest_trial(self) -> dict:
+    def lowest_trial(self) -> dict:
+        """Return the trial with the lowest penalized loss."""
         return min(self.trials, key=lambda trial: trial["penalized_loss"])
 
     def seconds_left(self) -> float:

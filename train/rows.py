@@ -1,7 +1,7 @@
 """Which rows a model is trained on, and which rows judge it."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,8 @@ import numpy as np
 from train.held_out import OBSERVED, Split, is_for_judge
 from train.row_hash import hash_frame, shuffle
 from train.store.columns import narrow
-from train.store.snapshot import Snapshot
+from train.store.place import STORE
+from train.store.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
 
 if TYPE_CHECKING:
@@ -83,6 +84,18 @@ def original_rows(folder: Path) -> LabeledRows:
     numbers = {name: narrow(frame[name].to_numpy(np.float64)) for name in dataset.numeric}
     categories = {name: as_categories(frame[name]) for name in dataset.categorical}
     return LabeledRows(frame.assign(**numbers, **categories), outcomes)
+
+
+def rows_to_share(snapshot: Snapshot, window: int, split: Split) -> dict:
+    """Return, for JSON, where a process on another host finds the rows of a training."""
+    of = {"end": snapshot.end, "training": snapshot.training}
+    return {**of, "window": window, "split": asdict(split)}
+
+
+def shared_rows(folder: Path, end: int, training: int, window: int, split: dict) -> "LabeledRows":
+    """Return the rows of another process's training; the arguments are rows_to_share()'s."""
+    snapshot = read_snapshot(STORE, window, of=(end, training))
+    return training_data(folder, snapshot, window, Split(**split)).training
 
 
 def newest_of_equal(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:

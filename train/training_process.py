@@ -67,10 +67,16 @@ class TrainingProcess:
         return ""
 
     def publish(self, registry: Registry) -> None:
-        """Copy the child's model into the registry; may be repeated."""
+        """Copy the child's model into the registry; may be repeated.
+
+        SystemExit if somebody else has published a model of this id.
+        """
         result = Registry(self._folder)
-        card = result.card(self.model_id)
-        registry.publish(card, result.content(card))
+        try:
+            card = result.card(self.model_id)
+            registry.publish(card, result.content(card))
+        except ModelError as error:
+            raise SystemExit(str(error)) from None
 
     def close(self) -> None:
         """Kill the child if it is running, and remove its folder."""

@@ -10,7 +10,7 @@ import numpy as np
 import zstandard
 
 from monitoring.audit.message_archive import LOCK_TIMEOUT, MESSAGES
-from monitoring.audit.message_blocks import Message, hash_of, request_id_of, unpack
+from monitoring.audit.message_blocks import Message, hashes_of, request_id_of, unpack
 
 
 class KeptMessages:
@@ -28,7 +28,7 @@ class KeptMessages:
 
     def find(self, request_ids: Collection[str]) -> Iterator[Message]:
         """Yield all messages of these requests, in the order in which they were read."""
-        wanted = np.frombuffer(b"".join({hash_of(each) for each in request_ids}), np.uint64)
+        wanted = hashes_of(set(request_ids))
         query = "SELECT hashes, content FROM blocks ORDER BY id"
         with self._transaction():
             for hashes, content in self._database.execute(query):

@@ -154,17 +154,17 @@ class MessageArchive:
             position = polled.positions.get((topic, partition))
             topic_id = position.topic_id if position else ""
             begin = self._next(topic, partition, topic_id)
-            added += [message_of(record) for record in records if record.offset >= begin]
+            added += _messages_of(topic, partition, records, begin)
             end = max(begin, records[-1].offset + 1)
             row = (topic, partition, topic_id, end)
             self._database.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", row)
         size = "SELECT count(*), coalesce(sum(length(value)), 0), min(written) FROM tail"
         [(number, total, oldest)] = self._database.execute(size)
-        total += sum(len(message.value or b"") for message in added)
+        total += sum(len(value or b"") for *_, value in added)
         too_old = oldest is not None and oldest < now - _DAY
         if number + len(added) >= BLOCK or total >= BLOCK_BYTES or too_old:
             tail = self._database.execute("SELECT * FROM tail ORDER BY rowid")
-            self._pack([*(Message(*row[:5]) for row in tail), *added], now)
+            self._pack([*(row[:5] for row in tail), *added], now)
             self._database.execute("DELETE FROM tail")
         else:
             rows = ((*message, now) for message in added)
@@ -185,11 +185,11 @@ class MessageArchive:
                 return offset
         return 0
 
-    def _pack(self, messages: list[Message], now: float) -> None:
+    def _pack(self, messages: list[tuple], now: float) -> None:
         sql = "INSERT INTO blocks (requests, written, first, last, hashes, content) "
         for part in parts(messages):
             requests, hashes = index_of(part)
-            times = [message.time for message in part]
+            times = [time for _, _, _, time, _ in part]
             row = (requests, now, min(times), max(times), hashes, content := pack(part))
             self._packed += len(hashes) + len(content)
             self._database.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -228,3 +228,14 @@ def message_of(record: ConsumerRecord) -> Message:
     """Return what is kept of a record; its value is None if it could not be decoded."""
     value = record.value if isinstance(record.value, bytes) else None
     return Message(record.topic, record.partition, record.offset, record.timestamp, value)
+
+
+def _messages_of(
+    topic: str, partition: int, records: list[ConsumerRecord], begin: int
+) -> list[tuple]:
+    return [
+        (topic, partition, record.offset, record.timestamp, value if type(value) is bytes else None)
+        for record in records
+        if record.offset >= begin
+        for value in (record.value,)
+    ]

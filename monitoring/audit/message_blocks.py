@@ -1,15 +1,16 @@
 """Messages as one compressed blob, and the hashes by which a request's messages are found in it."""
 
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import zstandard
+
+from monitoring.hashes import hash_of
 
 BLOCK = 4_000  # messages
 BLOCK_BYTES = 2**22
@@ -19,7 +20,10 @@ MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any numb
 
 
 class Message(NamedTuple):
-    """A record of a topic; time : its timestamp, in ms since 1970."""
+    """A record of a topic; time : its timestamp, in ms since 1970.
+
+    What is written is a tuple of the same fields: names cost as much as the compression.
+    """
 
     topic: str
     partition: int
@@ -113,28 +117,30 @@ def _leniently(value: bytes | None) -> _Head:
     return _NO_HEAD
 
 
-def hash_of(request_id: str) -> bytes:
-    """Return the hash that the index has of a request_id."""
-    return hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-
-
-def index_of(messages: list[Message]) -> tuple[int, bytes]:
+def index_of(messages: list[tuple]) -> tuple[int, bytes]:
     """Return how many messages have data, and the sorted hashes of their request ids.
 
     A hash has 8 bytes; an id that several messages have is there once.
     """
-    heads = [_head(message.value) for message in messages]
-    ids = {head.request_id for head in heads if type(head.request_id) is str}
-    index = np.sort(np.frombuffer(b"".join(map(hash_of, ids)), np.uint64))
-    return sum(head.data is not msgspec.UNSET for head in heads), index.tobytes()
+    requests, ids = 0, set()
+    for *_, value in messages:
+        head = _head(value)
+        requests += head.data is not msgspec.UNSET
+        ids.add(head.request_id) if type(head.request_id) is str else None
+    return requests, hashes_of(ids).tobytes()
 
 
-def parts(messages: list[Message]) -> Iterator[list[Message]]:
+def hashes_of(request_ids: Collection[str]) -> np.ndarray:
+    """Return the hashes that the index has of different request_ids: sorted, uint64."""
+    return np.sort(np.array([*map(hash_of, request_ids)], np.int64).view(np.uint64))
+
+
+def parts(messages: list[tuple]) -> Iterator[list[tuple]]:
     """Yield the messages in parts of BLOCK messages or BLOCK_BYTES."""
     part, size = [], 0
     for message in messages:
         part.append(message)
-        size += len(message.value or b"")
+        size += len(message[-1] or b"")
         if len(part) == BLOCK or size >= BLOCK_BYTES:
             yield part
             part, size = [], 0
@@ -142,7 +148,7 @@ def parts(messages: list[Message]) -> Iterator[list[Message]]:
         yield part
 
 
-def pack(messages: list[Message]) -> bytes:
+def pack(messages: list[tuple]) -> bytes:
     """Return messages as one compressed blob, for unpack()."""
     topics, partitions, offsets, times, values = zip(*messages, strict=True)
     both = list(zip(topics, partitions, strict=True))

@@ -3,20 +3,22 @@
 What belongs to a request is in the interval of the request's timestamp, whenever it comes.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from monitoring.figures.exact import added, bins_of, mean, quantile, to_integers
-from monitoring.figures.join import Answer, Observation
-from monitoring.figures.model_figures import right
+from monitoring.figures.exact import added, bins_of, mean, quantile, total_of
+from monitoring.figures.join import Answers, Observations
+from monitoring.figures.model_figures import places_of, right
 from monitoring.snapshot import Point
 from utils.datasets import dataset
 
 INTERVALS = 360
 SPANS = {"hour": 10, "day": 240, "all": 21_600}  # seconds of an interval
 _MOST_MODELS = 20  # that an interval counts the answers of
+_FEW = 2**14  # integers that are counted without sorting them
 _IS_NUMBER = dataset.target.kind == "number"
 
 
@@ -55,8 +57,9 @@ class _Additions(NamedTuple):
     """What a step adds: a row for each answer or observation, all of shape (n,)."""
 
     times: np.ndarray
-    fields: dict[str, np.ndarray | list[int]]  # of Interval: how much to add
+    fields: dict[str, np.ndarray]  # of Interval: how much to add
     counters: dict[str, np.ndarray]  # of Interval: which key to count
+    losses: np.ndarray | None = None  # of shape (2, n): to add, and to take away
 
 
 class Ring:
@@ -70,11 +73,9 @@ class Ring:
 
     def add(self, additions: _Additions, now: float) -> None:
         """Add rows to their intervals, but for those too old or far in the future."""
-        numbers, inverse = np.unique(additions.times // (self.seconds * 1000), return_inverse=True)
         newest = int(now // self.seconds)
-        for place, number in enumerate(numbers.tolist()):
+        for number, chosen in places_of(additions.times // (self.seconds * 1000)):
             if newest - INTERVALS < number <= newest + INTERVALS:
-                chosen = np.flatnonzero(inverse == place)
                 interval = self.intervals.setdefault(number, Interval())
                 self.changed.add(number)
                 self.gone.discard(number)
@@ -104,20 +105,27 @@ class Ring:
         return {each: self.intervals[each] for each in sorted(self.intervals) if each <= newest}
 
 
-def _add(interval: Interval, additions: _Additions, chosen: np.ndarray) -> None:
+def _add(interval: Interval, additions: _Additions, chosen: np.ndarray | slice) -> None:
     for name, amounts in additions.fields.items():
-        if name == "loss":
-            total = int(interval.loss) + sum(amounts[each] for each in chosen.tolist())
-            interval.loss = str(total)
-        else:
-            setattr(interval, name, getattr(interval, name) + int(amounts[chosen].sum()))
+        setattr(interval, name, getattr(interval, name) + int(amounts[chosen].sum()))
+    if additions.losses is not None:
+        new, old = additions.losses[:, chosen]
+        interval.loss = str(int(interval.loss) + total_of(new) - total_of(old))
     for name, keys in additions.counters.items():
         counts = getattr(interval, name)
-        for key, number in zip(
-            *map(np.ndarray.tolist, np.unique(keys[chosen], return_counts=True)), strict=True
-        ):
+        for key, number in _counted(keys[chosen]):
             if key in counts or name != "models" or len(counts) < _MOST_MODELS:
                 counts[key] = counts.get(key, 0) + number
+
+
+def _counted(keys: np.ndarray) -> Iterable[tuple[int, int]]:
+    if keys.min(initial=0) >= 0 and keys.max(initial=0) < _FEW:
+        numbers = np.bincount(keys)
+        different = np.flatnonzero(numbers)
+        numbers = numbers[different]
+    else:
+        different, numbers = np.unique(keys, return_counts=True)
+    return zip(different.tolist(), numbers.tolist(), strict=True)
 
 
 class Curves:
@@ -128,9 +136,9 @@ class Curves:
 
     def add(
         self,
-        requests: list[int],
-        answers: list[Answer],
-        seen: list[Observation],
+        requests: np.ndarray,
+        answers: Answers,
+        seen: Observations,
         losses: np.ndarray,
         now: float,
     ) -> None:
@@ -169,37 +177,29 @@ class Curves:
         return None
 
 
-def _of_requests(times: list[int]) -> _Additions:
-    return _Additions(np.array(times, np.int64), {"requests": np.ones(len(times), np.int64)}, {})
+def _of_requests(times: np.ndarray) -> _Additions:
+    return _Additions(times, {"requests": np.ones(len(times), np.int64)}, {})
 
 
-def _of_answers(answers: list[Answer]) -> list[_Additions]:
-    def column(name: str, chosen: list[Answer], dtype: type = np.int64) -> np.ndarray:
-        return np.array([getattr(each, name) for each in chosen], dtype)
-
-    predictions = [each for each in answers if each.is_prediction]
-    errors = [each for each in answers if not each.is_prediction]
+def _of_answers(answers: Answers) -> list[_Additions]:
     found = []
-    for chosen, field in ((predictions, "predictions"), (errors, "errors")):
-        fields = {field: np.ones(len(chosen), np.int64), "answered": column("was_valid", chosen)}
-        counters = {"latencies": bins_of(column("latency", chosen, float))}
+    predictions = answers.are_predictions
+    for chosen, field in ((predictions, "predictions"), (~predictions, "errors")):
+        rows = answers.rows[chosen]
+        fields = {field: np.ones(len(rows), np.int64), "answered": answers.were_valid[chosen]}
+        counters = {"latencies": bins_of(answers.latencies[chosen])}
         if field == "predictions":
-            counters["models"] = column("model_id", chosen)
-        found.append(_Additions(column("time", chosen), fields, counters))
+            counters["models"] = rows["model_id"]
+        found.append(_Additions(rows["time"], fields, counters))
     return found
 
 
-def _of_observations(seen: list[Observation], losses: np.ndarray) -> _Additions:
-    times = np.array([each.time for each in seen], np.int64)
-    if not seen:
-        return _Additions(times, {}, {})
-    before = np.array([each.before for each in seen])
-    is_new = np.isnan(before)
-    pairs = zip(to_integers(losses[0]), to_integers(losses[1]), strict=True)
-    fields = {"outcomes": is_new.astype(np.int64), "loss": [new - old for new, old in pairs]}
-    scores = dataset.target.as_scores(np.array([each.scores for each in seen]))
-    if not _IS_NUMBER:
-        now_right = right(np.array([each.outcome for each in seen]), scores)
-        was_right = right(before, scores) & ~is_new
+def _of_observations(seen: Observations, losses: np.ndarray) -> _Additions:
+    is_new = np.isnan(seen.before)
+    fields = {"outcomes": is_new}
+    if not _IS_NUMBER and len(is_new):
+        scores = seen.scores
+        now_right = right(seen.outcomes, scores)
+        was_right = right(seen.before, scores) & ~is_new
         fields["correct"] = now_right.astype(np.int64) - was_right
-    return _Additions(times, fields, {})
+    return _Additions(seen.rows["time"], fields, {}, losses)

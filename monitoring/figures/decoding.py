@@ -5,13 +5,13 @@ What is a request, a reply, an invalid message is decided as by the predictor (u
 
 import math
 from collections.abc import Iterable
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NotRequired, get_args, get_origin
 
 import msgspec
 from kafka.consumer.fetcher import ConsumerRecord
 from msgspec import UNSET, Struct, UnsetType
 
+from monitoring.hashes import hash_of
 from utils.answers import IS_NUMBER, scores_of
 from utils.datasets import dataset
 from utils.datasets.target import LARGEST, Probability
@@ -20,7 +20,6 @@ from utils.messages import (
     Data,
     InvalidMessage,
     Prediction,
-    Request,
     RequestId,
     decode_outcome,
     decode_reply,
@@ -31,38 +30,52 @@ REQUEST, INVALID, PREDICTION, ERROR, UNREADABLE, NAMELESS = range(6)
 NO_MODEL = -1  # the id in a reply without one
 UNKNOWN = math.nan  # an outcome that has not come
 
+# What one message of app_messages says: (kind, key, time, partition, offset, content, outcome). A
+# tuple without names: making and reading one with names takes as long as the join.
+# kind : REQUEST; INVALID, an invalid message whose sender gets an error reply; PREDICTION; ERROR,
+# an error reply; UNREADABLE, a reply that can't be understood; NAMELESS, an invalid message
+# without id, which gets no answer.
+# key : monitoring/hashes.py of the request_id. time : of the record, in ms.
+# content : of a request its data, as Row; of a prediction (model_id, scores).
+# outcome : that a request contains.
+Event = tuple[int, int, int, int, int, Any, float]
 
-class Event(NamedTuple):
-    """What one message of app_messages says.
+# What one message of outcomes_topic says: (key, time, rank, outcome). Of two outcomes of one key
+# the one with the higher rank counts.
+ReportedOutcome = tuple[int, int, int, float]
 
-    kind : REQUEST; INVALID, an invalid message whose sender gets an error reply; PREDICTION; ERROR,
-    an error reply; UNREADABLE, a reply that can't be understood; NAMELESS, an invalid message
-    without id, which gets no answer.
+
+def _row_type() -> type:
+    """Return Data as a Struct, which is decoded in two thirds of the time.
+
+    Data itself if the name of a column is none that a Struct can have.
     """
-
-    kind: int
-    key: int  # of the request_id, see key_of()
-    time: int  # of the record, in ms
-    partition: int
-    offset: int
-    content: Any = None  # of a request its data, of a prediction (model_id, scores)
-    outcome: float = UNKNOWN  # that a request contains
-
-
-class ReportedOutcome(NamedTuple):
-    """What one message of outcomes_topic says."""
-
-    key: int
-    time: int
-    rank: int  # of two outcomes of one key the one with the higher rank counts
-    outcome: float
+    fields, names = [], {}
+    for number, (name, hint) in enumerate(Data.__annotations__.items()):
+        names[f"column_{number}"] = name
+        if get_origin(hint) is NotRequired:
+            fields.append((f"column_{number}", get_args(hint)[0] | UnsetType, UNSET))
+        else:
+            fields.append((f"column_{number}", hint))
+    try:
+        return msgspec.defstruct("Row", fields, rename=names, kw_only=True, gc=False)
+    except ValueError:
+        return Data
 
 
-class _Message(Struct):
+Row = _row_type()
+_LABEL = f"column_{list(Data.__annotations__).index(dataset.target.name)}"
+
+
+def _label_of(row: Any) -> Any:
+    return row.get(dataset.target.name) if Row is Data else getattr(row, _LABEL)
+
+
+class _Message(Struct, gc=False):
     """A usual request or prediction; everything else is left to utils/messages.py."""
 
     request_id: RequestId
-    data: Data | UnsetType = UNSET
+    data: Row | UnsetType = UNSET
     prediction: dataset.target.prediction_type | UnsetType = UNSET
     error: str | UnsetType = UNSET
     probability: Probability | None = None
@@ -72,15 +85,6 @@ class _Message(Struct):
 
 _decode = msgspec.json.Decoder(_Message).decode
 _ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
-
-
-def key_of(request_id: str) -> int:
-    """Return 64 bits of a hash of the id, as a signed integer.
-
-    Among five million ids, two have the same key with a probability of 7e-7.
-    """
-    digest = blake2b(request_id.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
 
 
 def rank_of(partition: int, offset: int) -> int:
@@ -100,11 +104,12 @@ def events(records: Iterable[ConsumerRecord], latest: int) -> list[Event]:
     """
     found = []
     for record in records:
-        time = time_of(record, latest)
+        time = record.timestamp
+        if not 0 <= time <= latest:
+            time = time_of(record, latest)
         kind, request_id, content, outcome = _read(record.value)
-        key = 0 if request_id is None else key_of(request_id)
-        event = Event(kind, key, time, record.partition, record.offset, content, outcome)
-        found.append(event)
+        key = 0 if request_id is None else hash_of(request_id)
+        found.append((kind, key, time, record.partition, record.offset, content, outcome))
     return found
 
 
@@ -114,8 +119,9 @@ def _read(value: Any) -> tuple[int, str | None, Any, float]:
     except _ERRORS:
         return _read_unusual(value)
     if message.data is not UNSET:
-        outcome = Request(message.request_id, message.data).outcome
-        return REQUEST, message.request_id, message.data, UNKNOWN if outcome is None else outcome
+        label = _label_of(message.data)
+        outcome = UNKNOWN if label is UNSET or label is None else dataset.target.outcome_of(label)
+        return REQUEST, message.request_id, message.data, outcome
     if message.error is not UNSET:
         return ERROR, message.request_id, None, UNKNOWN
     if message.prediction is UNSET:
@@ -130,8 +136,8 @@ def _read_unusual(value: Any) -> tuple[int, str | None, Any, float]:
         known = error.request_id is not None
         return INVALID if known else NAMELESS, error.request_id, None, UNKNOWN
     if request is not None:
-        outcome = request.outcome
-        return REQUEST, request.request_id, request.data, UNKNOWN if outcome is None else outcome
+        outcome, row = request.outcome, msgspec.convert(request.data, Row)
+        return REQUEST, request.request_id, row, UNKNOWN if outcome is None else outcome
     reply = decode_reply(value)
     if reply is None:
         return UNREADABLE, None, None, UNKNOWN
@@ -145,7 +151,8 @@ def _prediction(reply: Any) -> tuple[int, str | None, Any, float]:
     if IS_NUMBER and not -LARGEST <= scores <= LARGEST:
         return UNREADABLE, None, None, UNKNOWN
     model_id = NO_MODEL if reply.model_id is None else reply.model_id
-    return PREDICTION, reply.request_id, (model_id, scores), UNKNOWN
+    row = tuple(scores) if dataset.target.outputs > 1 else (scores,)
+    return PREDICTION, reply.request_id, (model_id, row), UNKNOWN
 
 
 def reported_outcomes(records: Iterable[ConsumerRecord], latest: int) -> list[ReportedOutcome]:
@@ -156,5 +163,5 @@ def reported_outcomes(records: Iterable[ConsumerRecord], latest: int) -> list[Re
             request_id, outcome = reported
             rank = rank_of(record.partition, record.offset)
             time = time_of(record, latest)
-            found.append(ReportedOutcome(key_of(request_id), time, rank, outcome))
+            found.append((hash_of(request_id), time, rank, outcome))
     return found

@@ -9,9 +9,22 @@ _GROWTH = 1.02  # from one bin to the next: a quantile is exact to 1 %
 _LAST_BIN = 1_700  # 1.02 ** 1700 ms are 13,000 years
 
 
-def to_integers(losses: np.ndarray) -> list[int]:
-    """Return losses in units of 2**-60: integers can be added, and taken away again, exactly."""
-    return [int(loss) for loss in (losses * _UNIT).tolist()]
+def total_of(losses: np.ndarray) -> int:
+    """Return the sum of losses, each in units of 2**-60: an integer.
+
+    Integers can be added, and taken away again, exactly.
+    """
+    units = np.trunc(losses * _UNIT)
+    if (
+        len(units) < 2**20 and units.max(initial=0) < 2**72
+    ):  # so the sums of halves fit into 64 bits
+        high = np.floor(units / 2**32)
+        return (_sum(high) << 32) + _sum(units - high * 2**32)
+    return sum(map(int, units.tolist()))
+
+
+def _sum(integers: np.ndarray) -> int:
+    return int(integers.astype(np.int64).sum())
 
 
 def mean(total: int, number: int) -> float:

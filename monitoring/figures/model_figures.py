@@ -1,11 +1,13 @@
 """How good the answers of each model are: exact totals, and figures of its newest observations."""
 
+from collections.abc import Iterator
+
 import msgspec
 import numpy as np
 
 from monitoring.figures.decoding import NO_MODEL
-from monitoring.figures.exact import mean, to_integers
-from monitoring.figures.join import OUTPUTS, Answer, Observation
+from monitoring.figures.exact import mean, total_of
+from monitoring.figures.join import OUTPUTS, Answers, Observations
 from monitoring.figures.newest import Newest
 from monitoring.snapshot import CalibrationBin, Figures
 from utils.datasets import dataset
@@ -50,11 +52,17 @@ class ModelFigures:
         """Return what state() was called on; ValueError."""
         return cls(*msgspec.msgpack.decode(content, type=tuple[Totals, bytes]))
 
-    def add_answers(self, replies: list[int]) -> None:
+    def add_answers(self, replies: np.ndarray) -> None:
         """Add predictions; replies : their times in ms."""
         self.totals.answers += len(replies)
-        self.totals.first_answer = min(self.totals.first_answer, *replies)
-        self.totals.last_answer = max(self.totals.last_answer, *replies)
+        self.totals.first_answer = min(self.totals.first_answer, int(replies.min()))
+        self.totals.last_answer = max(self.totals.last_answer, int(replies.max()))
+
+    def add_observations(self, seen: Observations, losses: np.ndarray) -> None:
+        """Add observations; losses : see losses_of()."""
+        self.loss += total_of(losses[0]) - total_of(losses[1])
+        self.totals.outcomes += int(np.isnan(seen.before).sum())
+        self.window.add(seen.rows, outcome=seen.outcomes)
 
     @property
     def mean_loss(self) -> float | None:
@@ -75,6 +83,20 @@ class ModelFigures:
         return self._figures[1:]
 
 
+def places_of(values: np.ndarray) -> Iterator[tuple[int, np.ndarray | slice]]:
+    """Yield each different one of some integers, and where it is; mostly, all are the same."""
+    if not len(values):
+        return
+    if values[0] == values[-1] and (values == values[0]).all():
+        yield int(values[0]), slice(None)
+        return
+    different, inverse = np.unique(values, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    ends = np.cumsum(np.bincount(inverse)).tolist()
+    for value, begin, end in zip(different.tolist(), [0, *ends], ends, strict=False):
+        yield value, order[begin:end]
+
+
 class AllModels:
     """The newest models, by id, and the few that have ids from nowhere."""
 
@@ -85,16 +107,17 @@ class AllModels:
         self.below = NO_MODEL  # models with lower ids are not followed any more
         self.newest_known = -1  # the largest id that the trainer has given out
 
-    def add(self, answers: list[Answer], seen: list[Observation], losses: np.ndarray) -> None:
+    def add(self, answers: Answers, seen: Observations, losses: np.ndarray) -> None:
         """Add predictions and observations; losses : see losses_of()."""
-        replies: dict[int, list[int]] = {}
-        for answer in answers:
-            if answer.is_prediction:
-                replies.setdefault(answer.model_id, []).append(answer.time + answer.latency)
-        for model_id, times in replies.items():
+        chosen = answers.are_predictions
+        replies = (answers.rows["time"] + answers.latencies)[chosen]
+        for model_id, own in places_of(answers.rows["model_id"][chosen]):
             if model := self._of(model_id):
-                model.add_answers(times)
-        self._add_observations(seen, losses)
+                model.add_answers(replies[own])
+        for model_id, own in places_of(seen.rows["model_id"]):
+            if model := self._of(model_id):
+                columns = Observations(*(column[own] for column in seen))
+                model.add_observations(columns, losses[:, own])
         self._forget()
 
     def _of(self, model_id: int) -> ModelFigures | None:
@@ -103,22 +126,6 @@ class AllModels:
         self.changed.add(model_id)
         self.gone.discard(model_id)
         return self.by_id.setdefault(model_id, ModelFigures())
-
-    def _add_observations(self, seen: list[Observation], losses: np.ndarray) -> None:
-        places: dict[int, list[int]] = {}
-        for place, observation in enumerate(seen):
-            places.setdefault(observation.model_id, []).append(place)
-        for model_id, chosen in places.items():
-            if model := self._of(model_id):
-                model.loss += sum(to_integers(losses[0, chosen])) - sum(
-                    to_integers(losses[1, chosen])
-                )
-                model.totals.outcomes += sum(seen[i].before != seen[i].before for i in chosen)
-                rows = [
-                    (o.time, o.partition, o.offset, o.outcome, o.scores)
-                    for o in map(seen.__getitem__, chosen)
-                ]
-                model.window.add(np.array(rows, model.window.dtype))
 
     def _forget(self) -> None:
         known = sorted(each for each in self.by_id if each <= self.newest_known)
@@ -146,23 +153,26 @@ def beside_mean(outcomes: np.ndarray, scores: np.ndarray) -> tuple[float, bool]:
     return float(of_mean.mean()), bool(len(more) >= LEAST_ROWS and more.mean() > chance)
 
 
-def losses_of(seen: list[Observation]) -> np.ndarray:
+def losses_of(seen: Observations) -> np.ndarray:
     """Return the losses with the outcomes, and with those before (0 if there was none): (2, n)."""
-    losses = np.zeros((2, len(seen)))
-    if seen:
-        scores = dataset.target.as_scores(np.array([each.scores for each in seen]))
-        losses[0] = dataset.target.losses(np.array([each.outcome for each in seen]), scores)
-        before = np.array([each.before for each in seen])
-        known = ~np.isnan(before)
+    losses = np.zeros((2, len(seen.rows)))
+    if len(seen.rows):
+        scores = seen.scores
+        losses[0] = dataset.target.losses(seen.outcomes, scores)
+        known = ~np.isnan(seen.before)
         if known.any():
-            losses[1, known] = dataset.target.losses(before[known], scores[known])
+            losses[1, known] = dataset.target.losses(seen.before[known], scores[known])
     return losses
 
 
 def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return which classes are predicted rightly, shape (n,)."""
-    predicted = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
-    return predicted == outcomes
+    return decided(scores) == outcomes
+
+
+def decided(scores: np.ndarray) -> np.ndarray:
+    """Return the places of the predicted classes, shape (n,)."""
+    return scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
 
 
 def calibration(outcomes: np.ndarray, scores: np.ndarray) -> list[CalibrationBin]:

@@ -2,6 +2,7 @@
 
 import re
 import time
+from contextlib import suppress
 
 from monitoring.figures.control import Verdict
 from monitoring.figures.decoding import NO_MODEL
@@ -10,6 +11,7 @@ from monitoring.figures.state import State
 from monitoring.snapshot import ModelState
 from utils.model_store.card import Card
 from utils.model_store.registry import ModelError, Registry
+from utils.model_store.storage import StorageAway
 from utils.settings import settings
 
 LOOK_EVERY = 2.0  # seconds between two looks into the folder
@@ -21,7 +23,7 @@ class Models:
 
     def __init__(self) -> None:
         self._registry = Registry()
-        self._cards: dict[int, tuple[int, Card | None]] = {}  # by id: time of the file, card
+        self._cards: dict[int, tuple[object, Card | None]] = {}  # by id: the file's mark, card
         self.problems: list[str] = []
         self._looked_at = 0.0
         self._in_training: int | None = None
@@ -38,23 +40,24 @@ class Models:
 
     def update(self, state: State) -> None:
         """Look into the folder, if it is time to, and tell the state which ids are real."""
-        champion = self._registry.champion_id()
+        champion = self._registry.glance()
         is_new = champion != self.champion
         self.champion = state.control.champion if champion is None else champion
         if is_new or time.monotonic() > self._looked_at + LOOK_EVERY:
             self._looked_at = time.monotonic()
-            self._look()
+            with suppress(StorageAway):  # the last look counts
+                self._look()
         # Announcements can be forged; they count only where the models' folder can't be read.
         announced = [each.model_id for each in state.control.verdicts if each.kind != "failed"]
         known = self._cards or {each for each in announced if each is not None}
         state.models.newest_known = max([state.models.newest_known, *known])
 
     def _look(self) -> None:
-        ids = self._registry.ids()[-MOST_MODELS:]
-        self.problems = []
+        marks = self._registry.marks()
+        ids, self.problems = [*marks][-MOST_MODELS:], []
         deleted = {each: card for each, card in self._cards.items() if each not in ids}
         newest = sorted(deleted)[-MOST_MODELS:]
-        self._cards = {model_id: self._read(model_id) for model_id in ids}
+        self._cards = {model_id: self._read(model_id, marks[model_id]) for model_id in ids}
         self._cards |= {model_id: deleted[model_id] for model_id in newest}
         names = (each.name for each in settings.data_dir.glob("attempt-*"))
         attempts = [
@@ -62,17 +65,14 @@ class Models:
         ]
         self._in_training = max(attempts, default=None)
 
-    def _read(self, model_id: int) -> tuple[int, Card | None]:
+    def _read(self, model_id: int, mark: object) -> tuple[object, Card | None]:
+        if self._cards.get(model_id, (None, None))[0] == mark and self.card(model_id):
+            return self._cards[model_id]
         try:
-            changed = self._registry.card_path(model_id).stat().st_mtime_ns
-            if self._cards.get(model_id, (0, None))[0] == changed and self.card(model_id):
-                return self._cards[model_id]
-            return changed, self._registry.card(model_id)
-        except (ModelError, OSError) as error:
-            self.problems.append(
-                f"card of {error}" if isinstance(error, ModelError) else str(error)
-            )
-            return 0, None
+            return mark, self._registry.card(model_id)
+        except ModelError as error:
+            self.problems.append(f"card of {error}")
+            return None, None
 
     def states(self, state: State) -> list[ModelState]:
         """Return what is known of each model, newest first."""

@@ -1,8 +1,8 @@
 """Messages a second, over the last ten seconds."""
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+
+import numpy as np
 
 SECONDS = 10
 
@@ -13,11 +13,14 @@ class Rates:
     def __init__(self) -> None:
         self._counts: tuple[Counter, ...] = (Counter(), Counter(), Counter())
 
-    def add(self, *kinds: Iterable[Any], now: float) -> None:
-        """Add requests, replies and outcomes; a time in the future counts as now."""
+    def add(self, *kinds: np.ndarray, now: float) -> None:
+        """Add times, in ms, of requests, replies and outcomes; one in the future counts as now."""
         last = int(now)
-        for counter, found in zip(self._counts, kinds, strict=True):
-            counter.update(min(each.time // 1000, last) for each in found)
+        for counter, times in zip(self._counts, kinds, strict=True):
+            seconds = np.minimum(times // 1000, last)
+            newest = seconds[seconds >= last - SECONDS] - (last - SECONDS)
+            for place, number in enumerate(np.bincount(newest).tolist(), last - SECONDS):
+                counter[place] += number
             for second in [each for each in counter if each < last - SECONDS]:
                 del counter[second]
 

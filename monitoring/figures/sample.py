@@ -1,14 +1,15 @@
 """The newest requests' data, for drift."""
 
+from collections.abc import Iterable
+
 import msgspec
 import numpy as np
 
-from monitoring.figures.decoding import Event
-from utils.messages import Data
+from monitoring.figures.decoding import Row
 
 SIZE = 2_000
 
-_Rows = list[tuple[int, int, int, Data]]
+_Rows = list[tuple[int, int, int, Row]]
 
 
 class Sample:
@@ -19,10 +20,11 @@ class Sample:
         self._rows = msgspec.msgpack.decode(content, type=_Rows) if content else []
         self.version = 0  # increases with each change
 
-    def add(self, requests: list[Event]) -> None:
-        """Add requests."""
-        self._rows += [(each.time, each.partition, each.offset, each.content) for each in requests]
-        self.version += bool(requests)
+    def add(self, requests: Iterable[tuple[int, int, int, Row]]) -> None:
+        """Add requests: time, partition, offset, data."""
+        before = len(self._rows)
+        self._rows += requests
+        self.version += len(self._rows) > before
         if len(self._rows) > 2 * SIZE:
             self._trim()
 
@@ -34,7 +36,7 @@ class Sample:
     def data(self) -> list[dict]:
         """Return the data, oldest first."""
         self._trim()
-        return [row[3] for row in self._rows]
+        return [msgspec.to_builtins(row[3]) for row in self._rows]
 
     def tobytes(self) -> bytes:
         """Return all of it as MessagePack."""

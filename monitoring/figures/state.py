@@ -145,51 +145,40 @@ class State:
 
     def _add_messages(self, found: list, outcomes: list, now: float, is_fresh: bool) -> Joined:
         joined = self.join.join(found, outcomes)
-        requests = [each for each in found if each.kind == REQUEST]
-        if requests and is_fresh:
-            self._ages.append(now - max(each.time for each in requests) / 1000)
-        replies = [each for each in found if each.kind in (PREDICTION, ERROR)]
-        self._count(found, joined, len(requests))
+        kinds, times = (np.array([each[i] for each in found], np.int64) for i in (0, 2))
+        requests = times[kinds == REQUEST]
+        if len(requests) and is_fresh:
+            self._ages.append(now - int(requests.max()) / 1000)
+        replies = times[(kinds == PREDICTION) | (kinds == ERROR)]
+        self._count(kinds, joined)
         losses = losses_of(joined.observations)
         self.models.add(joined.answers, joined.observations, losses)
-        self.curves.add(
-            [each.time for each in requests], joined.answers, joined.observations, losses, now
-        )
-        self.sample.add(requests)
+        self.curves.add(requests, joined.answers, joined.observations, losses, now)
+        self.sample.add((*each[2:5], each[5]) for each in found if each[0] == REQUEST)
         self._add_newest(joined, losses)
-        self.rates.add(requests, replies, outcomes, now=now)
+        reported = np.array([each[1] for each in outcomes], np.int64)
+        self.rates.add(requests, replies, reported, now=now)
         return joined
 
-    def _count(self, found: list, joined: Joined, requests: int) -> None:
-        counts = self.counts
-        counts.requests += requests
-        counts.answered += sum(each.was_valid for each in joined.answers)
-        counts.predictions += sum(each.kind == PREDICTION for each in found)
-        counts.error_replies += sum(each.kind == ERROR for each in found)
+    def _count(self, kinds: np.ndarray, joined: Joined) -> None:
+        counts, answers = self.counts, joined.answers
+        counts.requests += int((kinds == REQUEST).sum())
+        counts.answered += int(answers.were_valid.sum())
+        counts.predictions += int((kinds == PREDICTION).sum())
+        counts.error_replies += int((kinds == ERROR).sum())
         counts.outcomes += joined.outcomes
-        counts.observations += sum(each.before != each.before for each in joined.observations)
+        counts.observations += int(np.isnan(joined.observations.before).sum())
         counts.unexpected_replies += joined.unexpected
         counts.unmatched += joined.unmatched
-        counts.negative += sum(each.latency < 0 for each in joined.answers)
+        counts.negative += int((answers.latencies < 0).sum())
 
     def _add_newest(self, joined: Joined, losses: np.ndarray) -> None:
-        scores = [
-            (each.time, each.partition, each.offset, each.model_id, each.scores)
-            for each in joined.answers
-            if each.is_prediction and each.offset >= 0
-        ]
-        seen = [(each.time, each.partition, each.offset) for each in joined.observations]
-        delays = [
-            (each.time, each.partition, each.offset, each.delay)
-            for each in joined.observations
-            if each.delay >= 0
-        ]
-        with_losses = [(*each, loss) for each, loss in zip(seen, losses[0].tolist(), strict=True)]
-        for newest, rows in (
-            (self.scores, scores), (self.losses, with_losses), (self.delays, delays)
-        ):  # fmt: skip
-            if rows:
-                newest.add(np.array(rows, newest.dtype))
+        answers, seen = joined.answers, joined.observations
+        chosen = answers.are_predictions & (answers.rows["offset"] >= 0)
+        self.scores.add(answers.rows[chosen])
+        self.losses.add(seen.rows, loss=losses[0])
+        reported = seen.delays >= 0
+        self.delays.add(seen.rows[reported], delay=seen.delays[reported])
 
     @property
     def unsaved(self) -> int:

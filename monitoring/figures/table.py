@@ -8,13 +8,14 @@ ask. A wrong hit costs one query, and one of 30,000 keys has one.
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 
 import numpy as np
 
 from monitoring.figures.database import Damaged, Database
+from monitoring.figures.key_filter import KeyFilter
 
 IN_MEMORY = 100_000  # rows
 GENERATION = 100_000  # rows
@@ -45,14 +46,14 @@ class Table:
     ) -> None:
         self._database, self._name = database, name
         self._is_open, self._in_memory = is_open, in_memory
-        self.rows: dict[int, bytes] = {}  # those in memory, oldest first
-        self._changed: set[int] = set()
-        self._gone: set[int] = set()
+        self._stored: dict[int, bytes] = {}  # rows as they are in the file, oldest first
+        self._changed: dict[int, bytes] = {}  # rows that are not, or not like this, in the file
+        self._gone: set[int] = set()  # of the rows in the file
         self._indexes: dict[int, np.ndarray] = {}
         self._began: dict[int, float] = {}
-        self._stored: list[tuple[float, int]] | None = (
-            None  # see _oldest_stored(); None: look again
-        )
+        # See _oldest_stored(); None: look again.
+        self._oldest: list[tuple[float, int]] | None = None
+        self._filter = KeyFilter()
         self._read_indexes()
 
     def _read_indexes(self) -> None:
@@ -62,16 +63,18 @@ class Table:
             sql = f"SELECT key FROM {self._name} WHERE generation = ?"
             keys = [key for (key,) in self._database.query(sql, (generation,))]
             self._indexes[generation] = np.sort(_upper(np.array(keys, np.int64)))
+            self._filter.add(self._indexes[generation])
 
-    def load(self, keys: Iterable[int]) -> None:
+    def load(self, keys: Sequence[int] | np.ndarray) -> None:
         """Bring rows into memory."""
-        wanted = {key for key in keys if key not in self.rows} - self._gone
-        if not wanted or not self._indexes:
+        if not self._indexes or not len(keys):
             return
+        keys = np.asarray(keys, np.int64)
+        found = keys[self._filter.has(_upper(keys))]
+        wanted = set(found.tolist()) - self._stored.keys() - self._changed.keys() - self._gone
         array = np.fromiter(wanted, np.int64, len(wanted))
         for generation, index in self._indexes.items():
-            for key, content in self._select(generation, array[_hits(index, array)].tolist()):
-                self.rows[key] = content
+            self._stored.update(self._select(generation, array[_hits(index, array)].tolist()))
 
     def _select(self, generation: int, keys: list[int]) -> list[tuple[int, bytes]]:
         found = []
@@ -82,16 +85,24 @@ class Table:
             found += self._database.query(sql, (generation, *some))
         return found
 
+    def get(self, key: int) -> bytes | None:
+        """Return a row, None if there is none."""
+        return self._changed.get(key) or self._stored.get(key)
+
     def put(self, key: int, content: bytes) -> None:
         """Add or replace a row."""
-        self.rows[key] = content
-        self._changed.add(key)
+        self._changed[key] = content
 
     def pop(self, key: int) -> None:
         """Remove a row."""
-        del self.rows[key]
-        self._changed.discard(key)
-        self._gone.add(key)
+        self._changed.pop(key, None)
+        if self._stored.pop(key, None) is not None:
+            self._gone.add(key)
+
+    @property
+    def rows(self) -> dict[int, bytes]:
+        """The rows in memory, oldest first."""
+        return self._stored | self._changed
 
     @property
     def unsaved(self) -> int:
@@ -106,10 +117,9 @@ class Table:
         self._delete_gone()
         changed = np.fromiter(self._changed, np.int64, len(self._changed))
         changed.sort()
-        generations = self._generations_of(changed, newest)
-        rows = zip(generations.tolist(), changed.tolist(), strict=True)
-        sql = f"REPLACE INTO {self._name} VALUES (?, ?, ?)"
-        self._database.write(sql, ((each, key, self.rows[key]) for each, key in rows))
+        generations, keys = self._generations_of(changed, newest), changed.tolist()
+        rows = zip(generations.tolist(), keys, map(self._changed.get, keys), strict=True)
+        self._database.write(f"REPLACE INTO {self._name} VALUES (?, ?, ?)", rows)
         if newest not in self._began:
             self._database.query(
                 "REPLACE INTO generations VALUES (?,?,?)", (self._name, newest, now)
@@ -125,8 +135,9 @@ class Table:
 
     def _generations_of(self, keys: np.ndarray, newest: int) -> np.ndarray:
         found = np.full(len(keys), newest)
+        old = np.flatnonzero(self._filter.has(_upper(keys)))
         for generation, index in self._indexes.items():
-            found[_hits(index, keys)] = generation
+            found[old[_hits(index, keys[old])]] = generation
         return found
 
     def confirm(self) -> None:
@@ -135,17 +146,23 @@ class Table:
         self._began.setdefault(newest, now)
         before = self._indexes.get(newest, np.empty(0, np.uint32))
         self._indexes[newest] = np.union1d(before, _upper(keys))
-        self._changed.clear()
+        self._filter.add(_upper(keys))
+        self._stored |= self._changed
+        self._changed = {}
         self._gone.clear()
-        self._stored = None
-        self._keep_in_memory(self._in_memory)
+        self._oldest = None
+        _keep(self._stored, self._in_memory)
 
     def oldest(self, number: int, time_of: Callable[[bytes], float]) -> float:
         """Return the time of the oldest row, infinity if there is none.
 
         It is the first in memory, among `number` of them, or one of those stored first.
         """
-        times = map(time_of, islice(self.rows.values(), number))
+        in_memory = chain(
+            (row for key, row in self._stored.items() if key not in self._changed),
+            self._changed.values(),
+        )
+        times = map(time_of, islice(in_memory, number))
         return min(chain(times, self._oldest_stored(time_of)), default=math.inf)
 
     def _oldest_stored(self, time_of: Callable[[bytes], float]) -> Iterable[float]:
@@ -153,10 +170,10 @@ class Table:
 
         Only save() and forget() change what is stored, and each look takes 0.1 s when many wait.
         """
-        if self._stored is None or (self._stored and all(self._is_old(k) for _, k in self._stored)):
+        if self._oldest is None or (self._oldest and all(self._is_old(k) for _, k in self._oldest)):
             with suppress(sqlite3.OperationalError, Damaged):  # the next load() or save() says it
-                self._stored = self._first_stored(time_of)
-        return islice((time for time, k in self._stored or () if not self._is_old(k)), 1)
+                self._oldest = self._first_stored(time_of)
+        return islice((time for time, k in self._oldest or () if not self._is_old(k)), 1)
 
     def _first_stored(self, time_of: Callable[[bytes], float]) -> list[tuple[float, int]]:
         for generation in self._indexes:
@@ -169,10 +186,6 @@ class Table:
     def _is_old(self, key: int) -> bool:
         """Return whether memory has another row of this key than the file."""
         return key in self._gone or key in self._changed
-
-    def _keep_in_memory(self, number: int) -> None:
-        for key in list(self.rows)[: max(len(self.rows) - number, 0)]:
-            del self.rows[key]
 
     def old_generations(self, since: float) -> list[int]:
         """Return the generations that ended before this time.
@@ -209,20 +222,24 @@ class Table:
 
     def forget(self, generations: list[int]) -> None:
         """Take note that their deletion is committed; their rows in memory stay."""
-        self._stored = None
+        self._oldest = None
         for generation in generations:
             del self._indexes[generation], self._began[generation]
+        if generations:
+            self._filter = KeyFilter()
+            for index in self._indexes.values():
+                self._filter.add(index)
 
     def forget_unsaved(self) -> int:
         """Forget the oldest rows in memory: the disk is full. Return how many were open."""
-        unsaved = {key: self.rows[key] for key in self._changed}
-        self._keep_in_memory(self._in_memory)
-        lost = [row for key, row in unsaved.items() if key not in self.rows]
-        self._changed &= self.rows.keys()
-        gone = np.fromiter(self._gone, np.int64, len(self._gone))
-        stored = [gone[_hits(index, gone)].tolist() for index in self._indexes.values()]
-        self._gone = set(chain.from_iterable(stored))
+        lost = _keep(self._changed, self._in_memory)
+        self._stored = {key: row for key, row in self._stored.items() if key in self._changed}
         return sum(self._is_open(row[:START]) for row in lost)
+
+
+def _keep(rows: dict[int, bytes], number: int) -> list[bytes]:
+    """Delete the oldest rows but for `number`, and return them."""
+    return [rows.pop(key) for key in list(rows)[: max(len(rows) - number, 0)]]
 
 
 def _upper(keys: np.ndarray) -> np.ndarray:

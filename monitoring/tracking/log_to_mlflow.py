@@ -56,7 +56,7 @@ ENVIRONMENT = {
 
 def cards(registry: Registry) -> list[Card]:
     """Return the cards that can be read, of the archived models too, the oldest models first."""
-    found = {(card.model_id, card.digest): card for card in Archive(registry.folder).cards()}
+    found = {(card.model_id, card.digest): card for card in Archive(registry.place).cards()}
     for model_id in registry.ids():
         with suppress(ModelError):
             card = registry.card(model_id)
@@ -68,7 +68,7 @@ def content(registry: Registry, card: Card) -> bytes:
     """Return a model's content, wherever it is by now; ModelError if it is nowhere."""
     with suppress(ModelError):
         return registry.content(card)
-    return Archive(registry.folder).content(card)
+    return Archive(registry.place).content(card)
 
 
 def connect() -> "tuple[MlflowClient, Experiment]":

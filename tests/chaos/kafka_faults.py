@@ -53,7 +53,7 @@ def make_topic_anew(chaos: "Chaos") -> float:
 
 def _created(admin: KafkaAdminClient, topic: str, partitions: int) -> bool:
     try:
-        admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1}})
+        admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": -1}})
     except TopicAlreadyExistsError:  # it is still being deleted
         return False
     return True

@@ -146,7 +146,8 @@ class Pipeline:
     def create_topic(self, topic: str, partitions: int = 1, **options) -> None:
         """Create a topic, before a script creates it."""
         admin = KafkaAdminClient(bootstrap_servers=self.host)
-        options |= {"num_partitions": partitions, "replication_factor": 1}
+        # -1: as many copies as the broker has by default, three on three brokers.
+        options = {"num_partitions": partitions, "replication_factor": -1} | options
         admin.create_topics({self.prefix + topic: options}, wait_for_metadata=True)
         admin.close()
 

@@ -2,13 +2,13 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from train.store.columns import FrameBuilder
 from train.store.database import Database
+from train.store.place import Place, open_database
 from train.store.segments import read_blocks
 from train.store.stored_target import check_target
 from utils.datasets import dataset
@@ -35,6 +35,7 @@ class Snapshot:
     in_window: np.ndarray  # bool: among the newest `window` rows
     is_judged: np.ndarray  # bool: the judge may use it, if it is on its side
     training: int  # the number of the training that reads this snapshot
+    end: int  # the position after the newest observation
     observations: int  # how many there are in the store
     offsets: dict[str, int]  # "topic-partition" -> the offset to read next
     missed_records: int
@@ -47,19 +48,19 @@ class Snapshot:
             delattr(self, name)
 
 
-def read_snapshot(path: Path, window: int = 0) -> Snapshot:
+def read_snapshot(place: Place, window: int = 0, of: tuple[int, int] | None = None) -> Snapshot:
     """Return observations of the store at one moment; StoreError if it can't be read.
 
     window : the newest rows, to which the training is limited; 0 for all. Only these, and those for
-    the judge, are read.
+    the judge, are read. of : (end, training) of an earlier snapshot, whose rows are wanted again.
     """
-    with closing(Database(path, read_only=True)) as db:
+    with closing(open_database(place, read_only=True)) as db:
         db.query("BEGIN")  # all that follows reads the same state
-        check_target(db, path)
+        check_target(db, place)
         counters = dict(db.query("SELECT name, value FROM counters"))
         offsets = dict(db.query("SELECT topic || '-' || partition, next_offset FROM offsets"))
         borders = db.query("SELECT number, observations FROM trainings ORDER BY number")
-        end, training = counters["observations"], counters["trainings"] + 1
+        end, training = of or (counters["observations"], counters["trainings"] + 1)
         newest = (max(end - window, 0) if window else 0, end)
         judged = judged_ranges(borders, training, end)
         rows = _read_rows(db, [newest, *judged])
@@ -70,6 +71,7 @@ def read_snapshot(path: Path, window: int = 0) -> Snapshot:
         in_window=_is_in(positions, [newest]),
         is_judged=_is_in(positions, judged),
         training=training,
+        end=end,
         observations=end - counters["observations_deleted"],
         offsets=offsets,
         missed_records=counters["missed_records"],
