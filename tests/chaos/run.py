@@ -10,7 +10,6 @@ is 1 and the folder is kept, with the log of each script and with chronicle.log:
 output of all scripts on one clock.
 """
 
-import json
 import re
 import shutil
 import signal
@@ -26,6 +25,7 @@ from rich.console import Console
 
 from tests.chaos.audit import Audit
 from tests.chaos.faults import FAULTS, Faults
+from tests.chaos.kept import read_champion
 from tests.chaos.service import Service
 from tests.chaos.witness import Chronicle, Load
 from tests.harness.brokers import QUICK, own_pipeline
@@ -126,8 +126,7 @@ class Chaos:
 
     def _champion_answers(self) -> bool:
         """True when the last model that each predictor has named is the champion."""
-        path = self.pipeline.folder / "models" / "champion.json"
-        champion = json.loads(path.read_bytes())["model_id"]
+        champion = read_champion(self.pipeline)
         texts = [predictor.process.log.read_text() for predictor in self.predictors]
         pattern = r"answers with model (\d+)|Model (\d+) answers"
         named = [["".join(found) for found in re.findall(pattern, text)] for text in texts]
