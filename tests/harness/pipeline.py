@@ -96,17 +96,26 @@ class Pipeline:
             return Server(SecretStr(url), schema_of(self.prefix))
         return self.folder / "data" / FILE
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a script with Python."""
-        return self.start_command(sys.executable, *command, **environment)
+    def start(self, *command: str, **options) -> subprocess.Popen:
+        """Start a script with Python; options : see start_command()."""
+        return self.start_command(sys.executable, *command, **options)
 
-    def start_command(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a program; its output goes to <name>-<n>.log in the pipeline's folder."""
+    def start_command(
+        self,
+        *command: str,
+        before: tuple[str, ...] = (),
+        project: Path | None = None,
+        **environment: str,
+    ) -> subprocess.Popen:
+        """Start a program; its output goes to <name>-<n>.log in the pipeline's folder.
+
+        before : what enters the host on which it is to run; project : if it is another one's.
+        """
         log = self.folder / f"{Path(command[1]).stem}-{len(self.processes)}.log"
         with open(log, "wb") as file:
             process = subprocess.Popen(
-                command,
-                cwd=self.project,
+                (*before, *command),
+                cwd=project or self.project,
                 env=os.environ | self.environment | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
