@@ -10,7 +10,15 @@ import numpy as np
 
 from monitoring.figures.database import Database
 from monitoring.figures.decoding import REQUEST, Event, events, reported_outcomes
-from monitoring.figures.join import OUTPUTS, Answers, Join, Observations, lacks_a_part
+from monitoring.figures.join import (
+    OUTPUTS,
+    Answers,
+    Join,
+    Observations,
+    is_known,
+    is_waiting,
+    lacks_a_part,
+)
 from monitoring.figures.model_figures import decided
 from monitoring.figures.newest import Newest
 from monitoring.figures.sample import Sample
@@ -41,9 +49,9 @@ class Shadow:
     def __init__(self, candidate: Model) -> None:
         self._candidate, self._database = candidate, Database("")
         self._database.query(_SCHEMA)
-        self._waiting = Table(self._database, "waiting", lambda row: True)
-        self._known = Table(self._database, "known", lacks_a_part)
-        self._scores = Table(self._database, "scores", lambda row: True)
+        self._waiting = Table(self._database, "waiting", is_waiting, lambda row: True)
+        self._known = Table(self._database, "known", is_known, lacks_a_part)
+        self._scores = Table(self._database, "scores", bool, lambda row: True)
         self._join = Join(self._waiting, self._known)
         self._newest = Newest(WINDOW, _FIELDS)
         self.sample = Sample()
