@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV = .venv
 RUN = $(VENV)/bin/python
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 export PYTHONUNBUFFERED = 1
 
 help: ## list these commands
@@ -84,11 +86,11 @@ format: env ## format everything with ruff
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-lock: env ## update requirements.lock from requirements*.txt
+lock: env ## update requirements*.lock from requirements*.txt
 	$(VENV)/bin/pip install --quiet uv
-	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		requirements-dev.txt -o requirements.lock
+	$(COMPILE) requirements-dev.txt -o requirements.lock
+	$(COMPILE) -c requirements.lock requirements-full.txt -o requirements-full.lock
+	$(COMPILE) -c requirements.lock requirements-predictor.txt -o requirements-predictor.lock
 
 clean: env ## delete models, observations, topics and unpacked data; Kafka and the trials stay (YES=1)
 	$(RUN) -m tools.clean $(if $(YES),--yes)

@@ -8,6 +8,7 @@ Needs no Kafka. Run again, it keeps undamaged files; --again makes another first
 running predictors change within a second. The next training uses all observations again.
 """
 
+from argparse import Namespace
 from contextlib import suppress
 
 from monitoring.metrics.serve import serve_metrics
@@ -46,7 +47,7 @@ def keep_champion() -> bool:
     return True
 
 
-def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
+def make_first_model(tuning: Namespace) -> Model:
     """Tune, fit and save a model of the original data, and make it the champion."""
     replaced = registry.champion_id()
     original = original_rows(settings.data_dir)
@@ -55,15 +56,16 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     split = Split.of_first_model(original.frame)
     for_judge = original.held_out(split)
     rows = original[~for_judge]
-    limits = f"at most {max_evals} evaluations in {timeout:g} s."
-    say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}")
+    limits = f"at most {tuning.max_evals} evaluations in {tuning.timeout:g} s."
+    say(f"Tuning LightGBM with {tuning.hyper} on {len(rows):,} rows: {limits}")
     model = fit_model(
         rows.frame,
         rows.outcomes,
         model_id=unused_model_id(registry.newest_id()),  # 0, unless there are models
-        hyper=hyper,
-        max_evals=max_evals,
-        timeout=timeout,
+        hyper=tuning.hyper,
+        max_evals=tuning.max_evals,
+        timeout=tuning.timeout,
+        spark=tuning.spark,
         known_points=[START],  # good hyperparameters: tuning tries them first
         trials_path=TRIALS,
         progress=True,
@@ -102,11 +104,11 @@ def main() -> None:
     arguments = parse_arguments(__doc__, 10, timeout=45, again="replace the champion")
     serve_metrics("initialize")  # if METRICS_PORT is set
     make_private(settings.data_dir, ROOT)  # it will hold personal data
-    registry.storage.prepare()
     try:
+        registry.storage.prepare()
         say(dataset.prepare(settings.data_dir))
         if arguments.again or not keep_champion():
-            model = make_first_model(arguments.hyper, arguments.max_evals, arguments.timeout)
+            model = make_first_model(arguments)
             show_quality(model)
     except (DatasetError, ModelError, OSError) as error:
         raise SystemExit(str(error)) from None

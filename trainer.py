@@ -111,7 +111,7 @@ def main() -> None:
     prepare_topics(READS, WRITES)
     # One trainer at a time: model ids and the store have one writer. A second trainer waits here,
     # and takes over when the first one ends, for any reason.
-    with only_trainer(STORE, stop) as store, closing(Sender()) as sender:
+    with only_trainer(STORE, stop) as store, closing(Sender(store.still_mine)) as sender:
         # Kafka numbers the records of each partition of a topic; an offset is the next to be read.
         # Most programs join a consumer group and let Kafka keep their offsets: to "commit" is to
         # store them there. The trainer does neither. Its offsets are in its store, written in the

@@ -160,7 +160,7 @@ def run_training_process(evals: int, seed: int) -> dict:
     model_id = store.begin_training(1, at_least=1)
     store.close()
     start = Clock()
-    tuning = Namespace(hyper="hyperopt", max_evals=evals, timeout=60)
+    tuning = Namespace(hyper="hyperopt", max_evals=evals, timeout=60, spark="")
     training = TrainingProcess(model_id, 1, tuning)
     while not training.has_ended():
         time.sleep(0.005)

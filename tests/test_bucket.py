@@ -118,7 +118,7 @@ def race(*writers) -> list[BaseException | None]:
     return ended
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_of_two_writers_exactly_one_wins(place, rounds):
     one, other = Registry(place), Registry(place)
     seen = one.see()
@@ -131,7 +131,7 @@ def test_of_two_writers_exactly_one_wins(place, rounds):
         assert seen.model_id == 2 * number + ended.index(None)
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_of_two_models_of_one_id_one_is_published_whole(place, rounds):
     one, other = Registry(place), Registry(place)
     for number in range(rounds):
@@ -221,7 +221,7 @@ def work(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("error", "stride"),
     [
-        (Killed, 24),
+        (Killed, 44),
         pytest.param(Killed, 1, marks=pytest.mark.slow),
         pytest.param(StorageAway, 1, marks=pytest.mark.slow),
     ],
@@ -389,6 +389,13 @@ def test_a_store_that_ignores_conditions_is_refused(place, monkeypatch):
     monkeypatch.setattr(Bucket, "_put", lambda storage, *_: True)
     with pytest.raises(SystemExit, match="it ignores conditional writes"):
         open_storage(place).prepare()
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(registry, proxy):
+    for write in (lambda: registry.storage.write("x", b""), registry.storage.prepare):
+        proxy.faults += [Fault("404", "PUT")]
+        with pytest.raises(StorageAway, match="404 Not Found$"):
+            write()
 
 
 def test_without_obstore_it_says_what_to_install(place, monkeypatch):

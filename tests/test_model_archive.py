@@ -4,11 +4,16 @@ import json
 import os
 import shutil
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 
+from monitoring.figures.database import Database
+from monitoring.figures.models_view import Models
+from monitoring.figures.state import State
 from tests.test_model_store import add_copy, cut
+from tests.test_monitor_faults import Log, pair
 from tools import models
 from utils.model_store import archive, pruning
 from utils.model_store.archive import Archive
@@ -54,6 +59,19 @@ def test_a_deleted_model_answers_as_before(folder, first_model):
         assert Archive(folder).load(found.digest[:12]) == (card, content)
     assert (folder / "archive").stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in (folder / "archive").iterdir())
+
+
+def test_a_monitor_that_starts_later_shows_how_a_deleted_model_was_made(folder):
+    card = Registry(folder).card(2)
+    Registry(folder).prune(keep=1)
+    with closing(Database(":memory:")) as database:
+        Log(following := State(database)).send(*pair("a", model_id=2))
+        shown = Models()
+        shown._registry = Registry(folder)
+        shown.update(following)
+        [found] = [each for each in shown.states(following) if each.model_id == 2]
+    assert (found.answers, found.created, found.rows) == (1, card.created, card.rows)
+    assert found.trees == card.trees > 0
 
 
 def test_the_card_of_a_deleted_model_can_be_shown(folder, capsys):

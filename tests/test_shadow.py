@@ -6,17 +6,16 @@ import os
 import pickle
 import re
 import shutil
-import sys
 from contextlib import closing
 from importlib import import_module
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 
-import tools.shadow
 from monitoring.figures import shadow as figures
 from monitoring.figures import table
 from tests.harness.brokers import QUICK, initialize
@@ -24,28 +23,29 @@ from tests.harness.pipeline import Pipeline
 from tools.shadow import find_model
 from utils.datasets import dataset
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
+from utils.model_store import registry
 from utils.model_store.archive import Archive
 from utils.model_store.model import decode_parts, load
-from utils.model_store.registry import Registry
+from utils.model_store.registry import ModelError, Registry
 from utils.settings import settings
 
 MORE = 40  # requests whose outcomes are reported, all after the last reply
 
 
-def publish_candidate(registry: Registry) -> None:
+def publish_candidate(models: Registry) -> None:
     """Publish the first three rounds of model 0 as model 1, rejected by a judge."""
-    card = registry.card(0)
-    features, booster, center, spread = decode_parts(card, registry.content(card))
+    card = models.card(0)
+    features, booster, center, spread = decode_parts(card, models.content(card))
     text = booster.model_to_string(num_iteration=3)
     parts = {"features": features, "booster": text, "center": center, "spread": spread}
     card.model_id, card.decision, card.decisions_per_row = 1, "rejected", 0.0
-    registry.publish(card, pickle.dumps(parts, protocol=4))
+    models.publish(card, pickle.dumps(parts, protocol=4))
 
 
-def scores_of(registry: Registry, model_id: int, rows: list[dict]) -> np.ndarray:
+def scores_of(models: Registry, model_id: int, rows: list[dict]) -> np.ndarray:
     """Return what a model predicts, row by row, whatever DATASET is."""
-    card = registry.card(model_id)
-    features, booster, center, spread = decode_parts(card, registry.content(card))
+    card = models.card(model_id)
+    features, booster, center, spread = decode_parts(card, models.content(card))
     scores = [booster.predict(features.transform([row]))[0] for row in rows]
     return np.array(scores) * spread + center
 
@@ -83,16 +83,16 @@ def test_the_figures_are_those_of_the_topics(broker, first_model, tmp_path, name
         shutil.copytree(first_model, tmp_path, dirs_exist_ok=True)
     else:
         initialize(tmp_path, *QUICK, DATASET=name)
-    registry, prefix = Registry(tmp_path / "models"), f"t{os.urandom(4).hex()}-"
-    publish_candidate(registry)
+    models, prefix = Registry(tmp_path / "models"), f"t{os.urandom(4).hex()}-"
+    publish_candidate(models)
     pipeline = Pipeline(settings.kafka_host, prefix, tmp_path, DATASET=name)
     try:
-        check_run(pipeline, chosen, registry)
+        check_run(pipeline, chosen, models)
     finally:
         pipeline.stop_all()
 
 
-def check_run(pipeline: Pipeline, chosen, registry: Registry) -> None:
+def check_run(pipeline: Pipeline, chosen, models: Registry) -> None:
     target = chosen.target
     rows = list(islice(chosen.visitors(pipeline.folder / "data"), MORE + 5))
     labels = [row.pop(target.name) for row in rows]
@@ -110,7 +110,8 @@ def check_run(pipeline: Pipeline, chosen, registry: Registry) -> None:
     places = [0, 1, *range(5, MORE + 5)]  # rows with an outcome, in the order of the requests
     outcomes = np.array([target.outcome_of(labels[n]) for n in places])
     outcomes[:2] = target.outcome_of(labels[2])  # the last outcome of "one" counts for both
-    given, own = (scores_of(registry, n, [rows[i] for i in places]) for n in (0, 1))
+    whole = [chosen.defaults | row for row in rows]
+    given, own = (scores_of(models, n, [whole[i] for i in places]) for n in (0, 1))
     for found in (same, other):
         assert (found["requests"], found["compared"]) == (MORE + 5, MORE + 5)
         assert (found["observations"], found["rows"]) == (MORE + 2, MORE + 2)
@@ -119,7 +120,7 @@ def check_run(pipeline: Pipeline, chosen, registry: Registry) -> None:
         assert found["given"]["us_per_request"] > 0
     check(other, target, outcomes, own, given)
     assert other["candidate"]["models"] == [1]
-    check_agreement(other, target, *(scores_of(registry, n, rows) for n in (1, 0)))
+    check_agreement(other, target, *(scores_of(models, n, whole) for n in (1, 0)))
     assert other["decision"] in ("promoted", "rejected")
     assert same["difference"] == 0
     assert same["interval"] == [0, 0]
@@ -171,11 +172,20 @@ def check_agreement(found: dict, target, own: np.ndarray, given: np.ndarray) -> 
 
 
 def test_sigterm_prints_the_result(pipeline):
-    pipeline.create_topic("app_messages")
     process = shadow(pipeline, "0", "--from-beginning")
     process.terminate()
     found = result_of(process)
     assert (found["requests"], found["observations"], found["decision"]) == (0, 0, "")
+    sentence = b"Not compared: there is no model 7: see python -m tools.models list\n"
+    assert pipeline.run("tools.shadow", "7", code=1).stderr == sentence
+
+
+@pytest.fixture
+def models(first_model, tmp_path, monkeypatch) -> Path:
+    """MODELS_DIR, empty."""
+    changed = settings.model_copy(update={"models_dir": tmp_path})
+    monkeypatch.setattr(registry, "settings", changed)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -183,29 +193,24 @@ def test_sigterm_prints_the_result(pipeline):
     [
         ("7", "there is no model 7: see python -m tools.models list"),
         ("models/best", "CANDIDATE: expected a model's id, or the path of its file"),
+        ("model_7", "CANDIDATE: expected a model's id, or the path of its file"),
         ("elsewhere/model_7.p", "model 7: model_7.json is missing"),
         ("0", "model 0: model_0.p does not match the digest in its card"),
     ],
 )
-def test_a_candidate_that_cannot_be_loaded_is_one_sentence(
-    candidate, problem, first_model, tmp_path, monkeypatch, capsys
-):
-    shutil.copytree(first_model / "models", tmp_path, dirs_exist_ok=True)
-    with open(tmp_path / "model_0.p", "ab") as file:
+def test_a_candidate_that_cannot_be_loaded(candidate, problem, first_model, models):
+    shutil.copytree(first_model / "models", models, dirs_exist_ok=True)
+    with open(models / "model_0.p", "ab") as file:
         file.write(b"x")
-    monkeypatch.setattr(settings, "models_dir", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["shadow", candidate])
-    with pytest.raises(SystemExit, match=f"^Not compared: {re.escape(problem)}"):
-        tools.shadow.main()
-    assert capsys.readouterr().out == ""
+    with pytest.raises(ModelError, match=f"^{re.escape(problem)}"):
+        find_model(candidate)
 
 
-def test_an_archived_model_and_one_elsewhere_are_found(first_model, tmp_path, monkeypatch):
-    registry = Registry(first_model / "models")
-    card = registry.card(0)
-    Archive(tmp_path).add(card, registry.content(card))
-    monkeypatch.setattr(settings, "models_dir", tmp_path)
-    for text in ("0", str(registry.path(0))):
+def test_an_archived_model_and_one_elsewhere_are_found(first_model, models):
+    elsewhere = Registry(first_model / "models")
+    card = elsewhere.card(0)
+    Archive(models).add(card, elsewhere.content(card))
+    for text in ("0", str(first_model / "models" / "model_0.p")):
         assert find_model(text).card.digest == card.digest
 
 

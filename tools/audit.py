@@ -103,8 +103,11 @@ def _range(arguments: Namespace) -> tuple[int | None, int]:
 
 
 def _read_ids(name: str) -> list[str]:
-    with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
-        return [line.rstrip("\r\n") for line in file if line.strip()]
+    try:
+        with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\r\n") for line in file if line.strip()]
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise SystemExit(f"--ids: {name}: {getattr(error, 'strerror', error)}") from None
 
 
 def _places(past: PastMessages) -> str:

@@ -55,7 +55,7 @@ def find_model(text: str) -> Model:
     registry, model_id = Registry(Path(found[1] or ".") if found[3] else None), int(found[2])
     if found[3] or model_id in registry.ids():
         return load(registry, model_id)
-    archive = Archive(registry.folder)
+    archive = Archive(registry.place)
     if not (archived := [*archive.cards(model_id)]):
         raise ModelError(f"there is no model {model_id}: see python -m tools.models list")
     return decode(archived[-1], archive.content(archived[-1]))
@@ -66,7 +66,7 @@ def champion(model_id: int) -> Model | None:
     """Return a model that has answered, None if it can't be loaded any more."""
     try:
         return find_model(str(model_id))
-    except ModelError:
+    except (ModelError, OSError):  # or its store is away
         return None
 
 

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -55,6 +56,7 @@ class BaseOptimizer(ABC):
         points are taken from it. None for neither.
     shared_rows : where workers on other hosts find the same rows, see train/shared_search.py. None
         for a search without workers.
+    spark : the URL of a Spark master that trials run on, "" for none; see train/spark_trials.py.
 
     Attributes after `optimize`
     ----------
@@ -81,9 +83,10 @@ class BaseOptimizer(ABC):
         is_unbalance: bool = False,
         trials_path: Path | None = None,
         shared_rows: dict | None = None,
+        spark: str = "",
     ) -> None:
         self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
-        self.shared_rows = shared_rows
+        self.shared_rows, self.spark = shared_rows, spark
         self.objective = {  # the same in tuning and in the final fit
             **dataset.target.objective,
             "metric": "None",  # evaluate() measures it
@@ -102,8 +105,9 @@ class BaseOptimizer(ABC):
         # One Dataset for all trials: no tuned parameter changes how it is binned. Codes are plain
         # numbers to it: sets of categories cost a third more in each prediction, and overfit.
         names = lightgbm_names(feature_names)
+        self.rows_to_send = (X, y, split, names, self.fixed | {"num_threads": 1}) if spark else None
         self.dataset = lgb.Dataset(X, y, feature_name=names, params=self.fixed).construct()
-        self.holdout = Holdout(self.dataset, split, self.fixed)
+        self._split = tuple(rows.astype(np.int32) for rows in split)
         self.experiment = {
             "features": list(feature_names),
             "objective": self.objective,
@@ -155,9 +159,15 @@ class BaseOptimizer(ABC):
         if progress and not shown:
             print(f"tuning: trials {len(self.trials)}, best {self.best_loss:.4f}", file=sys.stderr)
         tuned = time.monotonic()
+        self.__dict__.pop("holdout", None)  # a copy of all rows; the final fit takes memory too
         booster = self.fit(self.best)
         self.durations = {"tuning": tuned - start, "fit": time.monotonic() - tuned}
         return booster
+
+    @cached_property
+    def holdout(self) -> Holdout:
+        """What measures points, made when it is used."""
+        return Holdout(self.dataset, self._split, self.fixed)
 
     @abstractmethod
     def search(self, max_evals: int, points: list[dict]) -> None:
@@ -189,10 +199,16 @@ class BaseOptimizer(ABC):
     def _noise(self, losses: np.ndarray) -> float:
         return float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
 
-    def measure_again(self, trial: dict) -> None:
-        """Measure a trial that another process has measured: what counts is found here."""
-        again, losses = self.holdout.evaluate(trial["params"], most_rounds=trial["rounds"])
-        trial |= again | {"noise": self._noise(losses), "seconds": trial["seconds"]}
+    def keep(self, trial: dict) -> None:
+        """Append a trial that another process has measured, and keep it in the store."""
+        self.add_trial(trial)
+        self.store.add(trial, self.libraries())
+
+    def measure_the_lowest(self) -> None:
+        """Measure the best trial again if another process has: what counts is found here."""
+        while self.trials and (trial := self.lowest_trial())["noise"] is None:
+            again, losses = self.holdout.evaluate(trial["params"], most_rounds=trial["rounds"])
+            trial |= again | {"noise": self._noise(losses), "seconds": trial["seconds"]}
 
     def best_trial(self) -> dict:
         """Return the trial with the lowest penalized loss, or the first one; see the class."""

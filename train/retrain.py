@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
-from utils.process import end_with_parent
+from utils.process import end_with_parent, return_freed_memory
 from utils.script import command_line
 from utils.settings import settings
 
@@ -101,6 +101,7 @@ def retrain(arguments: Namespace) -> None:
         known_points=champion_points(champion.card),
         trials_path=TRIALS,
         num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
+        spark=arguments.spark,
         shared_rows=shared if settings.observations_url.get_secret_value() else None,
     )
     card = model.card
@@ -125,8 +126,10 @@ def main() -> None:
     parser.add_argument("--hyper", required=True)
     parser.add_argument("--max-evals", type=int, required=True)
     parser.add_argument("--timeout", type=float, required=True)
+    parser.add_argument("--spark", default="")
     arguments = parser.parse_args()
     drop_unwritable_output()
+    return_freed_memory()
     end_with_parent(lambda: shutil.rmtree(arguments.folder, ignore_errors=True))
     try:
         retrain(arguments)

@@ -66,8 +66,7 @@ def search_with_workers(optimizer: "LGBOptimizer", max_evals: int, points: list[
         if storage:
             with suppress(Exception):
                 close_storage(storage)
-    while len(optimizer.trials) > 0 and optimizer.lowest_trial()["noise"] is None:
-        optimizer.measure_again(optimizer.lowest_trial())
+    optimizer.measure_the_lowest()
 
 
 class _Search:
@@ -148,5 +147,4 @@ class _Search:
             if (place := trial.user_attrs[PLACE]) in self._done:
                 continue
             self._done.add(place)
-            measured = self._optimizer.add_trial(as_measured(trial))
-            self._optimizer.store.add(measured, self._optimizer.libraries())
+            self._optimizer.keep(as_measured(trial))

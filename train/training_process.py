@@ -30,7 +30,7 @@ class TrainingProcess:
         self._folder.mkdir(mode=0o700)
         arguments = {
             "folder": self._folder, "model-id": model_id, "hyper": tuning.hyper,
-            "max-evals": tuning.max_evals, "timeout": tuning.timeout,
+            "max-evals": tuning.max_evals, "timeout": tuning.timeout, "spark": tuning.spark,
         }  # fmt: skip
         command = [sys.executable, "-m", "train.retrain"]
         for name, value in arguments.items():

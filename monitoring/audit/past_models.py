@@ -58,7 +58,7 @@ def past_models(registry: Registry, model_id: int, time: float) -> list[PastMode
         found[card.digest] = PastModel(card, "the archive", archive)
     try:
         card = registry.card(model_id)
-        found[card.digest] = PastModel(card, str(registry.storage), registry)
+        found[card.digest] = PastModel(card, registry.storage.name, registry)
     except ModelError:
         pass
     newest_first = sorted(found.values(), key=lambda each: each.card.created, reverse=True)

@@ -40,6 +40,9 @@ _ONLY = struct.Struct("<qqqd")  # a row with one request
 # and offset of the request, and the scores.
 _OUTCOME, _ANSWER = struct.Struct("<dqq"), struct.Struct(f"<qqiq{OUTPUTS}d")
 _NO_OUTCOME = _OUTCOME.pack(UNKNOWN, -(2**63), 0)
+_MOST = 2**53  # no time, offset or model id is that large
+_LOWEST = -math.inf if dataset.target.kind == "number" else 0  # outcome or score
+_HIGHEST = math.inf if dataset.target.kind == "number" else max(len(dataset.target.labels) - 1, 1)
 _IN_REQUEST = 2**62  # is taken from the rank of an outcome that a request contains
 _NO_SCORES = (0.0,) * OUTPUTS
 ANSWER = np.dtype(
@@ -243,6 +246,46 @@ def _mask(partition: int, kind: int) -> int:
     """Return what turns the key of an id into that of its messages of a kind in a partition."""
     digest = blake2b(b"%d/%d" % (partition, kind), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def is_waiting(row: bytes) -> bool:
+    """Return whether bytes of the file are what a row of `waiting` can be."""
+    if not _has_size(row, _MORE, _REQUEST):
+        return False
+    requests = _REQUEST.iter_unpack(row[_MORE.size :])
+    return 0 <= _MORE.unpack_from(row)[0] < _MOST and all(
+        _are_numbers(*place) and _is_outcome(outcome) for *place, outcome in requests
+    )
+
+
+def is_known(row: bytes) -> bool:
+    """Return whether bytes of the file are what a row of `known` can be."""
+    if not _has_size(row, _OUTCOME, _ANSWER):
+        return False
+    outcome, _, time = _OUTCOME.unpack_from(row)
+    answers = _ANSWER.iter_unpack(row[_OUTCOME.size :])
+    return (
+        _is_outcome(outcome)
+        and _are_numbers(time)
+        and all(_are_numbers(*one[:4]) and all(map(_is_score, one[4:])) for one in answers)
+    )
+
+
+def _has_size(row: bytes, head: struct.Struct, each: struct.Struct) -> bool:
+    number, rest = divmod(len(row) - head.size, each.size)
+    return 0 <= number <= MOST_OF_ONE_ID and not rest
+
+
+def _are_numbers(*found: int) -> bool:
+    return all(-1 <= each < _MOST for each in found)
+
+
+def _is_outcome(value: float) -> bool:
+    return value != value or _is_score(value)
+
+
+def _is_score(value: float) -> bool:
+    return _LOWEST <= value <= _HIGHEST and math.isfinite(value)
 
 
 def oldest_request(row: bytes) -> float:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from monitoring.snapshot import Snapshot
 from monitoring.tracking import mlflow_live
-from monitoring.tracking.log_to_mlflow import MORE, NOTE, OFF
+from monitoring.tracking.address import OFF
+from monitoring.tracking.log_to_mlflow import MORE, NOTE
 from utils.console import say, warn
 from utils.files import ROOT
 from utils.model_store.registry import Registry
@@ -70,7 +71,8 @@ class Tracking:
 
     def _sample(self, snapshot: Snapshot) -> None:
         sample: dict = {"time": snapshot.time}
-        if snapshot.champion is not None and snapshot.champion != self._champion:
+        is_new = snapshot.champion not in (None, self._champion)
+        if is_new and not self._registry.storage.is_away:
             since = self._registry.champion_since()
             if since is not None:
                 sample |= {"champion": snapshot.champion, "since": since}

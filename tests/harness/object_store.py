@@ -89,8 +89,9 @@ def _grpc(name: str) -> str:
 class Fault(NamedTuple):
     """What happens to requests of this method whose path contains `path`.
 
-    kind : "slow" (by 1 s), "503", "half" (the server gets half of the body), "lost" (the request
-    takes effect, its answer is lost), "short" (the client gets half of the answer's body).
+    kind : "slow" (by 1 s), a status such as "503", "half" (the server gets half of the body),
+    "lost" (the request takes effect, its answer is lost), "short" (the client gets half of the
+    answer's body).
     """
 
     kind: str
@@ -146,8 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.proxy.fault(self.command, self.path)
         if kind == "slow":
             time.sleep(1)  # the fault itself
-        if kind == "503":
-            return self._answer(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+        if kind.isdigit():
+            return self._answer(int(kind), {}, b"<Error><Code>Fault</Code></Error>")
         if kind == "half":
             self._send_half(body)
             return self._hang_up()

@@ -36,7 +36,7 @@ class StoreReplaced(StoreError):
     """
 
 
-class StoreUnreachable(StoreError):
+class StoreUnreachable(StoreError, ConnectionError):
     """The server can't be reached, or does not answer; try again."""
 
 

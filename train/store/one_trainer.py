@@ -1,5 +1,6 @@
 """One trainer at a time works on a store; another one waits, and takes over when it ends."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from train.store.place import Place, Server, connect, open_as_trainer
 from utils.console import say
 from utils.files import locked
 from utils.process import only_one
+from utils.settings import settings
 
 if TYPE_CHECKING:
     from train.store.postgres import Postgres
@@ -26,6 +28,7 @@ def only_trainer(place: Place, stop: Event) -> Iterator[Observations]:
 
     The lock is the system's, on a file beside the store, or the PostgreSQL server's, of the
     connection that writes: it ends with this process. SystemExit if `stop` is set meanwhile.
+    A server that can't be reached is waited for, BROKER_TIMEOUT at most.
     """
     if isinstance(place, Path):
         with (
@@ -62,20 +65,21 @@ def delete_store(place: Place) -> None:
 
 
 def _wait_for_lock(server: Server, stop: Event) -> "Postgres":
-    is_waiting = False
+    said: set[str] = set()
 
-    def wait() -> None:
-        nonlocal is_waiting
-        if not is_waiting:
-            say(WAITING)
-        is_waiting = True
+    def wait(why: str = WAITING) -> None:
+        if why not in said:
+            say(why)
+        said.add(why)
         if stop.wait(ASK_EVERY):
             raise SystemExit(0)
 
+    deadline = time.monotonic() + settings.broker_timeout
     while True:
         try:
             return open_as_trainer(server, wait)
-        except StoreUnreachable:  # the server may be starting again, for example
-            if not is_waiting:
+        except StoreUnreachable as error:
+            # Another trainer is connected, so the server will be back; or it is still starting.
+            if WAITING not in said and time.monotonic() > deadline:
                 raise
-            wait()
+            wait(f"{error}. Trying again.")

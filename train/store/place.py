@@ -16,6 +16,7 @@ from utils.settings import settings
 if TYPE_CHECKING:
     from train.store.postgres import Postgres
 
+FILE = "observations.db"  # in DATA_DIR
 LONGEST_NAME = 63  # bytes; PostgreSQL cuts longer ones, and two prefixes would share a schema
 
 
@@ -46,7 +47,7 @@ def schema_of(topic_prefix: str) -> str:
 def _from_settings() -> Place:
     if settings.observations_url.get_secret_value():
         return Server(settings.observations_url, schema_of(settings.topic_prefix))
-    return settings.data_dir / "observations.db"
+    return settings.data_dir / FILE
 
 
 STORE = _from_settings()

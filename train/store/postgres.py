@@ -75,9 +75,8 @@ class Postgres:
 
     def execute_many(self, statement: str, rows: Iterable[tuple]) -> None:
         """Execute a statement once for each row, all of them in one round trip."""
-        if rows := list(rows):
-            with self._usable() as connection, connection.cursor() as cursor:
-                cursor.executemany(_translated(statement), rows)
+        with self._usable() as connection, connection.cursor() as cursor:
+            cursor.executemany(_translated(statement), rows)
 
     def execute_script(self, script: str) -> None:
         """Execute statements, separated by semicolons."""

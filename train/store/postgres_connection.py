@@ -1,5 +1,6 @@
 """Connections to a PostgreSQL server that end when the server, or the network, is gone."""
 
+import logging
 import time
 from collections.abc import Generator
 from typing import Any
@@ -10,6 +11,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from train.store.database import StoreError
 from train.store.place import Server
+
+logging.getLogger("psycopg").addHandler(logging.NullHandler())  # all that matters is raised
 
 CONNECT_TIMEOUT = 5  # seconds
 STATEMENT_TIMEOUT = 30  # seconds, by the server's clock; it may wait for another process

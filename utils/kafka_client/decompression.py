@@ -17,6 +17,7 @@ import snappy
 import zstandard
 from kafka import codec
 from kafka.record import default_records, legacy_records, memory_records
+from kafka.record.abc import ABCRecord
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.util import decode_varint
 
@@ -28,6 +29,8 @@ MAX_UNPACKED = 2**24
 # 1 MiB has room for 25,000 of the shortest outcomes; librdkafka puts 10,000 records into a batch.
 MAX_RECORDS = 100_000
 MAX_HEADERS = 1_000  # of one record
+# Offset, timestamp, its type, key, value, headers and checksum of a record.
+Fields = tuple[int, int, int, bytes | None, bytes | None, list, int | None]
 _SMALLEST_HEADER = 2  # bytes: the lengths of its name and its value
 _CHUNK = 2**18  # bytes
 _XERIAL_HEADER = 16  # bytes
@@ -97,6 +100,19 @@ class _LimitedBatch(DefaultRecordBatch):
             raise BatchTooLarge(f"its batch has more than {MAX_RECORDS} records")
         super()._maybe_uncompress()
 
+    def fields(self) -> Iterator[Fields]:
+        """Decode the records, in the place of __iter__()."""
+        self._maybe_uncompress()
+        header = self._header_data
+        while self._next_record_index < self._num_records:
+            if plain := decode_plain_record(self._buffer, self._pos, header):
+                offset, timestamp, key, value, self._pos = plain
+                self._next_record_index += 1
+                yield offset, timestamp, DefaultRecordBatch.CREATE_TIME, key, value, [], None
+            else:
+                yield fields_of(next(self))
+        next(self, None)  # CorruptRecordError if there are bytes behind the last record
+
     def _read_msg(self) -> DefaultRecord:
         """Decode the next record; if it has headers, from a copy that ends where it says it ends.
 
@@ -104,9 +120,6 @@ class _LimitedBatch(DefaultRecordBatch):
         record that says it is too short for MAX_HEADERS can't have more.
         """
         batch, first = self._buffer, self._pos
-        if plain := decode_plain_record(batch, first, self._header_data):
-            record, self._pos = plain
-            return record
         size, start = decode_varint(batch, first)
         if size > MAX_HEADERS * _SMALLEST_HEADER and _header_count(batch, start) > MAX_HEADERS:
             raise BatchTooLarge(f"a record of its batch has more than {MAX_HEADERS} headers")
@@ -114,6 +127,12 @@ class _LimitedBatch(DefaultRecordBatch):
         record = super()._read_msg()
         self._buffer, self._pos = batch, start + size
         return record
+
+
+def fields_of(record: ABCRecord) -> Fields:
+    """Return what kafka-python has decoded of a record."""
+    fields = record.offset, record.timestamp, record.timestamp_type, record.key, record.value
+    return *fields, record.headers, record.checksum
 
 
 def _header_count(batch: bytearray, start: int) -> int:

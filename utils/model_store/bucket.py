@@ -8,6 +8,7 @@ AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and others (obstore's
 """
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,7 @@ RETRIES = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1)},
 }
+_TIMES = re.compile(r" in [0-9.]+[a-zµ]+(, after [0-9]+ retries.*?retry_timeout: [0-9.]+s )?")
 
 
 class Bucket:
@@ -42,9 +44,10 @@ class Bucket:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.name = f"{url}/"
 
     def __str__(self) -> str:
-        return f"{self.url}/"
+        return self.name
 
     @cached_property
     def _store(self) -> "ObjectStore":
@@ -96,14 +99,16 @@ class Bucket:
         """Return a content; FileNotFoundError, ValueError if it has more than MOST_BYTES."""
         return self._read(name)[0]
 
-    def _read(self, name: str) -> tuple[bytes, str | None]:
+    def _read(self, name: str) -> tuple[bytes, dict[str, str]]:
         import obstore
 
         with self._errors():
             found = obstore.get(self._store, name)
             if found.meta["size"] > MOST_BYTES:
                 raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-            return bytes(found.bytes()), found.meta["e_tag"]
+            # S3 and Azure compare the ETag, Google Cloud Storage its own number of the version.
+            mark = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name]}
+            return bytes(found.bytes()), mark
 
     def read_marked(self, name: str) -> tuple[bytes | None, object]:
         """Return a content, None if there is none, and what swap() compares."""
@@ -125,7 +130,7 @@ class Bucket:
 
         No two contents may be equal: the store marks them by a digest.
         """
-        return self._put(name, content, "create" if mark is None else {"e_tag": mark})
+        return self._put(name, content, "create" if mark is None else mark)
 
     def _put(self, name: str, content: bytes, mode: object) -> bool:
         import obstore
@@ -135,10 +140,14 @@ class Bucket:
             with self._errors():
                 obstore.put(self._store, name, content, mode=mode, use_multipart=False)
             return True
-        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+        except FileNotFoundError as error:
+            if not isinstance(mode, dict):  # else the object that was to be replaced is gone
+                raise StorageAway(f"{self.url} can't be used: {_first_line(error)}") from None
+        except (AlreadyExistsError, PreconditionError):
             # obstore repeats a write whose answer was lost, and the store then refuses it, although
             # the content that is there is ours.
             return self.read_marked(name)[0] == content
+        return False
 
     def list(self) -> dict[str, Stored]:
         """Return what is here, by name, without what is below; other objects than ours too."""
@@ -147,7 +156,9 @@ class Bucket:
         with self._errors():
             found = obstore.list_with_delimiter(self._store)["objects"]
         return {
-            each["path"]: Stored(each["last_modified"].timestamp(), each["e_tag"]) for each in found
+            each["path"]: Stored(each["last_modified"].timestamp(), each["e_tag"])
+            for each in found
+            if each["path"]  # else it stands for the prefix itself
         }
 
     def state(self) -> object:
@@ -175,5 +186,6 @@ class Bucket:
 
 
 def _first_line(error: Exception) -> str:
-    """Return an error of obstore without the server's page and the debugging output."""
-    return str(error).split("\n")[0].split(": <")[0][:300]
+    """Return an error of obstore without the server's page, times and debugging output."""
+    text = str(error).split("\n")[0].split(": <")[0].removeprefix("Generic S3 error: ")
+    return _TIMES.sub("", text)[:300]

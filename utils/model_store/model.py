@@ -2,15 +2,16 @@
 
 A model's content is one pickle of what FeatureTools has learned and the booster in LightGBM's text
 format. utils/model_store/unpickler.py reads it without running code that is in it. Whoever can
-write to MODELS_DIR still decides what predictors answer: the digest in the card detects damage, not
-an attack.
+write to MODELS_DIR still decides what predictors answer, unless cards are signed (signing.py): the
+digest in the card detects damage, not an attack.
 """
 
 import pickle
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -202,9 +203,10 @@ def _check_libraries(card: Card) -> None:
 
 def other_versions(card: Card) -> dict[str, tuple[str, str]]:
     """Return, of each library that has changed since the model was made, both versions."""
-    both = {
-        name: (card.libraries[name], version(name)) for name in LIBRARIES if name in card.libraries
-    }
+    both = {}
+    for name in [name for name in LIBRARIES if name in card.libraries]:
+        with suppress(PackageNotFoundError):  # predictors need no scikit-learn
+            both[name] = card.libraries[name], version(name)
     return {name: (then, now) for name, (then, now) in both.items() if then != now}
 
 

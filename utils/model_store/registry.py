@@ -205,7 +205,8 @@ class Registry:
         its lock instead.
         """
         if self.storage.is_shared:
-            self._replace(self.see())
+            with suppress(ChampionChanged):  # then what it has read is out of date, too
+                self._replace(self.see())
 
     def note_deleting(self, model_ids: list[int], seen: Seen) -> None:
         """Let nobody promote these models from now on; ChampionChanged as promote()."""
@@ -236,7 +237,10 @@ class Registry:
         """Archive and delete old models, and return their ids; see pruning.py."""
         return pruning.prune(self, keep)
 
-    def _state(self) -> tuple:
+    def _state(self) -> object:
+        """Return what changes whenever a model, a card, the champion or the archive does."""
+        if self.storage.is_shared:  # prune() replaces champion.json when it archives something
+            return self.storage.state()
         return self.storage.state(), self.storage.below(FOLDER).state()
 
 

@@ -45,6 +45,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = f"{path.name}/"
 
     def __str__(self) -> str:
         return f"{os.path.relpath(self.path)}/"
