@@ -26,14 +26,13 @@ def move_the_coordinator(stream) -> None:
 
 
 def test_without_our_cover_the_request_is_dropped(stream, pipeline, monkeypatch):
-    monkeypatch.setattr(producer, "FLUSH_TIMEOUT", 1)
-    monkeypatch.setattr(producer, "COMMIT_TIMEOUT", 1)
+    monkeypatch.setattr(producer, "SEND_TIMEOUT", 1)
     del stream._producer.client._sender._client.await_ready
     pipeline.request(partition=0)
     pipeline.producer.flush()
     batch = answer(next_batch(stream))
     move_the_coordinator(stream)
-    assert not stream.commit(batch)  # after COMMIT_TIMEOUT; without that it would hang
+    assert not stream.commit(batch)  # after SEND_TIMEOUT; without that it would hang
 
 
 def test_the_transaction_goes_on_with_the_coordinator_that_is_found(stream, pipeline):
