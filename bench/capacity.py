@@ -26,7 +26,10 @@ HEADROOM = 0.5  # of each limit is planned with
 READERS = 4  # of app_messages: predictors, the company, trainer, monitor
 ZONES = 3
 MONTH = 730  # hours
-PAGE, MARKER = ROOT / "docs" / "capacity.md", "<!-- below: python -m bench.capacity --write -->\n"
+PAGE, MARKER = (
+    ROOT / "docs" / "capacity.md",
+    "<!-- below: what bench.capacity --write has measured -->\n",
+)
 
 # US dollars: AWS, us-east-1, Linux, on demand, without discounts. They are those of public price
 # tables of 2025 and 2026, looked up in November 2026; a vCPU counts as one core of this machine.
@@ -105,8 +108,11 @@ def page(costs: Costs, chosen: Namespace) -> str:
         "bytes a request in Kafka: request, reply, transaction": costs.plain,
         "request, reply and outcome, all of it lz4": costs.packed,
         "bytes an observation in the trainer's store": costs.stored,
-        "a training: us of CPU for each observation": costs.training_us,
-        "a training: bytes of memory for each observation": costs.training_bytes,
+        **{
+            f"a training of {each.observations:,} observations, {what}": value
+            for each in costs.trainings
+            for what, value in (("CPU s", each.cpu_seconds), ("MB", each.megabytes))
+        },
     }
     parts = [
         markdown(("measured on this machine", ""), measured.items()),
@@ -120,8 +126,10 @@ def page(costs: Costs, chosen: Namespace) -> str:
         rows = [(row, *(each[row] for each in columns)) for row in columns[0]]
         heads = (f"requests/s ({name}; extrapolated)", *(f"{rate:,}" for rate in RATES))
         parts.append(markdown(heads, rows))
-    window = [(f"{n:,}", n * costs.training_us / 1e6, n * costs.training_bytes / 1e9,
-               *(n / rate for rate in RATES)) for n in (10**6, 10**7, 10**8)]  # fmt: skip
+    window = [
+        (f"{number:,}", *costs.training(number), *(number / rate for rate in RATES))
+        for number in (10**6, 10**7, 10**8)
+    ]
     heads = ("observations of a training (extrapolated)", "CPU s", "GB")
     heads += tuple(f"seconds of traffic at {rate:,}/s" for rate in RATES)
     prices = [(name, f"{price:.4f}") for name, price in PRICES.items()]

@@ -1,16 +1,22 @@
 """What a request costs the real predictor, trainer, monitor and training, for bench/capacity.py."""
 
+import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
+import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from kafka import KafkaProducer
+
 from bench.arena import Arena, cpu_seconds
 from bench.years import Cost, make_store, train
 from tests.harness.pipeline import Pipeline, wait_until
+from utils.datasets import dataset
 from utils.files import ROOT
 
 
@@ -24,8 +30,14 @@ class Costs(NamedTuple):
     plain: float  # bytes of request, reply, transaction
     packed: float  # bytes of request, reply and outcome, if all producers use lz4
     stored: float  # bytes an observation in the trainer's store
-    training_us: float  # an observation more in a training
-    training_bytes: float  # the same
+    trainings: tuple[Cost, Cost]  # of two numbers of observations
+
+    def training(self, observations: int) -> tuple[float, float]:
+        """Return CPU seconds and GB of a training, on the line through the two measured ones."""
+        small, large = self.trainings
+        steps = (observations - large.observations) / (large.observations - small.observations)
+        seconds = large.cpu_seconds + steps * (large.cpu_seconds - small.cpu_seconds)
+        return seconds, (large.megabytes + steps * (large.megabytes - small.megabytes)) / 1024
 
 
 def log_bytes(pipeline: Pipeline, topics: str = "*") -> int:
@@ -35,37 +47,50 @@ def log_bytes(pipeline: Pipeline, topics: str = "*") -> int:
 
 def measure(pipeline: Pipeline, requests: int, rows: int) -> Costs:
     """Measure everything, one after the other; requests : of each case; rows : of a training."""
-    arena, before = Arena(pipeline), log_bytes(pipeline)
-    with arena.case(pipeline.folder / "models") as case:
-        figures = case.measure([case.start("predictor.py").pid], requests)
+    arena = Arena(pipeline)
+    for _ in range(2):  # the first one warms Kafka up
+        before = log_bytes(pipeline)
+        with arena.case(pipeline.folder / "models") as case:
+            figures = case.measure([case.start("predictor.py").pid], requests)
         plain = (log_bytes(pipeline) - before) / requests
     loaded = Pipeline(pipeline.host, "load-", pipeline.folder, MLFLOW_TRACKING_URI="none")
     program = f"from bench.following import load; load({requests})"
     environment = os.environ | loaded.environment
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True)
-    empty = Pipeline(pipeline.host, "empty-", pipeline.folder / "empty", **{
-        **loaded.environment, "TOPIC_PREFIX": "empty-", "DATA_DIR": str(pipeline.folder / "empty"),
-    })  # fmt: skip
-    (pipeline.folder / "empty").mkdir()
+    (none := pipeline.folder / "none").mkdir()
+    empty = Pipeline(pipeline.host, "empty-", none, MLFLOW_TRACKING_URI="none")
     trainer, stored = ingest(loaded, requests)
-    monitor = monitor_seconds(loaded) - monitor_seconds(empty)
-    packed = log_bytes(pipeline, "load-*") / requests
-    small, large = trainings(pipeline.folder, rows)
     return Costs(
         figures.cpu,
         figures.broker_cpu,
         trainer / requests * 1e6,
-        monitor / requests * 1e6,
+        (monitor_seconds(loaded) - monitor_seconds(empty)) / requests * 1e6,
         plain,
-        packed,
+        packed_bytes(pipeline),
         stored / requests,
-        (large.cpu_seconds - small.cpu_seconds) / (large.observations - small.observations) * 1e6,
-        (large.megabytes - small.megabytes) / (large.observations - small.observations) * 2**20,
+        trainings(pipeline.folder, rows),
     )
 
 
+def packed_bytes(pipeline: Pipeline) -> float:
+    """Return the bytes of a request, its reply and its outcome in full batches of lz4."""
+    rows, label = pipeline.rows, dataset.target.labels[0]
+    options = {"compression_type": "lz4", "batch_size": 2**20, "linger_ms": 1_000}
+    with closing(KafkaProducer(bootstrap_servers=pipeline.host, **options)) as producer:
+        for row in rows:
+            name, score = str(uuid.uuid4()), random.random()
+            for topic, message in {
+                "requests": {"data": row},
+                "replies": {"prediction": round(score), "probability": score, "model_id": 7},
+                "outcomes": {"outcome": label},
+            }.items():
+                value = json.dumps({"request_id": name} | message).encode()
+                producer.send(f"packed-{topic}", value, partition=0)
+    return log_bytes(pipeline, "packed-*") / len(rows)
+
+
 def ingest(pipeline: Pipeline, requests: int) -> tuple[float, int]:
-    """Let the trainer read everything; return its CPU seconds, and the bytes of its store."""
+    """Let the trainer read everything; return its CPU seconds, and the bytes in its store."""
     path = pipeline.folder / "data" / "observations.db"
     trainer = pipeline.trainer()
 
@@ -79,7 +104,10 @@ def ingest(pipeline: Pipeline, requests: int) -> tuple[float, int]:
     used = cpu_seconds(trainer.pid) - began
     trainer.terminate()
     trainer.wait(60)
-    return used, path.stat().st_size
+    with closing(sqlite3.connect(path)) as store:  # without the pages that are free again
+        names = ("page_size", "page_count", "freelist_count")
+        size, pages, free = (store.execute(f"PRAGMA {each}").fetchone()[0] for each in names)
+    return used, size * (pages - free)
 
 
 def monitor_seconds(pipeline: Pipeline) -> float:
@@ -94,10 +122,10 @@ def monitor_seconds(pipeline: Pipeline) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def trainings(folder: Path, rows: int) -> list[Cost]:
+def trainings(folder: Path, rows: int) -> tuple[Cost, Cost]:
     """Return the costs of a training of a quarter of these rows, and of all."""
-    data, found = folder / "data", []
+    found = []
     for number in (rows // 4, rows):
-        make_store(data, number)
-        found.append(train(data, folder / "models", number, 0))
-    return found
+        make_store(folder / "data", number)
+        found.append(train(folder / "data", folder / "models", number, 0))
+    return found[0], found[1]

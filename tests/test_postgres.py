@@ -1,5 +1,6 @@
 """The trainer's store on a real PostgreSQL server, which is killed, frozen and cut off."""
 
+import sys
 import threading
 from contextlib import closing
 
@@ -49,6 +50,17 @@ def test_what_was_stored_survives_a_kill_of_the_server(postgres):
     assert set(found.frame["workclass"]) == {"\0"}
     assert found.outcomes.tolist() == [0, 0, 1, 1, 1, 1, 0, 1]
     assert found.offsets == {"app_messages-0": 12}
+
+
+def test_a_training_reads_although_the_server_starts_again(postgres):
+    place = postgres.place()
+    with closing(Observations(place)) as store:
+        store.add([row("a")], 0, {REQUESTS: Position(1)})
+    postgres.kill()
+    starting = threading.Timer(0.5, postgres.start)
+    starting.start()
+    assert read_snapshot(place).observations == 1
+    starting.join()
 
 
 def test_a_transaction_does_not_go_on_with_another_connection(postgres):
@@ -128,6 +140,13 @@ def test_the_password_is_in_no_text(postgres, monkeypatch):
         load()
     assert "pa55" not in caught.value.code
     assert caught.value.code.startswith("OBSERVATIONS_URL: expected postgresql://user:password@")
+
+
+def test_without_psycopg_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "train.store.postgres", raising=False)
+    with pytest.raises(StoreError, match="psycopg: pip install -r requirements-cluster.txt"):
+        Observations(Server(SecretStr("postgresql://localhost"), "test"))
 
 
 def test_each_topic_prefix_has_a_schema():

@@ -110,7 +110,8 @@ def check_run(pipeline: Pipeline, chosen, models: Registry) -> None:
     places = [0, 1, *range(5, MORE + 5)]  # rows with an outcome, in the order of the requests
     outcomes = np.array([target.outcome_of(labels[n]) for n in places])
     outcomes[:2] = target.outcome_of(labels[2])  # the last outcome of "one" counts for both
-    given, own = (scores_of(models, n, [rows[i] for i in places]) for n in (0, 1))
+    whole = [chosen.defaults | row for row in rows]
+    given, own = (scores_of(models, n, [whole[i] for i in places]) for n in (0, 1))
     for found in (same, other):
         assert (found["requests"], found["compared"]) == (MORE + 5, MORE + 5)
         assert (found["observations"], found["rows"]) == (MORE + 2, MORE + 2)
@@ -119,7 +120,7 @@ def check_run(pipeline: Pipeline, chosen, models: Registry) -> None:
         assert found["given"]["us_per_request"] > 0
     check(other, target, outcomes, own, given)
     assert other["candidate"]["models"] == [1]
-    check_agreement(other, target, *(scores_of(models, n, rows) for n in (1, 0)))
+    check_agreement(other, target, *(scores_of(models, n, whole) for n in (1, 0)))
     assert other["decision"] in ("promoted", "rejected")
     assert same["difference"] == 0
     assert same["interval"] == [0, 0]
@@ -209,7 +210,7 @@ def test_an_archived_model_and_one_elsewhere_are_found(first_model, models):
     elsewhere = Registry(first_model / "models")
     card = elsewhere.card(0)
     Archive(models).add(card, elsewhere.content(card))
-    for text in ("0", str(elsewhere.path(0))):
+    for text in ("0", str(first_model / "models" / "model_0.p")):
         assert find_model(text).card.digest == card.digest
 
 

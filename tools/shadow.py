@@ -66,7 +66,7 @@ def champion(model_id: int) -> Model | None:
     """Return a model that has answered, None if it can't be loaded any more."""
     try:
         return find_model(str(model_id))
-    except ModelError:
+    except (ModelError, OSError):  # or its store is away
         return None
 
 

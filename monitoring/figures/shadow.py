@@ -5,26 +5,32 @@ answer or its outcome is in a temporary file of SQLite's, which nobody else can 
 gone with the process; memory and file are bounded as the monitor's are.
 """
 
-import struct
-from collections.abc import Iterable
-
+import msgspec
 import numpy as np
 
 from monitoring.figures.database import Database
-from monitoring.figures.decoding import REQUEST, Event, events, key_of, reported_outcomes
-from monitoring.figures.join import OUTPUTS, Answer, Join, Observation, lacks_a_part
+from monitoring.figures.decoding import REQUEST, Event, events, reported_outcomes
+from monitoring.figures.join import (
+    OUTPUTS,
+    Answers,
+    Join,
+    Observations,
+    is_known,
+    is_waiting,
+    lacks_a_part,
+)
 from monitoring.figures.model_figures import decided
 from monitoring.figures.newest import Newest
 from monitoring.figures.sample import Sample
 from monitoring.figures.state import AHEAD, Records
 from monitoring.figures.table import Table
+from monitoring.hashes import hash_of
 from utils.datasets import dataset
 from utils.kafka_client.topics import APP_MESSAGES
 from utils.model_store.model import Model
 
 WINDOW = 50_000 if OUTPUTS <= 10 else 5_000  # observations
 MOST_UNSAVED = 100_000  # rows; more are written to the temporary file
-_SCORES = struct.Struct(f"<{OUTPUTS}d")
 _FIELDS = [("model_id", np.int64), ("outcome", np.float64)]
 _FIELDS += [("given", np.float64, (OUTPUTS,)), ("own", np.float64, (OUTPUTS,))]
 _SCHEMA = """CREATE TABLE scores (generation INTEGER, key INTEGER, content BLOB,
@@ -43,9 +49,9 @@ class Shadow:
     def __init__(self, candidate: Model) -> None:
         self._candidate, self._database = candidate, Database("")
         self._database.query(_SCHEMA)
-        self._waiting = Table(self._database, "waiting", lambda row: True)
-        self._known = Table(self._database, "known", lacks_a_part)
-        self._scores = Table(self._database, "scores", lambda row: True)
+        self._waiting = Table(self._database, "waiting", is_waiting, lambda row: True)
+        self._known = Table(self._database, "known", is_known, lacks_a_part)
+        self._scores = Table(self._database, "scores", bool, lambda row: True)
         self._join = Join(self._waiting, self._known)
         self._newest = Newest(WINDOW, _FIELDS)
         self.sample = Sample()
@@ -60,10 +66,10 @@ class Shadow:
                 messages += events(found, latest)
             else:
                 outcomes += reported_outcomes(found, latest)
-        self._predict([each for each in messages if each.kind == REQUEST])
+        self._predict([each for each in messages if each[0] == REQUEST])
         self._join.load(messages, outcomes)
         joined = self._join.join(messages, outcomes)
-        self._compare([each for each in joined.answers if each.is_prediction and each.offset >= 0])
+        self._compare(joined.answers)
         self._observe(joined.observations)
         self._write(now)
 
@@ -82,45 +88,37 @@ class Shadow:
     def _predict(self, requests: list[Event]) -> None:
         if not requests:
             return
-        scores = self._candidate.predict([each.content for each in requests])
-        for request, own in zip(requests, scores.reshape(-1, OUTPUTS).tolist(), strict=True):
-            self._scores.put(_key(request), _SCORES.pack(*own))
+        data = [msgspec.to_builtins(content) for *_, content, _ in requests]
+        scores = np.asarray(self._candidate.predict(data), np.float64).reshape(-1, OUTPUTS)
+        for (_, _, _, *place, _, _), own in zip(requests, scores, strict=True):
+            self._scores.put(_key(*place), own.tobytes())
         self.requests += len(requests)
-        self.sample.add(requests)
+        self.sample.add((*place, content) for _, _, *place, content, _ in requests)
 
-    def _own(self, found: Iterable[Answer | Observation]) -> dict[tuple[int, int], tuple]:
-        """Return the candidate's scores by partition and offset, unless they are forgotten."""
-        keys = {(each.partition, each.offset): _key(each) for each in found}
-        self._scores.load(keys.values())
-        known = self._scores.rows
-        return {place: _SCORES.unpack(known[k]) for place, k in keys.items() if k in known}
+    def _own(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of these answers the candidate's are known for, and its scores of them."""
+        places = zip(answers["partition"].tolist(), answers["offset"].tolist(), strict=True)
+        keys = [_key(*place) for place in places]
+        self._scores.load(keys)
+        found = [self._scores.get(key) for key in keys]
+        known = np.array([each is not None for each in found], bool)
+        return known, np.frombuffer(b"".join(filter(None, found))).reshape(-1, OUTPUTS)
 
-    def _compare(self, answers: list[Answer]) -> None:
-        own = self._own(answers)
-        both = [
-            (own[each.partition, each.offset], each.scores)
-            for each in answers
-            if (each.partition, each.offset) in own
-        ]
-        if not both:
-            return
-        ours, given = np.array(both).transpose(1, 0, 2)
-        self.compared += len(both)
-        self.distance += float(np.abs(ours - given).sum()) / (2 if OUTPUTS > 1 else 1)
+    def _compare(self, answers: Answers) -> None:
+        chosen = answers.rows[answers.are_predictions]
+        known, own = self._own(chosen)
+        given = chosen["scores"][known]
+        self.compared += len(own)
+        self.distance += float(np.abs(own - given).sum()) / (2 if OUTPUTS > 1 else 1)
         if dataset.target.kind == "classes":
-            classes = [decided(dataset.target.as_scores(each)) for each in (ours, given)]
+            classes = [decided(dataset.target.as_scores(each)) for each in (own, given)]
             self.equal += int((classes[0] == classes[1]).sum())
 
-    def _observe(self, seen: list[Observation]) -> None:
-        own, rows = self._own(seen), []
-        for each in seen:
-            place = each.partition, each.offset
-            if place in own:
-                self.observations += each.before != each.before
-                row = (each.time, *place, each.model_id, each.outcome, each.scores, own[place])
-                rows.append(row)
-        if rows:
-            self._newest.add(np.array(rows, self._newest.dtype))
+    def _observe(self, seen: Observations) -> None:
+        known, own = self._own(seen.rows)
+        self.observations += int(np.isnan(seen.before[known]).sum())
+        rows = seen.rows[known]
+        self._newest.add(rows, outcome=seen.outcomes[known], given=rows["scores"], own=own)
 
     def _write(self, now: float) -> None:
         """Write what is in memory only, and forget the oldest rows beyond the tables' limits."""
@@ -137,6 +135,6 @@ class Shadow:
             table.forget(generations)
 
 
-def _key(place: Event | Answer | Observation) -> int:
-    """Return the key of a request's place in its topic."""
-    return key_of(f"{place.partition}/{place.offset}")
+def _key(partition: int, offset: int) -> int:
+    """Return the key of a request's place in its topic; no request has the offset -1."""
+    return hash_of(f"{partition}/{offset}")
