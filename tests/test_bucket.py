@@ -3,13 +3,15 @@
 import os
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count
 
 import pytest
 
 from tests.harness.object_store import Fault, FaultProxy
 from tools import models
+from train.recovery import interrupted_training
+from train.store.observations import Observations
 from utils.model_store import pruning
 from utils.model_store.archive import Archive
 from utils.model_store.bucket import Bucket
@@ -372,6 +374,17 @@ def test_a_start_waits_for_it_and_then_gives_up_in_one_sentence(place, proxy, mo
     monkeypatch.setattr(module, "settings", settings)
     threading.Timer(1, lambda: setattr(proxy, "is_away", False)).start()
     assert Registry(place).exists() is False
+
+
+def test_a_trainer_that_starts_waits_for_it_too(registry, proxy, tmp_path):
+    registry.publish(card(0), b"0")
+    registry.promote(0)
+    before = registry.see()
+    proxy.is_away = True
+    threading.Timer(1, lambda: setattr(proxy, "is_away", False)).start()
+    with closing(Observations(tmp_path / "store.db")) as store:
+        assert interrupted_training(store, registry) is None
+    assert registry.see() != before  # what a former trainer has read is out of date
 
 
 def test_a_wrong_login_is_one_sentence_without_the_secret(place, monkeypatch):

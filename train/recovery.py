@@ -15,8 +15,12 @@ def interrupted_training(store: Observations, registry: Registry) -> tuple[int, 
     """Return (model_id, requests_covered) of a training that made a model but did not end.
 
     A training that was killed before its model was published is abandoned: its files are removed,
-    and the training that it was for is due again.
+    and the training that it was for is due again. Waits as Registry.patiently() does.
     """
+    return registry.patiently(lambda: _find_interrupted(store, registry))
+
+
+def _find_interrupted(store: Observations, registry: Registry) -> tuple[int, int] | None:
     registry.take_over()
     remove_leftovers(registry)
     remove_attempts()

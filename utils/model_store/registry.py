@@ -12,9 +12,10 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -29,6 +30,9 @@ from utils.process import stopping, was_restarted
 from utils.settings import settings
 
 _CARD = re.compile(r"model_(0|[1-9][0-9]{0,14})\.json")  # messages and stores take no larger ids
+
+
+Result = TypeVar("Result")
 
 
 class ChampionChanged(OSError):
@@ -87,16 +91,20 @@ class Registry:
         return max(self.ids(), default=-1)
 
     def exists(self) -> bool:
-        """Return whether there is a model.
+        """Return whether there is a model; waits as patiently() does."""
+        return self.patiently(lambda: bool(self.ids()))
 
-        Waits for an object store that is away; SystemExit after BROKER_TIMEOUT seconds.
+    def patiently(self, work: Callable[[], Result]) -> Result:
+        """Return what work() returns; while the object store is away, call it again.
+
+        SystemExit after BROKER_TIMEOUT seconds.
         """
         # As for Kafka: a restarted process has reached it before, and waits as long as it takes.
         patience = math.inf if was_restarted() else settings.broker_timeout
         deadline, has_said = time.monotonic() + patience, False
         while True:
             try:
-                return bool(self.ids())
+                return work()
             except StorageAway as error:
                 if not has_said:
                     warn(f"Waiting for the models: {error} ...")
