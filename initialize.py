@@ -104,8 +104,8 @@ def main() -> None:
     arguments = parse_arguments(__doc__, 10, timeout=45, again="replace the champion")
     serve_metrics("initialize")  # if METRICS_PORT is set
     make_private(settings.data_dir, ROOT)  # it will hold personal data
-    registry.storage.prepare()
     try:
+        registry.storage.prepare()
         say(dataset.prepare(settings.data_dir))
         if arguments.again or not keep_champion():
             model = make_first_model(arguments)

@@ -3,8 +3,9 @@
     python -m bench.alarms --hours 3 --rate 20
     DATASET=shop python -m bench.alarms
 
-Time is simulated, everything else is real: a Kafka of its own, the model that initialize.py makes,
-visitors of the data set, the monitor's Observer and its alerts, with the rules that come with the
+Time is simulated, and no Kafka lies between: the records go to what the monitor knows directly, so
+an hour takes half a minute. Everything else is real: the model that initialize.py makes, visitors
+of the data set, figures, drift and alerts of the monitor, with the rules that come with the
 project. The clock moves on in steps of TICK seconds; requests, replies and outcomes get the times
 that they would have. Outcomes come about two seconds after their requests, one in 20 never.
 """
@@ -15,19 +16,22 @@ import os
 import random
 import tempfile
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 from rich.table import Table
 from tqdm import tqdm
 
-from tests.harness.brokers import initialize, running_broker
-from tools import local_kafka
+from monitoring.snapshot import Snapshot
+from tests.harness.brokers import initialize
 from utils.script import command_line, run
 
 TICK = 5.0  # seconds
-BEGIN = time.time() - 2 * 86_400  # of the simulated time: Kafka keeps what is a week old
+BEGIN = time.time() - 2 * 86_400  # of the simulated time
 LATENCY = 0.02  # seconds
 DELAY = (1.0, 3.0)  # seconds, of outcomes
 NEVER = 0.05
@@ -39,34 +43,43 @@ class Simulation:
 
     def __init__(self, rate: float, seed: int) -> None:
         from monitoring.alerts import Alerts
-        from monitoring.observer import READS, Observer
+        from monitoring.figures.database import Database
+        from monitoring.figures.drift_watch import DriftWatch
+        from monitoring.figures.models_view import Models
+        from monitoring.figures.state import State
         from monitoring.rules import load_rules
         from utils.datasets import dataset
-        from utils.kafka_client.producer import make_producer
-        from utils.kafka_client.topics import prepare_topics
         from utils.model_store.model import load_champion
         from utils.model_store.registry import Registry
         from utils.settings import settings
 
-        prepare_topics(read=READS)
         self._rate, self._random, self._dataset = rate, random.Random(seed), dataset
         self.now, self.sent, self._numbers = BEGIN, 0, count()
         self._model, _ = load_champion(Registry())
-        self._producer = make_producer()
-        self._observer = Observer(None, clock=lambda: self.now)
+        self._state, self._models = State(Database(":memory:")), Models()
+        self._drift = DriftWatch()
+        self._offsets: Counter[TopicPartition] = Counter()
         self._alerts = Alerts(load_rules(settings.alert_rules), settings.data_dir / f"{seed}.json")
         self._due: list[tuple[float, dict]] = []
 
     def run(self, visitors: Iterator[tuple[dict, object]], seconds: float) -> Iterator[list[str]]:
         """Simulate these seconds; yield the alerts that begin, after each tick."""
         for _ in range(int(seconds / TICK)):
-            self._send(visitors)
+            records = self._send(visitors)
             self.now += TICK
-            self._observer.read_all(lambda: False)
-            events = self._alerts.check(self._observer.snapshot())
+            self._state.add(records, self.now, is_fresh=True)
+            events = self._alerts.check(self._look())
             yield [f"{each.rule}: {each.text}" for each in events if each.state == "begin"]
 
-    def _send(self, visitors: Iterator[tuple[dict, object]]) -> None:
+    def _look(self) -> Snapshot:
+        from monitoring.figures.view import snapshot
+
+        self._models.update(self._state)
+        drift = self._drift.look(self._state, self._models.champion_card, self.now)
+        return snapshot(self._state, self._models, drift, self.now, 0.0, [])
+
+    def _send(self, visitors: Iterator[tuple[dict, object]]) -> dict:
+        records = defaultdict(list)
         times = sorted(self.now + TICK * self._random.random() for _ in range(self._requests()))
         found = [next(visitors) for _ in times]
         scores = self._model.answers([row for row, _ in found])
@@ -77,25 +90,28 @@ class Simulation:
             if len(fields) > 3:
                 reply["probabilities"] = fields[3]
             reply = {k: v for k, v in reply.items() if v is not None}
-            self._put("app_messages", moment, {"request_id": name, "data": row})
-            self._put("app_messages", moment + LATENCY, {"request_id": name} | reply)
+            self._put(records, "app_messages", moment, {"request_id": name, "data": row})
+            self._put(records, "app_messages", moment + LATENCY, {"request_id": name} | reply)
             if self._random.random() > NEVER:
                 late = moment + self._random.uniform(*DELAY)
                 self._due.append((late, {"request_id": name, "outcome": label}))
         self.sent += len(times)
         end = self.now + TICK
         for moment, outcome in sorted((each for each in self._due if each[0] < end), key=str):
-            self._put("outcomes_topic", moment, outcome)
+            self._put(records, "outcomes_topic", moment, outcome)
         self._due = [each for each in self._due if each[0] >= end]
-        self._producer.flush()
+        return records
 
     def _requests(self) -> int:
         whole = int(self._rate * TICK)
         return whole + (self._random.random() < self._rate * TICK - whole)
 
-    def _put(self, topic: str, moment: float, message: dict) -> None:
-        value = json.dumps(message).encode()
-        self._producer.send(topic, value, partition=0, timestamp_ms=int(moment * 1000))
+    def _put(self, records: dict, topic: str, moment: float, message: dict) -> None:
+        place = TopicPartition(topic, 0)
+        known = {"offset": self._offsets[place], "timestamp": int(moment * 1000)}
+        known |= {"value": json.dumps(message).encode(), **place._asdict()}
+        records[place].append(ConsumerRecord(**dict.fromkeys(ConsumerRecord._fields) | known))
+        self._offsets[place] += 1
 
     def visitors(self, drift: bool) -> Iterator[tuple[dict, object]]:
         """Yield (data, label) of visitors in random order, before or after a drift."""
@@ -153,17 +169,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20, help="requests a second (20)")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="alarms-") as name:
-        folder, host = Path(name), f"localhost:{local_kafka.free_port()}"
+        folder = Path(name)
         initialize(folder)
-        own = {"KAFKA_HOST": host, "TOPIC_PREFIX": ""}
-        own |= {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
-        os.environ |= own
-        with running_broker(folder / "kafka", host):
-            # A new process, which reads its settings from this environment.
-            arguments = chosen.hours, chosen.rate
-            child = multiprocessing.get_context("spawn").Process(target=measure, args=arguments)
-            child.start()
-            child.join()
+        own = {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
+        os.environ |= own | {"TOPIC_PREFIX": ""}
+        # A new process, which reads its settings from this environment.
+        arguments = chosen.hours, chosen.rate
+        child = multiprocessing.get_context("spawn").Process(target=measure, args=arguments)
+        child.start()
+        child.join()
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def race(*writers) -> list[BaseException | None]:
     return ended
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_of_two_writers_exactly_one_wins(place, rounds):
     one, other = Registry(place), Registry(place)
     seen = one.see()
@@ -131,7 +131,7 @@ def test_of_two_writers_exactly_one_wins(place, rounds):
         assert seen.model_id == 2 * number + ended.index(None)
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_of_two_models_of_one_id_one_is_published_whole(place, rounds):
     one, other = Registry(place), Registry(place)
     for number in range(rounds):
@@ -221,7 +221,7 @@ def work(registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("error", "stride"),
     [
-        (Killed, 24),
+        (Killed, 44),
         pytest.param(Killed, 1, marks=pytest.mark.slow),
         pytest.param(StorageAway, 1, marks=pytest.mark.slow),
     ],

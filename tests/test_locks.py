@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -53,16 +54,14 @@ import predictor, monitoring.metrics.endpoint, monitoring.metrics.exposition
     assert ended.returncode == 0, ended.stderr
 
 
-def image(target: str, folder) -> None:
-    """Copy into the folder what the Dockerfile copies from the project into this target."""
+def image(target: str, folder: Path) -> None:
+    """Copy into the folder what the Dockerfile copies from the project into this image."""
     text = (ROOT / "deploy" / "Dockerfile").read_text()
-    stage = re.search(rf"^FROM base AS {target}\n((?:.+\n)+)", text, re.MULTILINE)[1]
-    for line in re.findall(r"^COPY (?!--from)(.*) \S+$", stage, re.MULTILINE):
-        for pattern in line.split():
-            for source in ROOT.glob(pattern):
-                target = folder / source.relative_to(ROOT)
-                target.parent.mkdir(exist_ok=True)
-                (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    stage = re.search(rf"^FROM .* AS {target}-build\n((?:.+\n)+)", text, re.MULTILINE)[1]
+    for line in re.findall(r"^COPY (.*) /app/\S*$", stage, re.MULTILINE):
+        for name in line.split():
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from utils.model_store.registry import Registry
 from utils.settings import settings
 
 KEY = "k" * 32
+TRAINING = 600  # seconds: it has the lowest priority
 AWAY = float(os.environ.get("SECONDS_AWAY", "60"))
 
 
@@ -84,7 +85,7 @@ def test_unsigned_models_are_refused_until_they_are_signed(pipeline, place):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3_600)
 def test_a_whole_life_with_a_store_that_fails(pipeline, place, proxy):
     pipeline.run("initialize", *QUICK)
     registry = Registry(place)
@@ -94,11 +95,11 @@ def test_a_whole_life_with_a_store_that_fails(pipeline, place, proxy):
         kind = ("half", "lost", "lost")[number - 1]
         proxy.faults.append(Fault(kind, "PUT", path))
         pipeline.requests(25)
-        pipeline.wait_for_output(predictor, f"Model {number} answers", timeout=120)
+        pipeline.wait_for_output(predictor, f"Model {number} answers", timeout=TRAINING)
         assert not proxy.faults
     # The store is away while a model is trained, and for a minute.
     pipeline.requests(25)
-    pipeline.wait_for_output(trainer, "Retraining: model 4", timeout=60)
+    pipeline.wait_for_output(trainer, "Retraining: model 4", timeout=TRAINING)
     proxy.is_away = True
     began = time.monotonic()
     answered = 100
@@ -107,16 +108,16 @@ def test_a_whole_life_with_a_store_that_fails(pipeline, place, proxy):
         pipeline.wait_for_replies(answered, timeout=20)
     assert (predictor.poll(), trainer.poll()) == (None, None)
     proxy.is_away = False
-    wait_until(lambda: registry.champion_id() >= 4, 180, "a model after the outage")
-    pipeline.wait_for_output(predictor, "Model 4 answers", timeout=120)
+    wait_until(lambda: registry.champion_id() >= 4, TRAINING, "a model after the outage")
+    pipeline.wait_for_output(predictor, "Model 4 answers", timeout=TRAINING)
     # Killed in the middle of its work, the trainer completes it.
     proxy.faults.append(Fault("slow", "PUT", "/model_"))
     pipeline.requests(25)
-    wait_until(lambda: not proxy.faults, 180, "a publication")
+    wait_until(lambda: not proxy.faults, TRAINING, "a publication")
     os.killpg(trainer.pid, signal.SIGKILL)
     trainer = pipeline.trainer()
     champion = registry.champion_id()
-    wait_until(lambda: registry.champion_id() > champion, 180, "a model after the kill")
+    wait_until(lambda: registry.champion_id() > champion, TRAINING, "a model after the kill")
     pipeline.wait_for_output(predictor, f"Model {registry.champion_id()} answers", timeout=60)
     replies = pipeline.replies()
     assert len(replies) == len({reply["request_id"] for reply in replies})

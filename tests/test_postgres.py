@@ -1,8 +1,10 @@
 """The trainer's store on a real PostgreSQL server, which is killed, frozen and cut off."""
 
+import sys
 import threading
 from contextlib import closing
 
+import psycopg
 import pytest
 from kafka import TopicPartition
 from pydantic import SecretStr
@@ -49,6 +51,27 @@ def test_what_was_stored_survives_a_kill_of_the_server(postgres):
     assert set(found.frame["workclass"]) == {"\0"}
     assert found.outcomes.tolist() == [0, 0, 1, 1, 1, 1, 0, 1]
     assert found.offsets == {"app_messages-0": 12}
+
+
+def test_a_database_without_an_encoding_will_do(postgres):
+    with psycopg.connect(postgres.url, autocommit=True) as database:
+        database.execute("CREATE DATABASE ascii ENCODING SQL_ASCII TEMPLATE template0")
+    url = postgres.url.replace("/postgres", "/ascii")
+    with closing(Observations(place := Server(SecretStr(url), "observations"))) as store:
+        store.adapt_target()
+        store.add([row("a")], 0, {REQUESTS: Position(1)})
+    assert read_snapshot(place).offsets == {"app_messages-0": 1}
+
+
+def test_a_training_reads_although_the_server_starts_again(postgres):
+    place = postgres.place()
+    with closing(Observations(place)) as store:
+        store.add([row("a")], 0, {REQUESTS: Position(1)})
+    postgres.kill()
+    starting = threading.Timer(0.5, postgres.start)
+    starting.start()
+    assert read_snapshot(place).observations == 1
+    starting.join()
 
 
 def test_a_transaction_does_not_go_on_with_another_connection(postgres):
@@ -128,6 +151,13 @@ def test_the_password_is_in_no_text(postgres, monkeypatch):
         load()
     assert "pa55" not in caught.value.code
     assert caught.value.code.startswith("OBSERVATIONS_URL: expected postgresql://user:password@")
+
+
+def test_without_psycopg_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "train.store.postgres", raising=False)
+    with pytest.raises(StoreError, match="psycopg: pip install -r requirements-cluster.txt"):
+        Observations(Server(SecretStr("postgresql://localhost"), "test"))
 
 
 def test_each_topic_prefix_has_a_schema():

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -106,7 +107,7 @@ class BaseOptimizer(ABC):
         names = lightgbm_names(feature_names)
         self.rows_to_send = (X, y, split, names, self.fixed | {"num_threads": 1}) if spark else None
         self.dataset = lgb.Dataset(X, y, feature_name=names, params=self.fixed).construct()
-        self.holdout = Holdout(self.dataset, split, self.fixed)
+        self._split = tuple(rows.astype(np.int32) for rows in split)
         self.experiment = {
             "features": list(feature_names),
             "objective": self.objective,
@@ -158,9 +159,15 @@ class BaseOptimizer(ABC):
         if progress and not shown:
             print(f"tuning: trials {len(self.trials)}, best {self.best_loss:.4f}", file=sys.stderr)
         tuned = time.monotonic()
+        self.__dict__.pop("holdout", None)  # a copy of all rows; the final fit takes memory too
         booster = self.fit(self.best)
         self.durations = {"tuning": tuned - start, "fit": time.monotonic() - tuned}
         return booster
+
+    @cached_property
+    def holdout(self) -> Holdout:
+        """What measures points, made when it is used."""
+        return Holdout(self.dataset, self._split, self.fixed)
 
     @abstractmethod
     def search(self, max_evals: int, points: list[dict]) -> None:

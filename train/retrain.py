@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
-from utils.process import end_with_parent
+from utils.process import end_with_parent, return_freed_memory
 from utils.script import command_line
 from utils.settings import settings
 
@@ -129,6 +129,7 @@ def main() -> None:
     parser.add_argument("--spark", default="")
     arguments = parser.parse_args()
     drop_unwritable_output()
+    return_freed_memory()
     end_with_parent(lambda: shutil.rmtree(arguments.folder, ignore_errors=True))
     try:
         retrain(arguments)

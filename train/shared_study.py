@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import optuna
-import psycopg
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
 from optuna.storages._heartbeat import get_heartbeat_thread
@@ -17,6 +16,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from train.optuna_tables import first_line
 from train.space import SPACE
+from train.store import postgres_connection
+from train.store.place import Server
+from train.store.postgres_connection import Connection
 from utils.settings import settings
 
 TASK = "task"  # of a study: what to measure; it is there once workers may take part
@@ -25,8 +27,6 @@ MEASURED = "measured"  # of a finished trial: what was found, besides its value
 HEARTBEAT, STALE = 5, 20  # seconds between signs of life; without one a trial is given up
 _SCHEMA = "tuning"
 _LOCK = 0x74756E65  # of the processes that make the tables; any number that nobody else uses
-_KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 2}
-_NETWORK = {"connect_timeout": 10, "tcp_user_timeout": 15_000, **_KEEPALIVE}
 
 
 class SharedStorage(RDBStorage):
@@ -38,12 +38,13 @@ class SharedStorage(RDBStorage):
             super().record_heartbeat(trial_id)
 
 
-def connect() -> psycopg.Connection:
-    """Return a connection whose tables are Optuna's; psycopg.Error if there is none."""
-    # Not by SQLAlchemy: its errors and logs would hold the URL.
-    connection = psycopg.connect(settings.observations_url.get_secret_value(), **_NETWORK)
-    connection.execute(f"SET search_path TO {_SCHEMA}")
-    connection.commit()
+def connect() -> Connection:
+    """Return a connection whose tables are Optuna's; psycopg.Error or StoreError if there is none.
+
+    SQLAlchemy does not make it: its errors and logs would hold the URL.
+    """
+    connection = postgres_connection.connect(Server(settings.observations_url, _SCHEMA), False)
+    connection.autocommit = False
     return connection
 
 
@@ -142,6 +143,8 @@ def evaluate_next(study: optuna.Study, measure: Callable[[Trial], dict]) -> None
 
 def reason(error: BaseException) -> str:
     """Return the first line of what an error of psycopg, SQLAlchemy or Optuna comes from."""
-    while error.__cause__ or error.__context__:
+    seen = []  # causes may be each other's
+    while error and error not in seen:
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return first_line(error)
+    return first_line(seen[-1])

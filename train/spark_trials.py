@@ -57,6 +57,7 @@ def _session(url: str) -> Iterator:
     given |= {"DATASET": settings.dataset, "MODEL_COST": settings.model_cost}
     builder = SparkSession.builder.master(url).appName("tuning")
     builder = builder.config("spark.ui.enabled", "false").config("spark.log.level", "ERROR")
+    builder = builder.config("spark.ui.showConsoleProgress", "false")
     if url.startswith("local"):
         builder = builder.config("spark.driver.host", "127.0.0.1")
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1")

@@ -28,7 +28,7 @@ class LGBOptimizer(BaseOptimizer):
 
     def search(self, max_evals: int, points: list[dict]) -> None:
         """Evaluate the points, then those that Hyperopt draws; keep each trial in the study."""
-        if self.spark and max_evals > 1:
+        if self.spark and points and max_evals > len(points):
             from train.spark_trials import search_on_spark
 
             search_on_spark(self, max_evals, points)

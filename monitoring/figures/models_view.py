@@ -46,7 +46,8 @@ class Models:
         champion = self._registry.glance()
         is_new = champion != self.champion
         self.champion = state.control.champion if champion is None else champion
-        if is_new or time.monotonic() > self._looked_at + LOOK_EVERY:
+        is_time = is_new or time.monotonic() > self._looked_at + LOOK_EVERY
+        if is_time and not self._registry.storage.is_away:
             self._looked_at = time.monotonic()
             with suppress(StorageAway):  # the last look counts
                 self._look()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 from kafka import KafkaConsumer, TopicPartition
 from rich.table import Table
 
@@ -22,6 +23,9 @@ from tests.chaos.witness import Fault, Load
 from tests.harness.pipeline import Pipeline
 
 TRAINING_ROWS = 32_561  # of adult.data
+
+
+Connection = sqlite3.Connection | psycopg.Connection
 
 
 class Audit:
@@ -153,10 +157,15 @@ class Audit:
 
     def _store(self) -> tuple[dict[str, int], set[bytes]]:
         """Return the trainer's counters, and the keys of its complete observations."""
-        path = self._pipeline.folder / "data" / "observations.db"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        with closing(self._connect()) as db:
             counters = dict(db.execute("SELECT name, value FROM counters"))
             return counters, {key for (key,) in db.execute("SELECT key FROM positions")}
+
+    def _connect(self) -> Connection:
+        if isinstance(place := self._pipeline.place, Path):
+            return sqlite3.connect(f"file:{place}?mode=ro", uri=True)
+        schema = f"-c search_path={place.schema}"
+        return psycopg.connect(place.url.get_secret_value(), options=schema)
 
     def _due(self, counters: dict[str, int], ids: set[bytes]) -> int:
         return min(counters["retrain_requests"], len(ids) // self._every)

@@ -36,11 +36,14 @@ FAULTS = {
     "brokers kill -9": (0.5, 0),
     "log cut": (1, 0),
     "topic made anew": (1, 0),
+    "postgres kill -9": (2, 0),
+    "postgres SIGSTOP": (1, 45),
     "offsets expired": (1, 0),
 }
 DATA_LOSS = ("log cut", "topic made anew")  # Kafka loses acknowledged requests in these
 ONLY_ONE = ("log cut",)  # with three brokers, Kafka syncs nothing: the others have the records
 ONLY_THREE = ("broker SIGTERM", "brokers kill -9")  # the second one: all at once
+ONLY_POSTGRES = ("postgres kill -9", "postgres SIGSTOP")
 CLOCK_JUMP = 7_200  # seconds; by default Kafka refuses records from more than an hour ahead
 
 
@@ -60,6 +63,7 @@ class Faults:
         options, chance = self._chaos.options, self._chance
         deadline = time.monotonic() + options.minutes * 60
         left_out = ONLY_ONE if self._chaos.pipeline.cluster else ONLY_THREE
+        left_out += () if self._chaos.postgres else ONLY_POSTGRES
         weights = {
             kind: weight
             for kind, (weight, _) in FAULTS.items()
@@ -90,6 +94,8 @@ class Faults:
             return {"broker", *(predictor.name for predictor in self._chaos.predictors)}
         if kind.startswith(("broker", "log", "topic")):
             return {"broker"}
+        if kind in ONLY_POSTGRES:
+            return {"postgres"}
         return {f"clock of {whom.name}" if "clock" in kind else whom.name}
 
     def end(self) -> None:
@@ -143,6 +149,15 @@ class Faults:
                 return self._expire_offsets()
             case "training kill -9":
                 return self._kill_training()
+            case "postgres kill -9":
+                self._chaos.postgres.kill()
+                self._chaos.postgres.start()
+                return time.time()
+            case "postgres SIGSTOP":
+                self._chaos.postgres.freeze()
+                time.sleep(seconds)
+                self._chaos.postgres.resume()
+                return time.time()
         return self._hit_service(whom, kind.partition(" ")[2], seconds)
 
     def _hit_service(self, service: Service, how: str, seconds: float) -> float:
@@ -180,6 +195,10 @@ class Faults:
 
     def _restart_broker(self, *numbers: int, cut: bool = False) -> float:
         kill_broker(self._chaos, *numbers)
+        if self._chaos.pipeline.cluster:
+            killed = time.time()
+            self._chaos.restart_broker()
+            return killed if len(numbers) == 1 else time.time()  # two can do the work
         if cut:
             cut_logs(self._chaos, self._chance)
         with ThreadPoolExecutor(1) as meanwhile:  # at the end, the other pool accepts no more work
@@ -189,8 +208,8 @@ class Faults:
             return accepted.result()
 
     def _accepts_connections(self) -> float:
-        """Return the moment when the broker accepts connections again; of three: any of them."""
-        name, _, port = self._chaos.pipeline.host.partition(",")[0].partition(":")
+        """Return the moment when the broker accepts connections again."""
+        name, _, port = self._chaos.pipeline.host.partition(":")
         deadline = time.time() + 90
         while time.time() < deadline:
             with suppress(OSError), socket.create_connection((name, int(port)), timeout=1):

@@ -17,6 +17,7 @@ from tools.kafka_node import Node
 from utils.files import ROOT
 
 QUICK = ("--max-evals", "1")  # for initialize.py: a first model in two seconds
+START_TIMEOUT = 180  # seconds; a Kafka that starts slowly on a busy machine has not failed
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def running_broker(
     properties : added to server.properties.
     """
     host = host or f"localhost:{local_kafka.free_port()}"
-    local_kafka.start(host, folder, properties=properties)
+    local_kafka.start(host, folder, START_TIMEOUT, properties)
     try:
         yield host
     finally:
@@ -45,7 +46,7 @@ class Cluster:
 
     def start(self) -> str:
         """Start the brokers that do not run, and return when all of them answer."""
-        said = local_kafka.start(self.host, self.folder, 120, self._properties, brokers=3)
+        said = local_kafka.start(self.host, self.folder, START_TIMEOUT, self._properties, brokers=3)
         wait_until(self._is_whole, what="three brokers that are members of the cluster")
         return said
 

@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from pydantic import SecretStr
 
+from train.store.place import FILE, Place, Server, schema_of
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.kafka_client.batch import Batch
@@ -87,17 +89,33 @@ class Pipeline:
         """The rows of adult.test that requests are made of."""
         return read_test_requests(self.folder / "data")
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a script with Python."""
-        return self.start_command(sys.executable, *command, **environment)
+    @property
+    def place(self) -> Place:
+        """Where the trainer's store is."""
+        if url := self.environment.get("OBSERVATIONS_URL"):
+            return Server(SecretStr(url), schema_of(self.prefix))
+        return self.folder / "data" / FILE
 
-    def start_command(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a program; its output goes to <name>-<n>.log in the pipeline's folder."""
+    def start(self, *command: str, **options) -> subprocess.Popen:
+        """Start a script with Python; options : see start_command()."""
+        return self.start_command(sys.executable, *command, **options)
+
+    def start_command(
+        self,
+        *command: str,
+        before: tuple[str, ...] = (),
+        project: Path | None = None,
+        **environment: str,
+    ) -> subprocess.Popen:
+        """Start a program; its output goes to <name>-<n>.log in the pipeline's folder.
+
+        before : what enters the host on which it is to run; project : if it is another one's.
+        """
         log = self.folder / f"{Path(command[1]).stem}-{len(self.processes)}.log"
         with open(log, "wb") as file:
             process = subprocess.Popen(
-                command,
-                cwd=self.project,
+                (*before, *command),
+                cwd=project or self.project,
                 env=os.environ | self.environment | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,

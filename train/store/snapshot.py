@@ -1,5 +1,6 @@
 """What a training reads from the store: its observations at one moment, as columns."""
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from train.store.columns import FrameBuilder
-from train.store.database import Database
+from train.store.database import Database, StoreUnreachable
 from train.store.place import Place, open_database
 from train.store.segments import read_blocks
 from train.store.stored_target import check_target
 from utils.datasets import dataset
+from utils.process import return_free_pages
+from utils.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +57,19 @@ def read_snapshot(place: Place, window: int = 0, of: tuple[int, int] | None = No
 
     window : the newest rows, to which the training is limited; 0 for all. Only these, and those for
     the judge, are read. of : (end, training) of an earlier snapshot, whose rows are wanted again.
+    Where a server can't be reached, this is tried again for BROKER_TIMEOUT.
     """
+    deadline = time.monotonic() + settings.broker_timeout
+    while True:
+        try:
+            return _read_snapshot(place, window, of)
+        except StoreUnreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _read_snapshot(place: Place, window: int, of: tuple[int, int] | None) -> Snapshot:
     with closing(open_database(place, read_only=True)) as db:
         db.query("BEGIN")  # all that follows reads the same state
         check_target(db, place)
@@ -121,9 +136,15 @@ def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> Callable[[], dict
         builder.add(columns, chosen)
         positions.append(block[chosen])
         outcomes.append(known[chosen])
-    return lambda: {
-        "frame": builder.frame(),
-        "filled": builder.filled,
-        "positions": np.concatenate(positions),
-        "outcomes": np.concatenate(outcomes),
-    }
+
+    def rows() -> dict:
+        frame = builder.frame()
+        return_free_pages()  # of the columns' parts: as much as the frame takes
+        return {
+            "frame": frame,
+            "filled": builder.filled,
+            "positions": np.concatenate(positions),
+            "outcomes": np.concatenate(outcomes),
+        }
+
+    return rows

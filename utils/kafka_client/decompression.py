@@ -15,12 +15,13 @@ from typing import BinaryIO
 import lz4.frame
 import snappy
 import zstandard
-from kafka import codec
+from kafka import TopicPartition, codec
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.record import default_records, legacy_records, memory_records
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.util import decode_varint
 
-from utils.kafka_client.plain_records import decode_plain_record
+from utils.kafka_client.plain_records import decode_plain_records, record_of
 
 # Bytes that one batch may have, decompressed. By default no client makes a batch of more than 1 MiB
 # (Java: max.request.size, librdkafka: message.max.bytes); one poll() returns up to 16 MiB.
@@ -29,6 +30,7 @@ MAX_UNPACKED = 2**24
 MAX_RECORDS = 100_000
 MAX_HEADERS = 1_000  # of one record
 _SMALLEST_HEADER = 2  # bytes: the lengths of its name and its value
+_AT_ONCE = 64  # records that are decoded before the first of them is asked for
 _CHUNK = 2**18  # bytes
 _XERIAL_HEADER = 16  # bytes
 
@@ -97,6 +99,19 @@ class _LimitedBatch(DefaultRecordBatch):
             raise BatchTooLarge(f"its batch has more than {MAX_RECORDS} records")
         super()._maybe_uncompress()
 
+    def records(self, partition: TopicPartition) -> Iterator[ConsumerRecord]:
+        """Decode the records of this partition, in the place of __iter__()."""
+        self._maybe_uncompress()
+        while (left := self._num_records - self._next_record_index) > 0:
+            plain, self._pos = decode_plain_records(
+                self._buffer, self._pos, self._header_data, partition, min(left, _AT_ONCE)
+            )
+            self._next_record_index += len(plain)
+            yield from plain
+            if not plain:
+                yield record_of(partition, self.leader_epoch, next(self))
+        next(self, None)  # CorruptRecordError if there are bytes behind the last record
+
     def _read_msg(self) -> DefaultRecord:
         """Decode the next record; if it has headers, from a copy that ends where it says it ends.
 
@@ -104,9 +119,6 @@ class _LimitedBatch(DefaultRecordBatch):
         record that says it is too short for MAX_HEADERS can't have more.
         """
         batch, first = self._buffer, self._pos
-        if plain := decode_plain_record(batch, first, self._header_data):
-            record, self._pos = plain
-            return record
         size, start = decode_varint(batch, first)
         if size > MAX_HEADERS * _SMALLEST_HEADER and _header_count(batch, start) > MAX_HEADERS:
             raise BatchTooLarge(f"a record of its batch has more than {MAX_HEADERS} headers")

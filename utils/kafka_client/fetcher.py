@@ -5,9 +5,16 @@ be gigabytes, even if each batch is within its own limits (decompression.py), an
 transaction can answer in time.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 
+from kafka import IsolationLevel, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka.errors import CorruptRecordError
+from kafka.record.abc import ABCRecordBatch
+from kafka.record.memory_records import MemoryRecords
+
+from utils.kafka_client.plain_records import record_of
 
 MAX_BYTES = 2**24
 _HEADER = 100  # bytes; a tuple, a name and a value
@@ -40,19 +47,65 @@ class LimitedFetcher(Fetcher):
 
         room = MAX_BYTES
 
+        def _unpack_records(
+            self, partition: TopicPartition, records: MemoryRecords, *deserializers: None
+        ) -> Iterator[ConsumerRecord]:
+            """Yield the committed records, as kafka-python 3.0.12 does, in a third of the time."""
+            while (batch := records.next_batch()) is not None:
+                if self.check_crcs and not batch.validate_crc():
+                    raise CorruptRecordError(f"{partition}, {batch.base_offset}: failed crc check")
+                if not self._is_skipped(batch):
+                    self.bytes_read += batch.size_in_bytes  # lets other partitions be next
+                    for record in self._records_of(batch, partition):
+                        self.next_fetch_offset = record.offset + 1
+                        yield record
+                if batch.magic >= 2:  # behind records that compaction has removed, too
+                    self.next_fetch_offset = batch.next_offset
+            self.drain()
+
+        def _is_skipped(self, batch: ABCRecordBatch) -> bool:
+            """Return whether a batch is a marker, or of an aborted transaction (KIP-98)."""
+            if batch.magic < 2:
+                return False
+            self.leader_epoch = batch.leader_epoch
+            committed = self.isolation_level == IsolationLevel.READ_COMMITTED
+            if committed and batch.has_producer_id():
+                self._consume_aborted_transactions_up_to(batch.last_offset)
+                if self._contains_abort_marker(batch):
+                    self.aborted_producer_ids.discard(batch.producer_id)
+                elif self._is_batch_aborted(batch):
+                    return True
+            return batch.is_control_batch
+
+        def _records_of(
+            self, batch: ABCRecordBatch, partition: TopicPartition
+        ) -> Iterator[ConsumerRecord]:
+            return batch.records(partition) if batch.magic >= 2 else self._old(batch, partition)
+
+        def _old(
+            self, batch: ABCRecordBatch, partition: TopicPartition
+        ) -> Iterator[ConsumerRecord]:
+            """Yield records of the formats before Kafka 0.11, each of which has its own sum."""
+            for record in batch:
+                if self.check_crcs and not record.validate_crc():
+                    raise CorruptRecordError(f"{partition}, {record.offset}: failed crc check")
+                yield record_of(partition, self.leader_epoch, record)
+
         def take(self, n: int | None = None) -> list[ConsumerRecord]:
             """Return the next records, `n` at most; the last one is the first beyond the room."""
             self._maybe_raise_next_inline_exception()
-            records = []
+            records, room = [], self.room
             try:
                 for record in islice(self.record_iterator, n):
                     records.append(record)
-                    self.room -= record.serialized_key_size + record.serialized_value_size
-                    self.room -= _HEADER * len(record.headers)
-                    if self.room <= 0:
+                    room -= record.serialized_key_size + record.serialized_value_size
+                    if record.headers:
+                        room -= _HEADER * len(record.headers)
+                    if room <= 0:
                         break
             except Exception as error:
                 if not records:
                     raise
                 self._next_inline_exception = error  # raised by the next call
+            self.room = room
             return records

@@ -99,14 +99,16 @@ class Bucket:
         """Return a content; FileNotFoundError, ValueError if it has more than MOST_BYTES."""
         return self._read(name)[0]
 
-    def _read(self, name: str) -> tuple[bytes, str | None]:
+    def _read(self, name: str) -> tuple[bytes, dict[str, str]]:
         import obstore
 
         with self._errors():
             found = obstore.get(self._store, name)
             if found.meta["size"] > MOST_BYTES:
                 raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-            return bytes(found.bytes()), found.meta["e_tag"]
+            # S3 and Azure compare the ETag, Google Cloud Storage its own number of the version.
+            mark = {name: found.meta[name] for name in ("e_tag", "version") if found.meta[name]}
+            return bytes(found.bytes()), mark
 
     def read_marked(self, name: str) -> tuple[bytes | None, object]:
         """Return a content, None if there is none, and what swap() compares."""
@@ -128,7 +130,7 @@ class Bucket:
 
         No two contents may be equal: the store marks them by a digest.
         """
-        return self._put(name, content, "create" if mark is None else {"e_tag": mark})
+        return self._put(name, content, "create" if mark is None else mark)
 
     def _put(self, name: str, content: bytes, mode: object) -> bool:
         import obstore

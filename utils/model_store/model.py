@@ -2,8 +2,8 @@
 
 A model's content is one pickle of what FeatureTools has learned and the booster in LightGBM's text
 format. utils/model_store/unpickler.py reads it without running code that is in it. Whoever can
-write to MODELS_DIR still decides what predictors answer: the digest in the card detects damage, not
-an attack.
+write to MODELS_DIR still decides what predictors answer, unless cards are signed (signing.py): the
+digest in the card detects damage, not an attack.
 """
 
 import pickle

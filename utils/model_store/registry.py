@@ -205,7 +205,8 @@ class Registry:
         its lock instead.
         """
         if self.storage.is_shared:
-            self._replace(self.see())
+            with suppress(ChampionChanged):  # then what it has read is out of date, too
+                self._replace(self.see())
 
     def note_deleting(self, model_ids: list[int], seen: Seen) -> None:
         """Let nobody promote these models from now on; ChampionChanged as promote()."""
