@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV = .venv
 RUN = $(VENV)/bin/python
+COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 export PYTHONUNBUFFERED = 1
 
 help: ## list these commands
@@ -17,10 +19,11 @@ $(VENV)/.installed: requirements.lock requirements-java.txt
 	$(RUN) -m tools.local_kafka java || $(VENV)/bin/pip install --quiet -r requirements-java.txt
 	touch $@
 
-demo: env ## run the whole pipeline and print a summary (DATASET=..., MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1)
+demo: env ## run the whole pipeline and print a summary (DATASET=..., MESSAGES=200, INTERVAL=0.4, DELAY=0, PREDICTORS=1, BROKERS=1)
 	@$(RUN) -m tools.demo $(if $(MESSAGES),--messages $(MESSAGES)) \
 		$(if $(INTERVAL),--interval $(INTERVAL)) \
-		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS))
+		$(if $(DELAY),--outcome-delay $(DELAY)) $(if $(PREDICTORS),--predictors $(PREDICTORS)) \
+		$(if $(BROKERS),--brokers $(BROKERS))
 
 ui: env .venv-mlflow/.installed ## open the page, MLflow and, where installed, Prometheus and Grafana
 	$(RUN) -m tools.ui
@@ -32,8 +35,8 @@ ui: env .venv-mlflow/.installed ## open the page, MLflow and, where installed, P
 		"mlflow==$$(sed -n 's/^mlflow-skinny==\([0-9.]*\).*/\1/p' requirements.lock)"
 	touch $@
 
-kafka: env ## start a local Kafka
-	$(RUN) -m tools.local_kafka start
+kafka: env ## start a local Kafka (BROKERS=1, or 3)
+	$(RUN) -m tools.local_kafka start $(if $(BROKERS),--brokers $(BROKERS))
 
 stop: env ## stop the Kafka that `make kafka` started
 	$(RUN) -m tools.local_kafka stop
@@ -47,8 +50,9 @@ test: env lint ## run the tests, against a broker that they start themselves (un
 test-all: env lint ## run the slow tests too (half an hour)
 	$(RUN) -m pytest
 
-chaos: env ## kill and freeze processes at random, then audit the log (MINUTES=5, SEED=7)
-	$(RUN) -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7)
+chaos: env ## kill and freeze processes at random, then audit the log (MINUTES=5, SEED=7, BROKERS=1)
+	$(RUN) -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7) \
+		$(if $(BROKERS),--brokers $(BROKERS))
 
 bench: env ## measure speed: tables with ratios, an hour (ONLY=throughput: 20 minutes, ROUNDS=5)
 	$(RUN) -m bench.performance $(if $(ONLY),--only $(ONLY)) --rounds $(or $(ROUNDS),5)
@@ -82,11 +86,11 @@ format: env ## format everything with ruff
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-lock: env ## update requirements.lock from requirements*.txt
+lock: env ## update requirements*.lock from requirements*.txt
 	$(VENV)/bin/pip install --quiet uv
-	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-		requirements-dev.txt -o requirements.lock
+	$(COMPILE) requirements-dev.txt -o requirements.lock
+	$(COMPILE) -c requirements.lock requirements-full.txt -o requirements-full.lock
+	$(COMPILE) -c requirements.lock requirements-predictor.txt -o requirements-predictor.lock
 
 clean: env ## delete models, observations, topics and unpacked data; Kafka and the trials stay (YES=1)
 	$(RUN) -m tools.clean $(if $(YES),--yes)

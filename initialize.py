@@ -8,7 +8,7 @@ Needs no Kafka. Run again, it keeps undamaged files; --again makes another first
 running predictors change within a second. The next training uses all observations again.
 """
 
-import os
+from argparse import Namespace
 from contextlib import suppress
 
 from monitoring.metrics.serve import serve_metrics
@@ -47,7 +47,7 @@ def keep_champion() -> bool:
     return True
 
 
-def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
+def make_first_model(tuning: Namespace) -> Model:
     """Tune, fit and save a model of the original data, and make it the champion."""
     replaced = registry.champion_id()
     original = original_rows(settings.data_dir)
@@ -56,15 +56,16 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     split = Split.of_first_model(original.frame)
     for_judge = original.held_out(split)
     rows = original[~for_judge]
-    limits = f"at most {max_evals} evaluations in {timeout:g} s."
-    say(f"Tuning LightGBM with {hyper} on {len(rows):,} rows: {limits}")
+    limits = f"at most {tuning.max_evals} evaluations in {tuning.timeout:g} s."
+    say(f"Tuning LightGBM with {tuning.hyper} on {len(rows):,} rows: {limits}")
     model = fit_model(
         rows.frame,
         rows.outcomes,
         model_id=unused_model_id(registry.newest_id()),  # 0, unless there are models
-        hyper=hyper,
-        max_evals=max_evals,
-        timeout=timeout,
+        hyper=tuning.hyper,
+        max_evals=tuning.max_evals,
+        timeout=tuning.timeout,
+        spark=tuning.spark,
         known_points=[START],  # good hyperparameters: tuning tries them first
         trials_path=TRIALS,
         progress=True,
@@ -75,10 +76,10 @@ def make_first_model(hyper: str, max_evals: int, timeout: float) -> Model:
     # First the model, then champion.json: who starts in between finds no champion or a whole one.
     with registry.locked():  # against a trainer that promotes its model at the same moment
         save(model, registry)
-        registry.promote(model.model_id)
-    where, card = os.path.relpath(settings.models_dir), model.card
+        registry.promote(model.model_id)  # in an object store, the last one wins
+    card = model.card
     cost = f"{card.trees} trees, {card.us_per_row:.1f} us a prediction"
-    say(f"Saved model {card.model_id}, the champion, in {where}/: {cost}.", "green")
+    say(f"Saved model {card.model_id}, the champion, in {registry.storage}: {cost}.", "green")
     with suppress(ModelError):
         load(registry, replaced)
         say(f"It replaces model {replaced}. To go back: python -m tools.models promote {replaced}")
@@ -102,14 +103,14 @@ def main() -> None:
     """Prepare the folders data/ and models/."""
     arguments = parse_arguments(__doc__, 10, timeout=45, again="replace the champion")
     serve_metrics("initialize")  # if METRICS_PORT is set
-    for folder in (settings.data_dir, settings.models_dir):
-        make_private(folder, ROOT)  # data/ will hold personal data
+    make_private(settings.data_dir, ROOT)  # it will hold personal data
     try:
+        registry.storage.prepare()
         say(dataset.prepare(settings.data_dir))
         if arguments.again or not keep_champion():
-            model = make_first_model(arguments.hyper, arguments.max_evals, arguments.timeout)
+            model = make_first_model(arguments)
             show_quality(model)
-    except (DatasetError, OSError) as error:
+    except (DatasetError, ModelError, OSError) as error:
         raise SystemExit(str(error)) from None
 
 

@@ -28,10 +28,11 @@ from monitoring.figures.curves import SPANS
 from monitoring.figures.database import FILE
 from monitoring.metrics.serve import serve_metrics
 from monitoring.observer import READS, Observer
-from monitoring.page.page import open_page
+from monitoring.page.page import LatePage
 from monitoring.page.terminal import terminal_view
 from monitoring.rules import load_rules
 from monitoring.snapshot import History, Snapshot
+from monitoring.tracking.address import check_address
 from monitoring.tracking.tracking import Tracking
 from utils.console import say, speak_on_stderr
 from utils.files import ROOT, locked, make_private
@@ -83,9 +84,9 @@ def watch(observer: Observer, archive: MessageArchive, in_terminal: bool) -> Non
     with ExitStack() as opened:
         alerts = opened.enter_context(closing(Alerts(load_rules(settings.alert_rules))))
         tracking = opened.enter_context(closing(Tracking()))
-        if page := open_page(settings.listen_host, settings.monitor_port):
-            opened.enter_context(closing(page))
-            shows.append(page.publish)
+        page = opened.enter_context(closing(LatePage(settings.listen_host, settings.monitor_port)))
+        page.open()
+        shows.append(page.publish)
         if in_terminal:
             shows.append(opened.enter_context(terminal_view()))
         else:
@@ -109,15 +110,17 @@ def only_monitor(lock: Path, stop: Event, must_answer: bool) -> AbstractContextM
 def main() -> None:
     """Follow the topics until Ctrl-C or SIGTERM."""
     parser = command_line(__doc__)
-    parser.add_argument("--terminal", action="store_true", help="show the figures in the terminal")
-    parser.add_argument("--once", action="store_true", help="print the figures as JSON, and end")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--terminal", action="store_true", help="show the figures in the terminal")
+    shown.add_argument("--once", action="store_true", help="print the figures as JSON, and end")
     parser.add_argument("--from-beginning", action="store_true", help="read everything again")
     arguments = parser.parse_args()
     if arguments.once:
         speak_on_stderr()
     lower_priority(os.getpid())  # predictors come first
     stop = stop_on_signals()
-    load_rules(settings.alert_rules)  # a mistake in it ends the script before it waits for Kafka
+    check_address()  # a mistake in a setting or in the rules ends it before it waits for Kafka
+    load_rules(settings.alert_rules)
     try:
         make_private(settings.data_dir, ROOT)
     except OSError as error:
@@ -131,6 +134,7 @@ def main() -> None:
         closing(MessageArchive()) as archive,
         closing(Observer(path, archive.add, arguments.from_beginning)) as observer,
     ):
+        archive.go_on(observer.positions)
         collect_garbage_rarely()
         reset_restarts()
         if arguments.once:

@@ -4,12 +4,13 @@
     python trainer.py --max-evals 10     # look beyond the champion's hyperparameters
     python trainer.py --now              # ask for a training by hand, whatever the counts are
 
-It stores every request and every outcome in a file of its own (data/observations.db). A training is
-due when RETRAIN_EVERY requests have been answered and the outcomes of as many are known. A child
-process then trains a model on the original data and all observations. If it is better than the
-champion, the model that answers now, or as good (train/judge.py says when), it becomes the champion
-and is announced on retrain_topic; otherwise it is announced as rejected. Killed at any moment, the
-trainer completes its work after the next start. The walkthrough in the README has the same steps.
+It stores every request and every outcome, in data/observations.db or at OBSERVATIONS_URL. A
+training is due when RETRAIN_EVERY requests are answered and the outcomes of as many are known. A
+child process then trains a model on the original data and all observations. If it is better than
+the champion, the model that answers now, or as good (train/judge.py says when), it becomes the
+champion and is announced on retrain_topic; otherwise it is announced as rejected. Killed at any
+moment, the trainer completes its work after the next start. The walkthrough in the README has the
+same steps.
 """
 
 import os
@@ -22,7 +23,9 @@ from monitoring.metrics.serve import serve_metrics
 from train.arguments import parse_arguments
 from train.ingest import READS, WRITES, Ingest
 from train.recovery import announce_the_champion, interrupted_training
-from train.store.observations import STORE, Observations, only_trainer
+from train.store.observations import Observations, open_store
+from train.store.one_trainer import only_trainer
+from train.store.place import STORE
 from train.training_process import TrainingProcess
 from utils.console import say, warn
 from utils.kafka_client.sender import Sender
@@ -73,16 +76,16 @@ def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -
     before the announcement, so whoever hears it finds them. The training is recorded as ended last:
     a trainer that finds its model published, but not its end, starts here again.
     """
-    with registry.locked():  # against `python -m tools.models promote` at the same moment
+    with registry.locked() as champion:  # `python -m tools.models promote` may change it, too
         card = registry.card(model_id)
-        champion = registry.champion_id()
-        if champion not in (card.replaces, model_id):
+        if champion.model_id not in (card.replaces, model_id):
             card.decision = "rejected"
-            card.why = f"model {champion} was promoted during the training"
+            card.why = f"model {champion.model_id} was promoted during the training"
             registry.write_card(card)
+        store.still_mine()
         fields = {"observations": card.observations, "judge": card.judge}
         if card.decision == "promoted":
-            registry.promote(model_id)
+            registry.promote(model_id, champion)
             announce(sender, model_id, covered, training_completed=True, why=card.why, **fields)
             store.note_announced(model_id)
             say(f"Model {model_id} is the champion: {card.why}.", "bold green")
@@ -98,26 +101,22 @@ def main() -> None:
     arguments = parse_arguments(__doc__, 1, timeout=60, now="ask for a training, and end")
     os.nice(10)  # predictors come first
     stop = stop_on_signals()
-    if not (settings.data_dir.is_dir() and registry.ids()):
+    if not (settings.data_dir.is_dir() and registry.exists()):
         raise SystemExit("There is no model to improve on, or no data: run python initialize.py")
     if arguments.now:
-        with closing(Observations(STORE)) as store:
+        with closing(open_store()) as store:
             store.ask_by_hand()
         return say("Asked for a training: the running trainer, or the next one, starts it.")
     serve_metrics("trainer")  # if METRICS_PORT is set
     prepare_topics(READS, WRITES)
     # One trainer at a time: model ids and the store have one writer. A second trainer waits here,
     # and takes over when the first one ends, for any reason.
-    with (
-        only_trainer(STORE, stop),
-        closing(Observations(STORE)) as store,
-        closing(Sender()) as sender,
-    ):
+    with only_trainer(STORE, stop) as store, closing(Sender(store.still_mine)) as sender:
         # Kafka numbers the records of each partition of a topic; an offset is the next to be read.
         # Most programs join a consumer group and let Kafka keep their offsets: to "commit" is to
-        # store them there. The trainer does neither. Its offsets are in SQLite, written in the same
-        # transaction as the records before them, so a crash can't separate the two: no observation
-        # is lost or stored twice. And without a group it reads all partitions, whoever else reads.
+        # store them there. The trainer does neither. Its offsets are in its store, written in the
+        # same transaction as the records before them, so a crash can't separate the two: nothing is
+        # lost or stored twice. And without a group it reads all partitions, whoever else reads.
         ingest = Ingest(store, sender)
         training = None
         interrupted = interrupted_training(store, registry)  # by kill -9, or a power cut

@@ -57,7 +57,7 @@ class Arena:
         self.broker = int((self.folder / "kafka" / "broker.pid").read_text())
         self._cases = 0
 
-    def case(self, models: Path, partitions: int = 1, **environment: str) -> "Case":
+    def case(self, models: Path | str, partitions: int = 1, **environment: str) -> "Case":
         """Return a pipeline with an empty topic, which answers with the champion of `models`."""
         self._cases += 1
         return Case(self, f"case{self._cases}-", models, partitions, environment)
@@ -67,7 +67,12 @@ class Case(Pipeline):
     """A pipeline whose predictors, or the programs they are compared with, are measured."""
 
     def __init__(
-        self, arena: Arena, prefix: str, models: Path, partitions: int, environment: dict[str, str]
+        self,
+        arena: Arena,
+        prefix: str,
+        models: Path | str,
+        partitions: int,
+        environment: dict[str, str],
     ) -> None:
         super().__init__(arena.host, prefix, arena.folder)
         self.environment |= {"MODELS_DIR": str(models), "PARTITIONS": str(partitions)}

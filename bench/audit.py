@@ -21,7 +21,6 @@ from tests.harness.pipeline import Pipeline, wait_until
 from train.fit import fit_model
 from utils.console import print_table
 from utils.datasets import dataset
-from utils.model_store.archive import Archive
 from utils.model_store.model import save
 from utils.model_store.registry import Registry
 from utils.script import command_line, run
@@ -98,7 +97,7 @@ def show(requests: int, audits: list[dict], took: dict, one: dict, folder: Path)
     assert {answer["result"] for answer in answers} == {"same"}
     models = {answer["model"]["digest"]: answer["where"] for answer in answers}
     archived = sum(where == "the archive" for where in models.values())
-    kept = [path.stat().st_size for path in Archive(folder / "models").folder.glob("*.zst")]
+    kept = [path.stat().st_size for path in (folder / "models" / "archive").glob("*.zst")]
     messages = sum(path.stat().st_size for path in (folder / "data").glob("audit.db*"))
     rows = [
         ("predictions computed again, all the same", f"{len(answers):,}"),

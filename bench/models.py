@@ -93,7 +93,7 @@ def models_table(models: dict[str, Path], unseen: slice) -> Table:
             f"{microseconds:.1f}",
             f"{microseconds / decisions * 1e3:.1f}",
             f"{milliseconds_to_load(registry):.0f}",
-            f"{registry.path(model.model_id).stat().st_size:,}",
+            f"{model.card.file_bytes:,}",
             f"{logloss:.4f}",
         )
     return table

@@ -31,7 +31,7 @@ from train.encoded_rows import EncodedRows
 from train.fit import fit_features, fit_model
 from train.held_out import BY_VALUES
 from train.space import START
-from train.store.observations import STORE, Observations
+from train.store.observations import open_store
 from train.train_hyperopt import LGBOptimizer
 from train.training_process import TrainingProcess
 from train.trials import TRIALS
@@ -154,13 +154,13 @@ def run_training_process(evals: int, seed: int) -> dict:
     test, y_test = dataset.test(settings.data_dir)
     new = is_new(len(test), seed)
     rows = [json.dumps(row).encode() for row in test[new].to_dict("records")]
-    store = Observations(STORE)
+    store = open_store()
     known = zip(rows, y_test[new], strict=True)
     store.add([(str(n), *observed) for n, observed in enumerate(known)], 1, {})
     model_id = store.begin_training(1, at_least=1)
     store.close()
     start = Clock()
-    tuning = Namespace(hyper="hyperopt", max_evals=evals, timeout=60)
+    tuning = Namespace(hyper="hyperopt", max_evals=evals, timeout=60, spark="")
     training = TrainingProcess(model_id, 1, tuning)
     while not training.has_ended():
         time.sleep(0.005)

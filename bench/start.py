@@ -1,16 +1,22 @@
 """How long a predictor takes to start, and how it works off a large backlog."""
 
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.table import Table
 
 from bench.arena import Arena, cpu_seconds
+from bench.models import copy_champion
+from tests.harness.object_store import ObjectStore
 from tests.harness.pipeline import memory, wait_until
 from utils.files import ROOT
+from utils.model_store.registry import Registry
 
 IMPORTS = {
     "import numpy, lightgbm": "import numpy, lightgbm",
@@ -28,11 +34,35 @@ def start_table(arena: Arena, models: dict[str, Path], rounds: int) -> Table:
         seconds = statistics.median(seconds_to_run(code) for _ in range(rounds))
         table.add_row(name, f"{seconds:.2f}")
     for name, folder in models.items():
-        runs = [first_answer(arena, folder / "models") for _ in range(rounds)]
-        seconds, cpu, resident = map(statistics.median, zip(*runs, strict=True))
-        row = f"first answer, {name}"
-        table.add_row(row, f"{seconds:.2f}", f"{cpu:.2f}", f"{resident:.0f}")
+        add_row(table, name, [first_answer(arena, folder / "models") for _ in range(rounds)])
+    with models_elsewhere(arena, next(iter(models.values())) / "models") as url:
+        name = f"{next(iter(models))}, in an object store"
+        add_row(table, name, [first_answer(arena, url) for _ in range(rounds)])
     return table
+
+
+def add_row(table: Table, name: str, runs: list[tuple[float, float, float]]) -> None:
+    """Add the medians of some runs."""
+    seconds, cpu, resident = map(statistics.median, zip(*runs, strict=True))
+    table.add_row(f"first answer, {name}", f"{seconds:.2f}", f"{cpu:.2f}", f"{resident:.0f}")
+
+
+@contextmanager
+def models_elsewhere(arena: Arena, models: Path) -> Iterator[str]:
+    """Copy the champion into an object store on this machine; the value is its URL."""
+    (arena.folder / "objects").mkdir()
+    store, before = ObjectStore(arena.folder / "objects"), dict(os.environ)
+    store.start()
+    os.environ.update(store.environment)
+    try:
+        url = f"s3://{store.bucket}/start"
+        copy_champion(Registry(models), Registry(url))
+        yield url
+    finally:
+        store.kill()
+        for name in store.environment.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def seconds_to_run(code: str) -> float:
@@ -42,7 +72,7 @@ def seconds_to_run(code: str) -> float:
     return time.monotonic() - began
 
 
-def first_answer(arena: Arena, models: Path) -> tuple[float, float, float]:
+def first_answer(arena: Arena, models: Path | str) -> tuple[float, float, float]:
     """Return seconds and CPU seconds to a predictor's first answer, and its memory then in MB."""
     with arena.case(models) as case:
         case.send_until(1)

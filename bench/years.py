@@ -1,6 +1,7 @@
 """How a training grows with the observations in the store, with a window and without one.
 
     python -m bench.years FOLDER --most 10000000      (needs data/ and models/ in FOLDER)
+    OBSERVATIONS_URL=postgresql://... python -m bench.years FOLDER      (in a schema of its own)
 
 Each training is the trainer's training process, with one evaluation. The observations are rows of
 adult.data with other numbers, so that no two are equal, and with outcomes drawn from a model's
@@ -25,15 +26,19 @@ from rich.console import Console
 from rich.table import Table
 
 from train.store.columns import Column, encode_columns, narrow
-from train.store.database import Database
-from train.store.observations import STORE, Observations
-from train.store.schema import SCHEMA_VERSION, SEGMENT_ROWS
+from train.store.database import batched
+from train.store.observations import Observations
+from train.store.one_trainer import delete_store
+from train.store.place import FILE, Server, open_database, schema_of
+from train.store.schema import SEGMENT_ROWS
 from utils.datasets import dataset
 from utils.feature_encoder import fit_encoder
 from utils.files import ROOT
 from utils.script import command_line
+from utils.settings import settings
 
 WINDOW = 6_000
+PREFIX = "bench-years-"  # of the topics, and so the name of the schema
 TRAININGS_OF = 100_000  # observations between two trainings
 PLOT = ROOT / "docs" / "years.svg"
 
@@ -72,16 +77,21 @@ def segments(folder: Path, rows: int) -> Iterator[tuple]:
 
 def make_store(folder: Path, rows: int) -> None:
     """Make a store with this many observations, of which all but the last were trained on."""
-    path = folder / STORE.name
-    path.unlink(missing_ok=True)
-    Observations(path).close()
-    with closing(Database(path, read_only=False, version=SCHEMA_VERSION)) as db, db.transaction():
-        db.execute_many("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", segments(folder, rows))
-        trainings = range(TRAININGS_OF, rows, TRAININGS_OF)
-        db.execute_many("INSERT INTO trainings VALUES (?, ?)", list(enumerate(trainings, 1)))
-        counters = {"observations": rows, "trainings": len(trainings)}
-        for name, value in counters.items():
-            db.query("UPDATE counters SET value = ? WHERE name = ?", (value, name))
+    url = settings.observations_url
+    place = Server(url, schema_of(PREFIX)) if url.get_secret_value() else folder / FILE
+    delete_store(place)
+    Observations(place).close()
+    insert = "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)"
+    trainings = range(TRAININGS_OF, rows, TRAININGS_OF)
+    counters = {"observations": rows, "trainings": len(trainings)}
+    with closing(open_database(place)) as db:
+        for some in batched(segments(folder, rows), 50):
+            with db.transaction():
+                db.execute_many(insert, some)
+        with db.transaction():
+            db.execute_many("INSERT INTO trainings VALUES (?, ?)", list(enumerate(trainings, 1)))
+            for name, value in counters.items():
+                db.query("UPDATE counters SET value = ? WHERE name = ?", (value, name))
 
 
 def train(data: Path, models: Path, rows: int, window: int) -> Cost:
@@ -90,6 +100,7 @@ def train(data: Path, models: Path, rows: int, window: int) -> Cost:
         command = [sys.executable, "-m", "train.retrain", "--folder", result, "--model-id", "1"]
         command += ["--hyper", "hyperopt", "--max-evals", "1", "--timeout", "600"]
         variables = {"DATA_DIR": data, "MODELS_DIR": models, "TRAIN_WINDOW": window}
+        variables["TOPIC_PREFIX"] = PREFIX
         env = os.environ | {name: str(value) for name, value in variables.items()}
         began = time.perf_counter()
         child = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE)
@@ -139,10 +150,11 @@ def plot(costs: dict[str, list[Cost]]) -> str:
 
 
 def main() -> None:
-    """Measure trainings of 10^4 observations to `--most`, print a table, write the plot."""
+    """Measure trainings of `--least` observations to `--most`, print a table, write the plot."""
     parser = command_line(__doc__, "bench.years")
     parser.add_argument("folder", type=Path, help="with data/ and models/")
     parser.add_argument("--most", type=int, default=10**7, help="observations (10,000,000)")
+    parser.add_argument("--least", type=int, default=10**4, help="(10,000)")
     parser.add_argument("--plot", type=Path, default=PLOT, help="(docs/years.svg)")
     arguments = parser.parse_args()
     costs: dict[str, list[Cost]] = {"all rows": [], f"TRAIN_WINDOW={WINDOW}": []}
@@ -151,7 +163,7 @@ def main() -> None:
         shutil.copytree(arguments.folder, copy, dirs_exist_ok=True)
         data, models = Path(copy) / "data", Path(copy) / "models"
         sizes = [10**4, 10**5, 10**6, 5 * 10**6, 10**7]
-        for rows in (size for size in sizes if size <= arguments.most):
+        for rows in (size for size in sizes if arguments.least <= size <= arguments.most):
             make_store(data, rows)
             for (_, found), window in zip(costs.items(), (0, WINDOW), strict=True):
                 found.append(train(data, models, rows, window))

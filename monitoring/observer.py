@@ -78,6 +78,11 @@ class Observer:
         return self._state.counts
 
     @property
+    def positions(self) -> Positions:
+        """Behind what is known: what is read next."""
+        return self._state.positions
+
+    @property
     def path(self) -> Path | str:
         """Where the file is; ":memory:" if there is none."""
         return self._state.database.path

@@ -136,22 +136,22 @@ class Following(msgspec.Struct):
 
 
 class Snapshot(msgspec.Struct):
-    """Everything at a moment."""
+    """Everything at a moment; without further fields, what is known before the first request."""
 
     time: float  # of this snapshot, by the monitor's clock
-    started: float | None  # timestamp of the first record that was read
-    dataset: str
-    loss: str  # the name of the loss: "log loss"
-    champion: int | None
-    flow: Flow
-    latency: Latency
-    outcome_delay: OutcomeDelay
-    training: Training
-    models: list[ModelState]  # the newest ones, newest first
-    drift: list[Drift]
-    alerts: list[Alert]  # active ones, then the newest that have ended
-    marks: list[Mark]  # the newest ones, oldest first
-    following: Following
+    started: float | None = None  # timestamp of the first record that was read
+    dataset: str = ""
+    loss: str = ""  # the name of the loss: "log loss"
+    champion: int | None = None
+    flow: Flow = msgspec.field(default_factory=Flow)
+    latency: Latency = msgspec.field(default_factory=Latency)
+    outcome_delay: OutcomeDelay = msgspec.field(default_factory=OutcomeDelay)
+    training: Training = msgspec.field(default_factory=Training)
+    models: list[ModelState] = []  # the newest ones, newest first
+    drift: list[Drift] = []
+    alerts: list[Alert] = []  # active ones, then the newest that have ended
+    marks: list[Mark] = []  # the newest ones, oldest first
+    following: Following = msgspec.field(default_factory=Following)
 
 
 class Point(msgspec.Struct):

@@ -15,8 +15,9 @@ os.environ["PROMOTE"] = "always"
 # What monitor.py logs takes seconds of CPU each time, and is for the tests of MLflow.
 os.environ["MLFLOW_TRACKING_URI"] = "none"
 SETTINGS = ["RETRAIN_EVERY", "PARTITIONS", "PREDICTOR_ID", "TOPIC_PREFIX", "DATA_DIR", "MODELS_DIR"]
+SETTINGS += ["MODELS_KEY", "OBSERVATIONS_URL"]
 SETTINGS += [
-    name for name in os.environ if re.match("KAFKA_(SEC|SASL|USER|PASS|CA|CERT|KEY)", name)
+    name for name in os.environ if re.match("AWS_|KAFKA_(SEC|SASL|USER|PASS|CA|CERT|KEY)", name)
 ]
 for name in SETTINGS:
     os.environ.pop(name, None)
@@ -24,7 +25,9 @@ for name in SETTINGS:
 from tests.harness.brokers import QUICK, initialize, running_broker  # noqa: E402
 from tests.harness.left_visitors import Shop  # noqa: E402
 from tests.harness.mail_server import MailServer  # noqa: E402
+from tests.harness.object_store import ObjectStore  # noqa: E402
 from tests.harness.pipeline import Pipeline  # noqa: E402
+from tests.harness.postgres import PostgresServer, running_postgres  # noqa: E402
 from utils import process  # noqa: E402
 from utils.kafka_client.transactions import TransactionalStream  # noqa: E402
 from utils.settings import settings  # noqa: E402
@@ -45,6 +48,13 @@ def broker(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("kafka")
     with running_broker(folder, settings.kafka_host):
         yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> PostgresServer:
+    """A real PostgreSQL server; who stops it starts it again."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +82,15 @@ def stream(pipeline):
     stream = TransactionalStream(topic, f"{pipeline.prefix}predictors", "p", (topic,))
     yield stream
     stream.close()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory) -> ObjectStore:
+    """A running S3 server."""
+    store = ObjectStore(tmp_path_factory.mktemp("objects"))
+    store.start()
+    yield store
+    store.kill()
 
 
 @pytest.fixture

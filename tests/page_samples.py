@@ -28,22 +28,7 @@ COLUMNS = ("age", "visits", "basket", "region", "device", "source", "hour", "wee
 
 def empty(now: float) -> Snapshot:
     """Return what the monitor knows before the first request."""
-    return Snapshot(
-        time=now,
-        started=None,
-        dataset="visitors",
-        loss="log loss",
-        champion=None,
-        flow=Flow(),
-        latency=Latency(),
-        outcome_delay=OutcomeDelay(),
-        training=Training(),
-        models=[],
-        drift=[],
-        alerts=[],
-        marks=[],
-        following=Following(),
-    )
+    return Snapshot(now, dataset="visitors", loss="log loss")
 
 
 def models(champion: int, kind: str, now: float) -> list[ModelState]:

@@ -14,9 +14,7 @@ from monitoring.snapshot import (
     Drift,
     Flow,
     Following,
-    Latency,
     ModelState,
-    OutcomeDelay,
     Snapshot,
     Training,
 )
@@ -27,13 +25,8 @@ LONG = 1_000.0
 
 
 def snapshot(time: float = 0.0, **fields) -> Snapshot:
-    known = {
-        "time": time, "started": 0.0, "dataset": "adult", "loss": "log loss", "champion": 3,
-        "flow": Flow(), "latency": Latency(), "outcome_delay": OutcomeDelay(),
-        "training": Training(), "models": [], "drift": [], "alerts": [], "marks": [],
-        "following": Following(behind=0.0),
-    }  # fmt: skip
-    return Snapshot(**known | fields)
+    known = {"started": 0.0, "loss": "log loss", "champion": 3}
+    return Snapshot(time, **known | {"following": Following(behind=0.0)} | fields)
 
 
 def waiting(time: float, oldest: float | None) -> Snapshot:

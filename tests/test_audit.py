@@ -25,10 +25,25 @@ from tests.test_model_store import edit_card
 from tests.test_printable import HOSTILE
 from tests.test_schema_changes import COLOR, PRICE, THREE, WEIGHT, project, shop  # noqa: F401
 from utils.datasets.adult import read_test_requests
+from utils.files import ROOT
 from utils.messages import Prediction, encode
 from utils.model_store.archive import Archive
 from utils.model_store.model import load, save
 from utils.model_store.registry import Registry
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("-m", "tools.audit", "--ids", "nofile"), "--ids: nofile: No such file or directory\n"),
+        (("monitor.py", "--once", "--terminal"), "not allowed with argument --once\n"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_sentence(command, said):
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode
+    assert run.stderr.endswith(said)
+    assert "Traceback" not in run.stderr
 
 
 def smaller(registry: Registry, model_id: int) -> None:
@@ -196,7 +211,7 @@ def test_of_two_models_with_one_id_the_right_one_is_found(registry, row):
     """After `make clean`, ids are given out again."""
     old = conversation(registry, row)
     card = registry.card(0)
-    Archive(registry.folder).add(card, registry.content(card))
+    Archive(registry.place).add(card, registry.content(card))
     model = load(registry, 0)
     text = model.booster.model_to_string(num_iteration=20)
     model.booster, model.card.created = lgb.Booster(model_str=text), "2020-01-01T00:00:00+00:00"
@@ -212,7 +227,7 @@ def test_of_two_models_with_one_id_the_right_one_is_found(registry, row):
 
 def test_two_models_that_give_the_same_are_both_named(registry, row):
     card = registry.card(0)
-    Archive(registry.folder).add(card, registry.content(card))
+    Archive(registry.place).add(card, registry.content(card))
     model = load(registry, 0)
     model.features.unused = 1  # its file, and so its digest, is another one
     save(model, registry)
@@ -224,11 +239,11 @@ def test_two_models_that_give_the_same_are_both_named(registry, row):
 def test_versions_of_libraries_are_said_or_refused(registry, row):
     messages = conversation(registry, row)
     versions = registry.card(0).libraries
-    edit_card(libraries=versions | {"numpy": "2.0.999"})(registry.path(0))
+    edit_card(libraries=versions | {"numpy": "2.0.999"})(registry.place / "model_0.p")
     answer = only_answer(messages, registry)
     assert answer.result == SAME
     assert answer.notes[0].startswith("numpy 2.0.999 made the model, ")
-    edit_card(libraries=versions | {"lightgbm": "3.3.5"})(registry.path(0))
+    edit_card(libraries=versions | {"lightgbm": "3.3.5"})(registry.place / "model_0.p")
     answer = only_answer(messages, registry)
     assert answer.result == UNCHECKED
     assert answer.notes[0].startswith("model 0: made by lightgbm 3.3.5, installed is ")
@@ -294,7 +309,7 @@ from utils.model_store.registry import Registry
 
 folder, registry = Path(sys.argv[1]), Registry(Path(sys.argv[1]) / "models")
 dataset.prepare(folder)
-registry.folder.mkdir()
+registry.place.mkdir()
 frame, outcomes = dataset.training(folder)
 rows = frame[:2_000]
 save(fit_model(rows, outcomes[:2_000], model_id=0, hyper="hyperopt", max_evals=1), registry)

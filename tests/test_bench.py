@@ -67,7 +67,12 @@ def test_latency():
 
 def test_start():
     rows = performance("start", "start")
-    assert rows[-1][0] == "first answer, champion after 1 trainings"
+    first = "first answer, initialize.py's model"
+    assert [row[0] for row in rows[-3:]] == [
+        first,
+        "first answer, champion after 1 trainings",
+        f"{first}, in an object store",
+    ]
 
 
 def test_growth():
@@ -149,3 +154,12 @@ def test_telemetry():
     assert len(rows_of("cost", output)) == 4
     assert rows_of("throughput", output)[0][0] == "requests/s"
     assert len(rows_of("latency at 200/s", output)) == 4
+
+
+def test_capacity():
+    output = run("bench.capacity", "--requests", "6000", "--rows", "40000")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in output.splitlines()]
+    figures = {line[0]: line[1:] for line in lines if line and line[0] not in ("", "---")}
+    assert len(figures["**brokers**"]) == 3
+    measured = [name for name in figures if name.startswith("us of CPU")]
+    assert all(float(figures[name][0]) > 0 for name in measured)

@@ -51,7 +51,7 @@ def change(monkeypatch, folder, columns: list[Column], **changed) -> None:
 
 def retrain(folder):
     snapshot = read_snapshot(folder / "observations.db")
-    rows = training_data(folder, snapshot, window=0)
+    rows = training_data(folder, read_snapshot(folder / "observations.db"), window=0)
     tuning = {"model_id": 1, "hyper": "hyperopt", "max_evals": 1, "num_threads": 1}
     model = fit_model(rows.training.frame, rows.training.outcomes, **tuning)
     assert np.isfinite(model.predict(rows.judge.frame)).all()

@@ -89,7 +89,7 @@ def test_a_card_of_an_earlier_version_is_that_of_the_default_data_set(registry):
 
 
 def test_the_name_of_the_tuning_loss_in_the_file_is_that_of_earlier_versions(registry):
-    text = (registry.folder / "model_0.json").read_text()
+    text = (registry.place / "model_0.json").read_text()
     assert '"tuning_logloss": 0.' in text
     assert registry.card(0).tuning_loss > 0
 

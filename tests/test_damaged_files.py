@@ -17,6 +17,7 @@ from train.store.observations import Observations
 from train.store.snapshot import read_snapshot
 from utils import console
 from utils.model_store.model import load_champion
+from utils.model_store.pruning import remove_leftovers
 from utils.model_store.registry import Registry
 
 DEEP = b"[" * 100_000
@@ -78,7 +79,7 @@ def start_trainer(folder: Path) -> int:
     """Do with the models what the trainer does from its start to the end of a training."""
     registry = Registry(folder)
     with closing(Observations(folder / "observations.db")) as store:
-        registry.remove_leftovers()
+        remove_leftovers(registry)
         if (champion := registry.champion_id()) is not None:
             store.note_announced(champion)
         new = store.begin_training(0, at_least=registry.newest_id() + 1)

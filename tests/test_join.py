@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kafka import TopicPartition
@@ -45,14 +46,24 @@ def plain_join(request_log: list, outcome_log: list, order: list[tuple]) -> dict
     return {data[r]: known[r] for r in data if r in known}  # offsets tell requests apart
 
 
+@pytest.fixture(
+    scope="session", params=["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.slow)]
+)
+def new_place(request, tmp_path_factory):
+    """A function that returns a place for a new store."""
+    if request.param == "PostgreSQL":
+        return request.getfixturevalue("postgres").place
+    return lambda: tmp_path_factory.mktemp("join") / "observations.db"
+
+
 @settings(max_examples=80)
 @given(requests, outcomes, polls)
 def test_the_training_set_is_a_plain_join_up_to_the_card_s_offsets(
-    tmp_path_factory, request_log, outcome_log, polls
+    new_place, request_log, outcome_log, polls
 ):
-    path = tmp_path_factory.mktemp("join") / "observations.db"
+    place = new_place()
     logs, order = {REQUESTS: request_log, OUTCOMES: outcome_log}, []
-    store = Observations(path, segment_rows=3)  # several segments, and rows beside them
+    store = Observations(place, segment_rows=3)  # several segments, and rows beside them
     for from_requests, number, event in polls:
         partition = REQUESTS if from_requests else OUTCOMES
         # What a trainer that starts again goes on from.
@@ -63,14 +74,14 @@ def test_the_training_set_is_a_plain_join_up_to_the_card_s_offsets(
             with suppress(Killed):
                 store.add(dying(rows), 1, {partition: Position(99)})
             store.close()
-            store = Observations(path, segment_rows=3)
+            store = Observations(place, segment_rows=3)
             continue
         store.add(rows, 0, {partition: Position(first + len(polled))})
         order += [(request_id, known) for request_id, _, known in rows]
         if event == "trains":
-            compare(path, logs, order)
+            compare(place, logs, order)
             store.begin_training(0, at_least=0)
-    compare(path, logs, order)
+    compare(place, logs, order)
     store.close()
 
 
@@ -79,8 +90,8 @@ def dying(rows: list):
     raise Killed
 
 
-def compare(path, logs: dict, order: list) -> None:
-    snapshot = read_snapshot(path)
+def compare(place, logs: dict, order: list) -> None:
+    snapshot = read_snapshot(place)
     read = [snapshot.offsets.get(f"{p.topic}-0", 0) for p in (REQUESTS, OUTCOMES)]
     prefixes = logs[REQUESTS][: read[0]], logs[OUTCOMES][: read[1]]
     found = zip(snapshot.frame["age"].tolist(), snapshot.outcomes.tolist(), strict=True)

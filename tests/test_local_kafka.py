@@ -22,8 +22,9 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from tools import kafka_install, local_kafka
+from tools import kafka_install, kafka_node, local_kafka
 from tools.kafka_install import BrokerError, usable_kafka
+from tools.kafka_probe import until as until_true
 from utils.files import ROOT
 
 LN = shutil.which("ln")
@@ -143,11 +144,11 @@ def pid_of(folder: Path) -> int:
 
 
 def until(condition, timeout: float = 30) -> None:
-    assert local_kafka._until(condition, timeout), "it did not happen in time"
+    assert until_true(condition, timeout), "it did not happen in time"
 
 
 def no_broker(pid: int) -> bool:
-    return "kafka.Kafka" not in local_kafka._command(pid)  # a zombie has no command line
+    return "kafka.Kafka" not in kafka_node.command_of(pid)  # a zombie has no command line
 
 
 # -- A broker that runs -------------------------------------------------------------------------
@@ -186,7 +187,7 @@ def test_status_names_the_broker(running):
 
 def test_a_process_is_recognised_with_ps_too(running, monkeypatch):
     host, folder, _ = running
-    monkeypatch.setattr(local_kafka, "PROC", Path("/no/proc/as/on/a/Mac"))
+    monkeypatch.setattr(kafka_node, "PROC", Path("/no/proc/as/on/a/Mac"))
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     assert f"(pid {pid_of(folder)})" in local_kafka.status(host, folder)[1]
 
@@ -264,7 +265,7 @@ def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
 
 @pytest.mark.parametrize("proc", [Path("/proc"), Path("/no/proc/as/on/a/Mac")])
 def test_a_stale_pid_file_harms_nobody(proc, monkeypatch, tmp_path):
-    monkeypatch.setattr(local_kafka, "PROC", proc)
+    monkeypatch.setattr(kafka_node, "PROC", proc)
     with subprocess.Popen(["sleep", "60"]) as other:
         (tmp_path / "broker.pid").write_text(str(other.pid))  # the pid is someone else's by now
         assert "nothing to stop" in local_kafka.stop(tmp_path)
@@ -483,8 +484,8 @@ def test_a_broker_that_is_just_being_executed_is_running(tmp_path):
     process = subprocess.Popen(["sh", script, tmp_path / "server.properties"])
     (tmp_path / "broker.pid").write_text(str(process.pid))
     try:
-        assert all(local_kafka._running(tmp_path) == process.pid for _ in range(100))
+        assert all(kafka_node.Node(tmp_path).pid == process.pid for _ in range(100))
     finally:
         process.kill()
         process.wait()
-    assert local_kafka._running(tmp_path) is None
+    assert kafka_node.Node(tmp_path).pid is None

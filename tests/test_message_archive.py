@@ -192,6 +192,22 @@ def test_dead_letters_are_not_kept_as_they_were_messages_before(path):
     assert [message.value for message in kept(path)] == [b"{}"]
 
 
+@pytest.mark.parametrize(("read_next", "is_gap"), [(0, 0), (1, 0), (2, 1)])
+def test_what_was_missed_before_a_kill_is_a_gap(path, read_next, is_gap):
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")]))
+    archive._retry_at = float("inf")  # the disk is full
+    archive.add(polled([request("b")], 1))
+    for _ in range(2):  # killed before it has written the gap, too
+        archive = MessageArchive(path)
+        archive.go_on({PLACE: Position(read_next, 0, "a"), TopicPartition("new", 0): Position(9)})
+    archive.add(polled([request("c")], read_next))
+    archive.close()
+    reading = KeptMessages(path)
+    assert reading.positions() == ({} if is_gap else {PLACE: ("a", max(read_next + 1, 1))})
+    reading.close()
+
+
 def test_without_a_number_of_requests_nothing_is_written(path, monkeypatch):
     limit(monkeypatch, audit_requests=0)
     archive = MessageArchive(path)
@@ -208,6 +224,11 @@ def test_without_a_number_of_requests_nothing_is_written(path, monkeypatch):
     archive.close()
     reading = KeptMessages(path)
     assert (kept(path), reading.positions()) == ([], {})
+    limit(monkeypatch)
+    archive = MessageArchive(path)
+    archive.add(polled([request("a")], BLOCK + 2))  # the one before it is missing
+    archive.close()
+    assert (len(kept(path)), reading.positions()) == (1, {})
     reading.close()
 
 

@@ -19,10 +19,8 @@ from monitoring.snapshot import (
     Alert,
     Drift,
     Flow,
-    Following,
     Latency,
     ModelState,
-    OutcomeDelay,
     Snapshot,
     Training,
 )
@@ -175,18 +173,13 @@ def test_a_snapshot_with_hostile_names_stays_a_page_that_can_be_parsed():
     snapshot = Snapshot(
         time=2.0,
         started=1.0,
-        dataset="",
-        loss="loss",
         champion=3,
         flow=Flow(requests=5, group_lag=7, errors={f"r: bad, got {n!r}": 1 for n in names}),
         latency=Latency(0.1, 0.2, 9),
-        outcome_delay=OutcomeDelay(),
         training=Training(completed=2),
         models=[ModelState(n, "champion", figures={"loss": 0.5}) for n in range(1_000)],
         drift=[Drift(name, float(n), 0.2, 100) for n, name in enumerate(names)],
         alerts=[Alert(name, name, 1.0) for name in names + names[:1]],
-        marks=[],
-        following=Following(),
     )
     exposition = Exposition("monitor")
     exposition.show(snapshot)

@@ -6,13 +6,8 @@ from pathlib import Path
 import pytest
 
 from monitoring.snapshot import (
-    Flow,
-    Following,
-    Latency,
     ModelState,
-    OutcomeDelay,
     Snapshot,
-    Training,
 )
 from monitoring.tracking import mlflow_live, tracking
 
@@ -46,10 +41,9 @@ def test_too_many_samples_are_thinned_out_but_no_date_of_a_champion(samples, mon
 def test_figures_that_the_disk_had_no_place_for_are_sampled_again(samples, monkeypatch):
     monkeypatch.setattr(tracking, "SAMPLE_EVERY", 0.0)
     monkeypatch.setattr(tracking.Tracking, "_is_due", lambda self: False)
-    tracked, parts = tracking.Tracking(), [Flow(), Latency(), OutcomeDelay(), Training()]
+    tracked = tracking.Tracking()
     tracked._is_on = True
-    models = [ModelState(0, "champion", answers=5, mean_loss=0.3)]
-    snapshot = Snapshot(1.0, 0.0, "", "", None, *parts, models, [], [], [], Following())
+    snapshot = Snapshot(1.0, models=[ModelState(0, "champion", answers=5, mean_loss=0.3)])
     samples.mkdir()  # it can't be written
     tracked.step(snapshot)
     samples.rmdir()

@@ -4,16 +4,22 @@ import json
 import os
 import shutil
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
 
+from monitoring.figures.database import Database
+from monitoring.figures.models_view import Models
+from monitoring.figures.state import State
 from tests.test_model_store import add_copy, cut
+from tests.test_monitor_faults import Log, pair
 from tools import models
-from utils.model_store import archive, registry
+from utils.model_store import archive, pruning
 from utils.model_store.archive import Archive
 from utils.model_store.model import decode, load, save
 from utils.model_store.registry import ModelError, Registry
+from utils.model_store.storage import Folder
 from utils.settings import settings
 
 
@@ -26,12 +32,12 @@ def folder(first_model, tmp_path):
         model = load(models, 0)
         model.card.model_id, model.center = model_id, model_id / 1000
         save(model, models)
-    return models.folder
+    return models.place
 
 
 def limit(monkeypatch, **limits) -> None:
     monkeypatch.setattr(archive, "settings", settings.model_copy(update=limits))
-    monkeypatch.setattr(registry, "settings", settings.model_copy(update=limits))
+    monkeypatch.setattr(pruning, "settings", settings.model_copy(update=limits))
 
 
 def archived(folder) -> list[int]:
@@ -51,8 +57,21 @@ def test_a_deleted_model_answers_as_before(folder, first_model):
         np.testing.assert_array_equal(decode(card, content).predict(frame), model.predict(frame))
         [found] = Archive(folder).cards(model_id)
         assert Archive(folder).load(found.digest[:12]) == (card, content)
-    assert Archive(folder).folder.stat().st_mode & 0o077 == 0
-    assert all(path.stat().st_mode & 0o077 == 0 for path in Archive(folder).folder.iterdir())
+    assert (folder / "archive").stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (folder / "archive").iterdir())
+
+
+def test_a_monitor_that_starts_later_shows_how_a_deleted_model_was_made(folder):
+    card = Registry(folder).card(2)
+    Registry(folder).prune(keep=1)
+    with closing(Database(":memory:")) as database:
+        Log(following := State(database)).send(*pair("a", model_id=2))
+        shown = Models()
+        shown._registry = Registry(folder)
+        shown.update(following)
+        [found] = [each for each in shown.states(following) if each.model_id == 2]
+    assert (found.answers, found.created, found.rows) == (1, card.created, card.rows)
+    assert found.trees == card.trees > 0
 
 
 def test_the_card_of_a_deleted_model_can_be_shown(folder, capsys):
@@ -80,8 +99,8 @@ def test_killed_between_any_two_steps_no_model_is_lost(folder, tmp_path, monkeyp
         shutil.rmtree(tmp_path / "models")
         shutil.copytree(tmp_path / "kept", tmp_path / "models")
         with monkeypatch.context() as patched:
-            for module, name in ((archive, "write_atomically"), (registry, "_remove")):
-                patched.setattr(module, name, counting(getattr(module, name)))
+            for name in ("write", "delete"):
+                patched.setattr(Folder, name, counting(getattr(Folder, name)))
             left[0] = steps
             try:
                 Registry(folder).prune(keep=1)
@@ -106,7 +125,7 @@ def test_killed_between_any_two_steps_no_model_is_lost(folder, tmp_path, monkeyp
             Archive(folder).content(card)
         Registry(folder).prune(keep=1)
         assert (Registry(folder).ids(), archived(folder)) == ([0, 4], [1, 2, 3])
-        assert len(list(Archive(folder).folder.iterdir())) == 6
+        assert len([*(folder / "archive").iterdir()]) == 6
         steps += 1
     assert steps == 12
 
@@ -116,14 +135,14 @@ def test_the_oldest_ones_are_deleted(folder, monkeypatch):
     Registry(folder).prune(keep=1)
     assert archived(folder) == [2, 3]
     limit(monkeypatch, audit_days=0.5)
-    [path] = Archive(folder).folder.glob("2-*.json")
+    [path] = (folder / "archive").glob("2-*.json")
     os.utime(path, (time.time() - 50_000,) * 2)
     Registry(folder).prune(keep=1)
     assert archived(folder) == [3]
-    assert len(list(Archive(folder).folder.iterdir())) == 2
+    assert len([*(folder / "archive").iterdir()]) == 2
     limit(monkeypatch, audit_models=0)
     assert Registry(folder).prune(keep=0) == [4]
-    assert not list(Archive(folder).folder.iterdir())
+    assert not [*(folder / "archive").iterdir()]
 
 
 def test_a_model_that_can_not_be_archived_is_kept(folder, monkeypatch, capsys):
@@ -135,21 +154,21 @@ def test_a_model_that_can_not_be_archived_is_kept(folder, monkeypatch, capsys):
         assert Registry(folder).prune(keep=0) == []
     assert "Replaced models are kept until they can be archived" in capsys.readouterr().out
     assert Registry(folder).ids() == [0, 1, 2, 3, 4]
-    cut(Registry(folder).path(1))  # nobody can use it any more
+    cut(folder / "model_1.p")  # nobody can use it any more
     assert Registry(folder).prune(keep=0) == [1, 2, 3, 4]
     assert archived(folder) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("suffix", [".p", ".json"])
 def test_a_model_that_can_not_be_read_now_is_kept(folder, suffix, monkeypatch, capsys):
-    def failing(path):
-        if path.name in (f"model_1{suffix}", f"model_2{suffix}"):
+    def failing(storage, name):
+        if name in (f"model_1{suffix}", f"model_2{suffix}"):
             raise OSError(24, "Too many open files")
-        return read(path)
+        return read(storage, name)
 
-    read = registry._read
+    read = Folder.read
     with monkeypatch.context() as patched:
-        patched.setattr(registry, "_read", failing)
+        patched.setattr(Folder, "read", failing)
         assert Registry(folder).prune(keep=0) == [3, 4]
     assert "until they can be archived: [Errno 24] Too many" in capsys.readouterr().out
     assert Registry(folder).prune(keep=0) == [1, 2]
@@ -167,7 +186,7 @@ def test_what_can_not_be_deleted_keeps_nothing_else(folder, capsys):
 
 def test_a_damaged_archive_is_said(folder):
     Registry(folder).prune(keep=0)
-    path = next(Archive(folder).folder.glob("2-*.p.zst"))
+    path = next((folder / "archive").glob("2-*.p.zst"))
     [card] = Archive(folder).cards(2)
     cut(path)
     with pytest.raises(ModelError, match="^model 2: 2-.*zst can't be read"):

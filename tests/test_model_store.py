@@ -97,7 +97,7 @@ class Hostile:
     ],
 )
 def test_a_model_that_can_not_be_used_is_refused_with_the_reason(folder, damage, reason):
-    damage(Registry(folder).path(0))
+    damage(folder / "model_0.p")
     with pytest.raises(ModelError, match=f"^model 0: .*{reason}"):
         load(Registry(folder), 0)
 
@@ -114,8 +114,8 @@ def test_the_start_takes_the_newest_that_loads_where_the_champion_does_not(folde
     for model_id in (1, 2, 3):
         add_copy(folder, model_id)
     Registry(folder).promote(1)
-    cut(Registry(folder).path(1))
-    cut(Registry(folder).path(3))
+    cut(folder / "model_1.p")
+    cut(folder / "model_3.p")
     model, warnings = load_champion(Registry(folder))
     assert model.model_id == 2
     assert len(warnings) == 2
@@ -168,13 +168,13 @@ def test_an_anchor_among_the_newest_is_kept_besides_too(folder):
 
 def test_a_card_of_an_older_version_is_read(folder):
     registry = Registry(folder)
-    card = json.loads(registry.card_path(0).read_text())
+    card = json.loads((registry.place / "model_0.json").read_text())
     for name in ("trees", "decisions_per_row", "us_per_row", "file_bytes", "anchor"):
         del card[name]
     figures = {"logloss": 0.27, "auc": 0.9, "accuracy": 0.87, "calibration_error": 0.01}
     judge = {"rows": 9, "observed": 0, "champion": figures, "challenger": figures}
     card["judge"] = judge | {"difference": [0, 0]}
-    registry.card_path(0).write_text(json.dumps(card))
+    (registry.place / "model_0.json").write_text(json.dumps(card))
     read = load(registry, 0).card
     assert (read.trees, read.anchor, read.judge.finding) == (0, None, "")
 
@@ -195,4 +195,4 @@ def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path, monkeypatch):
 
 def test_models_are_readable_by_their_owner_only(folder):
     add_copy(folder, 1)
-    assert Registry(folder).path(1).stat().st_mode & 0o077 == 0
+    assert (folder / "model_1.p").stat().st_mode & 0o077 == 0

@@ -9,7 +9,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from monitoring.figures import curves, table
 from monitoring.figures.database import Damaged, Database
-from monitoring.figures.join import oldest_request
+from monitoring.figures.rows import oldest_request
 from monitoring.figures.state import State
 from monitoring.observer import READS, Observer
 from tests.harness.pipeline import wait_until
@@ -74,6 +74,35 @@ def test_a_damaged_key_is_found(following):
     following.database.query("UPDATE known SET key = CAST(x'ff' AS TEXT)")
     with pytest.raises(Damaged, match="ValueError"):
         State(following.database)
+
+
+NO_ROWS = {
+    "null": lambda row: None,
+    "number": lambda row: 7,
+    "text": lambda row: row.decode("latin-1"),
+    "empty": lambda row: b"",
+    "cut": lambda row: row[:-1],
+    "too long": lambda row: row * 2,
+    "large numbers": lambda row: b"\x7f" * len(row),
+}
+
+
+@pytest.mark.parametrize("damaged", NO_ROWS.values(), ids=NO_ROWS)
+def test_a_row_that_is_none_is_found(path, damaged):
+    with closing(Database(path)) as database:
+        Log(following := State(database)).send(*pair("a"), ("request", "b", 5, None))
+        following.save(NOW)
+        database._connection.create_function("damaged", 1, damaged)
+        database.query("UPDATE known SET content = damaged(content)")
+        database.query("UPDATE waiting SET content = damaged(content)")
+    with closing(Database(path)) as database:
+        following = State(database)
+        with pytest.raises(Damaged, match="of waiting is none"):
+            Log(following).send(("prediction", "b", 7, (0, 0.5)))
+        with pytest.raises(Damaged, match="of known is none"):
+            Log(following, OUTCOMES).send(("outcome", "a", 1, 0))
+        following.forget_old(NOW + 1)
+        look(following)
 
 
 @pytest.fixture

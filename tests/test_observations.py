@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from kafka import TopicPartition
 
+from train.store import observations
 from train.store.database import StoreError
-from train.store.observations import Observations, only_trainer
+from train.store.observations import Observations
+from train.store.one_trainer import only_trainer
 from train.store.snapshot import read_snapshot
 from utils.kafka_client.records import Position
 from utils.settings import settings
@@ -32,17 +34,26 @@ def path(tmp_path):
     return tmp_path / "observations.db"
 
 
+@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.slow)])
+def place(request, path):
+    """Where the store is."""
+    return path if request.param == "SQLite" else request.getfixturevalue("postgres").place()
+
+
+in_a_file = pytest.mark.parametrize("place", ["SQLite"], indirect=True)
+
+
 @pytest.fixture
-def store(path):
-    store = Observations(path)
+def store(place):
+    store = Observations(place)
     yield store
     store.close()
 
 
-def test_what_a_poll_brought_survives_with_its_offsets(store, path):
+def test_what_a_poll_brought_survives_with_its_offsets(store, place):
     store.add([("a", b"{}", 1.0), ("b", b"{}", None)], 2, {REQUESTS: Position(7)})
     store.close()
-    again = Observations(path)
+    again = Observations(place)
     assert again.positions() == {REQUESTS: Position(7)}
     assert again.counter("retrain_requests") == 2
     assert again.count() == 1
@@ -63,6 +74,7 @@ def test_a_poll_that_can_not_be_stored_moves_no_offset(store):
     assert store.counter("retrain_requests") == 0
 
 
+@in_a_file
 def test_a_store_that_can_not_be_read_is_one_sentence_with_its_name(store, path):
     other = path.with_name("other.db")
     other.write_bytes(b"no database" * 100)
@@ -73,6 +85,7 @@ def test_a_store_that_can_not_be_read_is_one_sentence_with_its_name(store, path)
         read_snapshot(path.with_name("missing.db"))
 
 
+@in_a_file
 def test_a_locked_store_is_an_error_that_leaves_it_as_it_was(store, path):
     store.add([], 0, {REQUESTS: Position(3)})
     second = Observations(path)
@@ -101,10 +114,10 @@ def test_a_locked_store_is_an_error_that_leaves_it_as_it_was(store, path):
         ([("a", None, 1.0)], []),
     ],
 )
-def test_request_and_outcome_are_joined_in_any_order(store, path, rows, observed):
+def test_request_and_outcome_are_joined_in_any_order(store, place, rows, observed):
     for row in rows:
         store.add([row], 0, {REQUESTS: Position(1)})
-    found = read_snapshot(path)
+    found = read_snapshot(place)
     assert list(zip(ages(found), found.outcomes.tolist(), strict=True)) == observed
 
 
@@ -146,12 +159,12 @@ def test_a_model_beside_the_trainings_has_an_id_of_its_own(store):
     assert store.new_model_id(at_least=9) == 9
 
 
-def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
+def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, place):
     store.add([("a", data(1), 1.0)], 0, {REQUESTS: Position(1)})
     seen, stop = [], threading.Event()
 
     def write():
-        writer = Observations(path)
+        writer = Observations(place)
         for i in range(1, 200):
             writer.add([(str(i), data(1), 1.0)], 0, {REQUESTS: Position(1 + i)})
         writer.close()
@@ -160,7 +173,7 @@ def test_a_snapshot_is_of_one_moment_while_the_trainer_writes(store, path):
     thread = threading.Thread(target=write)
     thread.start()
     while not stop.is_set():
-        snapshot = read_snapshot(path)
+        snapshot = read_snapshot(place)
         seen.append((len(snapshot.frame), snapshot.offsets["app_messages-0"]))
     thread.join()
     assert all(rows == offset for rows, offset in seen)
@@ -187,6 +200,18 @@ def test_a_bulk_of_outcomes_may_repeat_known_ones(store):
     assert store.count() == 2_500
 
 
+def test_a_step_deletes_a_limited_number_and_the_next_one_goes_on(store, monkeypatch):
+    monkeypatch.setattr(observations, "MOST_EXPIRED", 2)
+    expired = settings.model_copy(update={"outcome_days": -1})
+    monkeypatch.setattr(observations, "settings", expired)
+    store.add([(f"{n}", data(n), None) for n in range(5)], 0, {REQUESTS: Position(5)})
+    left = []
+    for _ in range(4):
+        store.clean_up()
+        left.append(store.counter("waiting_requests"))
+    assert left == [3, 1, 0, 0]
+
+
 def test_what_never_finds_its_other_half_expires(store):
     store.add(
         [("a", data(1), None), ("b", None, 1.0), ("c", data(1), 1.0)], 0, {REQUESTS: Position(3)}
@@ -206,26 +231,26 @@ def test_a_training_that_brought_nothing_new_does_not_count(store):
     assert store.counter("trainings") == 1
 
 
-def test_an_observation_belongs_to_the_first_training_that_had_it(store, path):
+def test_an_observation_belongs_to_the_first_training_that_had_it(store, place):
     for age in (1, 2):
         store.add([(f"{age}", data(age), 1.0)], 0, {REQUESTS: Position(1)})
         store.begin_training(1, at_least=1)
         store.add([(f"late-{age}", data(10 * age), 1.0)], 0, {REQUESTS: Position(1)})
-        assert read_snapshot(path).training == age
+        assert read_snapshot(place).training == age
         store.end_training(1)
-    snapshot = read_snapshot(path)
+    snapshot = read_snapshot(place)
     first = dict(zip(ages(snapshot), snapshot.first_training.tolist(), strict=True))
     assert first == {1: 1, 10: 2, 2: 2, 20: 3}
 
 
-def test_the_second_trainer_waits_for_the_first(path):
+def test_the_second_trainer_waits_for_the_first(place):
     stop, inside = threading.Event(), threading.Event()
 
     def second():
-        with only_trainer(path, stop):
+        with only_trainer(place, stop):
             inside.set()
 
-    with only_trainer(path, threading.Event()):
+    with only_trainer(place, threading.Event()):
         thread = threading.Thread(target=second)
         thread.start()
         assert not inside.wait(0.5)
@@ -274,6 +299,7 @@ def test_after_a_smaller_retrain_every_a_training_still_waits_for_outcomes(store
 # The store has bounds
 
 
+@in_a_file
 def test_counts_are_kept_and_not_made(store, path):
     """The time of a poll must not depend on the rows: no statement scans a table."""
     trainings(store, 10, 3)
@@ -311,20 +337,20 @@ def test_the_newest_rows_are_kept_and_the_file_shrinks(path, monkeypatch):
         assert read_snapshot(path).outcomes.tolist() == [1.0] * (store.count() - 1) + [0.0]
 
 
-def test_observations_older_than_some_days_are_deleted(path, monkeypatch):
+def test_observations_older_than_some_days_are_deleted(place, monkeypatch):
     keep(monkeypatch, "2d")
-    with closing(Observations(path, segment_rows=2)) as store:
+    with closing(Observations(place, segment_rows=2)) as store:
         store.add([(f"{n}", data(n), 1.0) for n in range(3)], 0, {REQUESTS: Position(1)})
         store._clock._begin += 3 * 86_400
         store.add([("new", data(9), 1.0)], 0, {REQUESTS: Position(1)})
         for _ in range(3):
             store.clean_up()
-        assert 9 in ages(read_snapshot(path))
-        assert 0 not in ages(read_snapshot(path))
-        assert store.count() == len(ages(read_snapshot(path)))
+        assert 9 in ages(read_snapshot(place))
+        assert 0 not in ages(read_snapshot(place))
+        assert store.count() == len(ages(read_snapshot(place)))
 
 
-def test_what_waits_is_counted(store, path):
+def test_what_waits_is_counted(store, place):
     """Requests and outcomes in any order, repeated, expired; the counters of a store without."""
     chance = random.Random(1)
 
@@ -344,7 +370,7 @@ def test_what_waits_is_counted(store, path):
             assert counted() == there()
     store.add([("new", data(1), None), ("late", None, 1.0)], 0, {REQUESTS: Position(1)})
     store._db.query("DELETE FROM counters WHERE name LIKE 'waiting%'")
-    with closing(Observations(path)):  # as after an upgrade
+    with closing(Observations(place)):  # as after an upgrade
         assert counted() == there() != (0, 0)
 
 
@@ -356,18 +382,18 @@ def test_waiting_records_expire_without_a_training(store):
 
 
 @pytest.mark.parametrize("wrong", [365 * 86_400, -365 * 86_400], ids=["ahead", "behind"])
-def test_a_wrong_clock_makes_nothing_old_or_ageless(path, monkeypatch, wrong):
+def test_a_wrong_clock_makes_nothing_old_or_ageless(place, monkeypatch, wrong):
     """The system's clock is a year wrong in one run of the trainer; it is started daily."""
     now = [1e9]
     monkeypatch.setattr(time, "time", lambda: now[0])
     for day, error in enumerate([0, wrong, 0, *[0] * 100]):
         now[0] = 1e9 + day * 86_400 + error
-        with closing(Observations(path)) as store:
+        with closing(Observations(place)) as store:
             store.add([("a", data(1), None)] if day < 2 else [], 0, {REQUESTS: Position(day)})
             store.clean_up()
             if day == 80:
                 assert store.counter("expired_records") == 0
-    with closing(Observations(path)) as store:
+    with closing(Observations(place)) as store:
         assert store.counter("expired_records") == 1
 
 

@@ -7,8 +7,10 @@ from contextlib import ExitStack, closing
 
 import pytest
 
+from monitoring.page import page as page_module
 from monitoring.page import web_server
-from monitoring.page.page import Page, open_page
+from monitoring.page.page import LatePage, Page
+from monitoring.snapshot import Snapshot
 from tests import page_samples as samples
 from tests.harness.page_client import connect, get, read_to_the_end, send_slowly
 from tests.harness.pipeline import wait_until
@@ -146,12 +148,29 @@ def test_connections_are_limited(page):
     assert get(page.port, "/").status == 200
 
 
-def test_a_port_that_is_taken_is_named(page, capsys):
-    assert open_page("127.0.0.1", page.port) is None
-    assert f"MONITOR_PORT: {page.port} can't be used on 127.0.0.1: " in capsys.readouterr().out
-    assert open_page("no host", 8501) is None
-    assert "LISTEN_HOST: 'no host' can't be used: " in capsys.readouterr().out
-    assert open_page("127.0.0.1", 0) is None
+def test_a_port_that_is_taken_is_named_and_used_when_it_is_free(page, capsys, monkeypatch):
+    monkeypatch.setattr(page_module, "OPEN_EVERY", 0.0)
+    with closing(LatePage("127.0.0.1", page.port)) as late:
+        late.open()
+        late.publish(Snapshot(1.0), {})  # tries again, and says nothing more
+        said = f"MONITOR_PORT: {page.port} can't be used on 127.0.0.1: Address already in use; "
+        assert capsys.readouterr().out.count(f"{said}the page opens when it can be.") == 1
+        page.close()
+        late.publish(Snapshot(1.0), {})
+        assert capsys.readouterr().out == f"The page is open: {page.address}\n"
+        assert get(page.port, "/snapshot.json").status == 200
+
+
+def test_without_a_name_or_a_port_there_is_no_page(capsys, monkeypatch):
+    monkeypatch.setattr(page_module, "OPEN_EVERY", 0.0)
+    for host, port, said in (("no host", 8501, 1), ("127.0.0.1", 0, 0)):
+        late = LatePage(host, port)
+        late.open()
+        late.publish(Snapshot(1.0), {})
+        assert late.page is None
+        out = capsys.readouterr().out
+        assert out.count("LISTEN_HOST: 'no host' can't be used: ") == out.count("\n") == said
+        late.close()
 
 
 def test_ipv6():

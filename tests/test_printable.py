@@ -8,7 +8,6 @@ from tests.harness.pipeline import wait_until
 from tests.harness.terminal import run_on_a_terminal
 from tests.test_model_store import edit_card
 from utils import console, script
-from utils.model_store.registry import Registry
 
 # Sets the title of a terminal, moves its cursor, begins a new line, reverses the text; and what
 # rich takes for a style or for an emoji.
@@ -82,7 +81,7 @@ def test_a_dead_letter_is_escaped_on_a_terminal_and_unchanged_elsewhere(pipeline
 @pytest.mark.slow
 def test_models_shows_a_hostile_card_as_printable_text(pipeline):
     models = pipeline.folder / "models"
-    edit_card(decision=HOSTILE[:-16], why=HOSTILE[:-16])(Registry(models).path(0))
+    edit_card(decision=HOSTILE[:-16], why=HOSTILE[:-16])(models / "model_0.p")
     for command in (["list"], ["show", "0"]):
         shown = run_on_a_terminal(["-m", "tools.models", *command], pipeline.environment)[0]
         assert b"faked" in shown

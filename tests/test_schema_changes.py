@@ -176,8 +176,8 @@ def test_columns_and_classes_change_in_the_middle_of_operation(shop):
 
 STORE_TWO = """
 from contextlib import closing
-from train.store.observations import STORE, Observations
-with closing(Observations(STORE)) as store:
+from train.store.observations import open_store
+with closing(open_store()) as store:
     rows = [(str(n), b'{"price": 1, "color": "red"}', float(n)) for n in (0, 1)]
     store.adapt_target()
     store.add(rows, 0, {})

@@ -1,7 +1,10 @@
 """Settings that are more than a number or a name: what they accept, and what they say."""
 
+from pathlib import Path
+
 import pytest
 
+from utils.files import ROOT
 from utils.settings import load
 
 DAY = 86_400
@@ -41,4 +44,40 @@ def test_what_observations_keep_can_not_be_is_one_sentence(monkeypatch, wrong):
     assert caught.value.code == (
         "OBSERVATIONS_KEEP: expected all, a number of rows like 1000000, or of days like 365d "
         f"(it is {wrong!r})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ("m", ROOT / "m"),
+        ("/srv/m", Path("/srv/m")),
+        ("s3://bucket/a/b-1/", "s3://bucket/a/b-1"),
+        ("gs://bucket", "gs://bucket"),
+        ("az://container/x", "az://container/x"),
+    ],
+)
+def test_models_are_in_a_folder_or_in_an_object_store(monkeypatch, given, place):
+    monkeypatch.setenv("MODELS_DIR", given)
+    assert load().models_dir == place
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "s3:///x",
+        "s3://b//x",
+        "s3://key:secret@b/x",
+        "s3://b/x?y=1",
+        "http://b/x",
+        "file:///x",
+        "s3://b/\n",
+    ],
+)
+def test_what_is_no_place_for_models_is_one_sentence(monkeypatch, wrong):
+    monkeypatch.setenv("MODELS_DIR", wrong)
+    with pytest.raises(SystemExit) as caught:
+        load()
+    assert str(caught.value).startswith(
+        "MODELS_DIR: expected a folder, or s3://bucket/prefix (also gs://, az://) (it is "
     )

@@ -6,17 +6,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from monitoring.tracking import log_to_mlflow
+from monitoring.tracking import address, log_to_mlflow
 from monitoring.tracking.log_to_mlflow import MORE
 from tests.harness.mlflow_programs import folders
 from tests.harness.pipeline import wait_until
 from utils.files import ROOT, locked
+from utils.settings import settings
 
 pytest.importorskip("mlflow", reason="requirements-monitoring.txt is not installed")
 
@@ -34,8 +37,7 @@ tracking.lower_priority = lambda pid: None  # a busy machine would hardly ever r
 model, longest, tracked = ModelState(0, "champion", mean_loss=0.3), 0.0, tracking.Tracking()
 while True:
     model.answers += 1
-    parts = [Flow(), Latency(0.01, 0.02, 9), OutcomeDelay(), Training(), [model], [], [], []]
-    snapshot = Snapshot(time.time(), None, "", "", 0, *parts, Following())
+    snapshot = Snapshot(time.time(), champion=0, latency=Latency(0.01, 0.02, 9), models=[model])
     start = time.monotonic()
     tracked.step(snapshot)
     longest = max(longest, time.monotonic() - start)
@@ -112,8 +114,75 @@ def test_a_server_that_does_not_answer_is_reported_once(first_model, tmp_path):
         wait_until(lambda: len(children(tmp_path)) > 1, what="a second try")
     assert max(steps_of(tmp_path)) < 10  # the child has waited so long for the server
     [problem] = said(tmp_path)
-    assert "API request to MLFLOW_TRACKING_URI" in problem
-    assert uri not in problem
+    assert problem.endswith(f"MLFLOW_TRACKING_URI: {uri}: no answer in time")
+
+
+NAME = "mlflow_tracking_uri"
+WRONG = ["garbage", "runs/mlflow", "htp://x", "http:/x", "http://", "http://h:x", "https://[::1"]
+WRONG += ["postgres://u:secret@h/x", "sqlite:x", "file:///runs", "NONE"]
+
+
+@pytest.mark.parametrize("uri", WRONG)
+def test_an_address_that_is_none_is_one_sentence(monkeypatch, uri):
+    monkeypatch.setattr(address, "settings", settings.model_copy(update={NAME: uri}))
+    with pytest.raises(
+        SystemExit, match=r"^MLFLOW_TRACKING_URI: expected .*, or none \(it is"
+    ) as e:
+        address.check_address()
+    assert "secret" not in e.value.code
+
+
+RIGHT = ["", "none", "http://h", "https://u:p@h:5000/a", "http://[::1]:5000", "sqlite:///x.db"]
+RIGHT += ["postgresql+psycopg2://u:p@h/x", "databricks", "databricks://profile"]
+
+
+@pytest.mark.parametrize("uri", RIGHT)
+def test_an_address_may_be_any_of_mlflows(monkeypatch, uri):
+    monkeypatch.setattr(address, "settings", settings.model_copy(update={NAME: uri}))
+    address.check_address()
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers each request with the status in its server's `status`."""
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"oops")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (0, "no answer: Connection refused"),
+        (200, "no MLflow server: what it answers is no JSON"),
+        (404, "no MLflow server (status 404)"),
+        (401, "it needs a login, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or _TOKEN"),
+    ],
+)
+def test_why_a_server_can_not_be_used_is_one_sentence(first_model, status, why):
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        server.status, port = status, server.server_port
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        if not status:
+            server.socket.close()
+        run = subprocess.run(
+            [sys.executable, "-m", "monitoring.tracking.log_to_mlflow"],
+            cwd=ROOT,
+            env=os.environ
+            | folders(first_model)
+            | {"MLFLOW_TRACKING_URI": f"http://u:secret@127.0.0.1:{port}"},
+            capture_output=True,
+            text=True,
+        )
+        server.shutdown()
+    assert run.returncode == 1
+    assert run.stderr == f"MLFLOW_TRACKING_URI: http://127.0.0.1:{port}: {why}\n"
 
 
 @pytest.mark.slow

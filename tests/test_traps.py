@@ -172,7 +172,7 @@ def test_d_a_batch_without_membership_is_not_answered(stream, pipeline, monkeypa
 @pytest.mark.slow
 def test_the_wait_for_a_coordinator_that_refuses_connections_ends(stream, pipeline, monkeypatch):
     """The client drops a request to a coordinator that refuses the connection."""
-    monkeypatch.setattr(producer, "COMMIT_TIMEOUT", 1)
+    monkeypatch.setattr(producer, "SEND_TIMEOUT", 1)
     request_id = pipeline.request(partition=0)
     pipeline.producer.flush()
     batch = answer(next_batch(stream))

@@ -36,9 +36,9 @@ def main() -> None:
     """Show the requests that the command line names."""
     arguments = _arguments()
     first, last = _range(arguments)
+    wanted = [*arguments.request_id, *(_read_ids(arguments.ids) if arguments.ids else ())]
     with redirect_stdout(sys.stderr):  # what is said about Kafka is no part of the result
         past = PastMessages(first)
-        wanted = [*arguments.request_id, *(_read_ids(arguments.ids) if arguments.ids else ())]
         if not wanted:
             wanted = past.ids_between(first or 0, last)
     if not wanted:
@@ -103,8 +103,11 @@ def _range(arguments: Namespace) -> tuple[int | None, int]:
 
 
 def _read_ids(name: str) -> list[str]:
-    with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
-        return [line.rstrip("\r\n") for line in file if line.strip()]
+    try:
+        with open(0 if name == "-" else name, encoding="utf-8", errors="replace") as file:
+            return [line.rstrip("\r\n") for line in file if line.strip()]
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise SystemExit(f"--ids: {name}: {getattr(error, 'strerror', error)}") from None
 
 
 def _places(past: PastMessages) -> str:

@@ -6,12 +6,12 @@ Deletes the models, the trainer's store, what is kept for audits (replaced model
 unpacked data, and the topics and consumer groups of this TOPIC_PREFIX. Kafka keeps running; if it
 does not run, the data of the one that `make kafka` starts is deleted. Refuses while a predictor is
 in its group or a trainer runs, and if KAFKA_HOST is another machine. On a Kafka that `make kafka`
-did not start, it deletes topics only with --yes. If that one does not run, its topics are kept, and
-the output says so. The trials of earlier tunings are kept, and what is logged to MLflow.
+did not start, it deletes topics only with --yes; so it does with models in an object store and with
+a store at OBSERVATIONS_URL. If that Kafka does not run, its topics are kept, and the output says
+so. The trials of earlier tunings are kept, and what is logged to MLflow.
 """
 
 import ipaddress
-import shutil
 import socket
 import time
 from contextlib import closing
@@ -24,11 +24,11 @@ from monitoring.figures.database import FILE
 from monitoring.tracking import mlflow_live
 from tools.dead_letters import REPLAY_GROUP
 from tools.local_kafka import FOLDER, BrokerError, delete_data, was_started_here
-from train.store.observations import STORE
+from train.store.one_trainer import delete_store, no_trainer
+from train.store.place import STORE, Server
 from train.training_process import remove_attempts
 from utils.console import say
 from utils.datasets import dataset
-from utils.files import locked
 from utils.kafka_client.connection import is_reachable, make_admin
 from utils.kafka_client.group import group_members
 from utils.kafka_client.topics import (
@@ -38,13 +38,13 @@ from utils.kafka_client.topics import (
     PREDICTOR_GROUP,
     RETRAIN_TOPIC,
 )
-from utils.model_store.archive import Archive
+from utils.model_store.pruning import delete_all
+from utils.model_store.registry import Registry
 from utils.script import command_line, run
 from utils.settings import settings
 
 TOPICS = {APP_MESSAGES, RETRAIN_TOPIC, OUTCOMES_TOPIC, DEAD_LETTER_TOPIC}
 GROUPS = {PREDICTOR_GROUP, REPLAY_GROUP}
-MODEL_FILES = ("model_*.p", "model_*.json", ".model_*", "champion.json", ".champion.json.*")
 DELETE_TIMEOUT = 10  # seconds
 
 
@@ -110,29 +110,32 @@ def wait_until_deleted(admin: KafkaAdminClient) -> None:
 def delete_files() -> None:
     """Delete the models, the store, and the files of the data set; lock files stay."""
     remove_attempts()
+    delete_store(STORE)
     data = [settings.data_dir / name for name in dataset.files]
-    store = settings.data_dir.glob(f"{STORE.name}*")
     monitored = [*settings.data_dir.glob(f"{FILE}*"), *settings.data_dir.glob(".alerts.json.*")]
     monitored.append(settings.data_dir / "alerts.json")
     messages = settings.data_dir.glob(f"{MESSAGES.name}*")
-    models = [path for pattern in MODEL_FILES for path in settings.models_dir.glob(pattern)]
     samples = (mlflow_live.SAMPLES, mlflow_live.SENDING)  # of models whose ids are given out again
-    for path in (*data, *store, *monitored, *messages, *models, *samples):
+    for path in (*data, *monitored, *messages, *samples):
         path.unlink(missing_ok=True)
-    shutil.rmtree(Archive().folder, ignore_errors=True)
+    delete_all(Registry())
 
 
 def main() -> None:
     """Delete everything, or say in one sentence why not and exit with 1."""
     parser = command_line(__doc__, "tools.clean")
-    parser.add_argument("--yes", action="store_true", help="also on a Kafka not started from here")
+    parser.add_argument("--yes", action="store_true", help="also what is not of this folder alone")
     confirmed = parser.parse_args().yes
     require_loopback(settings.kafka_host)
+    if "://" in str(settings.models_dir) and not confirmed:
+        raise SystemExit(f"Models are in {settings.models_dir}. To delete them: make clean YES=1")
 
     def refuse() -> None:
-        raise SystemExit(f"A trainer works on {settings.data_dir}: stop it first")
+        raise SystemExit(f"A trainer works on {STORE}: stop it first")
 
-    with locked(STORE.with_suffix(".lock"), wait=refuse):
+    if isinstance(STORE, Server) and not confirmed:
+        raise SystemExit(f"The observations are at {STORE}. To delete them too: make clean YES=1")
+    with no_trainer(STORE, refuse):
         try:
             if is_reachable():
                 say(delete_topics(confirmed))

@@ -1,6 +1,6 @@
 """Runs the whole pipeline once: Kafka, initialize, predictor, trainer, sample app, a summary.
 
-    python -m tools.demo --messages 200 --interval 0.4 --predictors 1
+    python -m tools.demo --messages 200 --interval 0.4 --predictors 1 --brokers 1
     DATASET=shop python -m tools.demo
 
 Starts Kafka if none is running, makes the first model if there is none, and runs the processes of
@@ -26,7 +26,7 @@ from rich.console import Console
 
 from tools import local_kafka
 from tools.summary import Summary
-from train.store.observations import STORE, Observations
+from train.store.observations import Observations, open_store
 from utils.console import say
 from utils.datasets import dataset
 from utils.files import ROOT
@@ -73,7 +73,7 @@ class Demo:
             if sample_app.returncode:
                 raise SystemExit("The sample app did not get all answers; see above.")
             say("All requests are answered; waiting for the trainings that are due.", "bold")
-            with closing(Observations(STORE)) as store:
+            with closing(open_store()) as store:
                 self._watch(services, until=lambda: self._is_learned(store))
             for record in records_up_to_now(self.consumer):  # the last announcement, perhaps
                 self._add(record)
@@ -164,13 +164,18 @@ def demo(arguments: Namespace) -> bool:
 
 
 @contextmanager
-def kafka() -> Iterator[None]:
-    """Run a local Kafka in the block, unless one is running; BrokerError if it does not start."""
+def kafka(brokers: int = 1) -> Iterator[None]:
+    """Run a local Kafka in the block, unless one is running; BrokerError if it does not start.
+
+    Programs that are started in the block know all of its brokers.
+    """
     plaintext = settings.kafka_security_protocol == "PLAINTEXT"  # as a local_kafka always is
     ours = plaintext and not local_kafka.is_kafka(settings.kafka_host, timeout=2)
     try:
         if ours:
-            say(local_kafka.start(settings.kafka_host, local_kafka.FOLDER))
+            host, folder = settings.kafka_host, local_kafka.FOLDER
+            say(local_kafka.start(host, folder, brokers=brokers))
+            os.environ["KAFKA_HOST"] = local_kafka.hosts(folder) or host
         yield
     finally:
         if ours:
@@ -186,13 +191,15 @@ def main() -> None:
     delay = min(dataset.outcome_delay, LONGEST_DELAY)
     parser.add_argument("--outcome-delay", type=float, default=delay, help=f"seconds ({delay:g})")
     parser.add_argument("--predictors", type=int, default=1, help="predictors to run (1)")
+    brokers = {"type": int, "choices": [1, local_kafka.CLUSTER], "default": 1}
+    parser.add_argument("--brokers", **brokers, help="of the Kafka that it starts (1)")
     arguments = parser.parse_args()
     if arguments.predictors < 1:
         parser.error("--predictors: expected a number above 0")
     for number in (signal.SIGTERM, signal.SIGHUP):  # both clean up as Ctrl-C does
         signal.signal(number, signal.default_int_handler)
     try:
-        with kafka():
+        with kafka(arguments.brokers):
             if not demo(arguments):
                 raise SystemExit("An answer is missing, or no training has ended.")
     except local_kafka.BrokerError as error:

@@ -52,6 +52,12 @@ class Kafka(NamedTuple):
     server: list[str]
     env: dict[str, str]
 
+    def with_heap(self, heap: str) -> "Kafka":
+        """Return it with another limit of its heap, unless KAFKA_HEAP_OPTS sets one of its own."""
+        server = [heap if part == HEAP else part for part in self.server]
+        env = {name: heap if value == HEAP else value for name, value in self.env.items()}
+        return self._replace(server=server, env=env)
+
 
 def usable_kafka(folder: Path) -> tuple[Kafka, str]:
     """Return the first Kafka that runs, and a new cluster id, which it made to prove that.

@@ -1,113 +1,148 @@
-"""Runs one real Apache Kafka node on this machine, if no other Kafka is running.
+"""Runs a real Apache Kafka on this machine, if none is running: one node, or three.
 
     python -m tools.local_kafka start      (or status, stop; java: show which Java would run it)
+    python -m tools.local_kafka start --brokers 3
 
 A Kafka that already answers at KAFKA_HOST is used as it is. Otherwise `start` starts one that
 tools/kafka_install.py finds or fetches, bound to 127.0.0.1 only, with all its files in .kafka/. It
 outlives the terminal and keeps its data. `stop` stops it, and never a broker that was started
 elsewhere.
+
+Three brokers are three KRaft nodes, each with its files in .kafka/node-1 and so on: a topic has
+three copies by default, two of which must have a record before it is acknowledged. They listen at
+KAFKA_HOST's port and the next free ones, or at the three hosts that KAFKA_HOST names. `start`
+starts those of them that are away.
 """
 
-import json
-import os
-import random
-import re
 import shutil
 import signal
-import socket
-import struct
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 
-from tools.kafka_install import FOLDER, BrokerError, Kafka, find_java, run, usable_kafka
+from tools.kafka_install import FOLDER, BrokerError, find_java, usable_kafka
+from tools.kafka_node import Node, stop_all
+from tools.kafka_probe import (
+    address,
+    free_port,
+    is_free,
+    is_kafka,
+    listens,
+    require_startable,
+    until,
+)
 from utils.console import say
 from utils.files import locked
 from utils.script import command_line
 
-STOP_TIMEOUT = 20.0  # seconds for a broker to stop after SIGTERM, before it is killed
-PROC = Path("/proc")
-CORRELATION = 431  # any number; the response must repeat it
-# A complete ApiVersions request: size, API key 18, version 0, correlation id, no client id.
-API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, CORRELATION, -1)
-
-PROPERTIES = {
-    "process.roles": "broker,controller",
-    "node.id": "1",
-    "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-    "auto.create.topics.enable": "false",
-    "offsets.topic.replication.factor": "1",
-    "offsets.topic.num.partitions": "4",
-    "transaction.state.log.replication.factor": "1",
-    "transaction.state.log.min.isr": "1",
-    "transaction.state.log.num.partitions": "4",
-    "group.initial.rebalance.delay.ms": "0",
-    "group.min.session.timeout.ms": "1000",
-    # After a kill -9 the broker waits until its earlier registration has expired: 9 s by default.
-    "broker.session.timeout.ms": "2000",
-    "broker.heartbeat.interval.ms": "500",
-}
+CLUSTER = 3  # brokers
+CLUSTER_HEAP = "-Xmx256m"  # of each
 
 
 def start(
-    host: str, folder: Path, timeout: float = 60, properties: Mapping[str, str] | None = None
+    host: str,
+    folder: Path,
+    timeout: float = 60,
+    properties: Mapping[str, str] | None = None,
+    brokers: int = 1,
 ) -> str:
     """Make sure that a Kafka answers at host; return a sentence that says what was done.
 
     folder : for its data. timeout : seconds until it must answer, after it was fetched, if that
-    is necessary. properties : added to server.properties. BrokerError if no Kafka can be started;
-    then no process is left running.
+    is necessary. properties : added to server.properties, unless some of its brokers are running.
+    brokers : 1 or 3. BrokerError if no Kafka can be started; then no process is left running.
     """
     folder = Path(folder).resolve()
     with locked(folder / "start.lock"):
-        pid = _running(folder)
-        if is_kafka(host):
+        nodes = _alone(folder) if brokers == 1 else _cluster(folder)
+        ours = _running(folder)
+        if is_kafka(host) and (not ours or brokers == 1):
             return f"Kafka is already running at {host} ({_origin(host, folder)})"
-        if pid and _served(folder) != host:
-            raise BrokerError(f"{folder} has a broker at {_served(folder)} (pid {pid}): stop it")
-        if pid:  # it is still starting, and the process that started it is gone; or it is stopping
-            _until(lambda: is_kafka(host, 1) or not _running(folder), timeout)
-            if _running(folder):
-                return _wait_for_kafka("Kafka", host, folder, timeout)
-        _refuse(host)
-        kafka, cluster = usable_kafka(folder)
-        (folder / "server.properties").write_text(_properties(host, folder, properties or {}))
-        _format(kafka, cluster, folder)
-        try:
-            _launch(kafka, folder)
-            return _wait_for_kafka(kafka.name, host, folder, timeout)
-        except BaseException:  # Ctrl-C too: no half-started broker stays behind
-            stop(folder)
-            raise
+        if ours and (nodes[0].folder != ours[0].folder or not _serve(ours, host)):
+            one = next(node for node in ours if node.pid)
+            raise BrokerError(f"{folder} has a broker at {one.host} (pid {one.pid}): stop it")
+        # What does not answer is still starting, and the process that started it is gone; or it
+        # is stopping.
+        until(lambda: not any(n.pid and not is_kafka(n.host, 1) for n in nodes), timeout)
+        away = [node for node in nodes if not node.pid]
+        if not away:
+            return _wait("Kafka", nodes, timeout)
+        if len(away) == len(nodes):
+            _configure(host, nodes, properties or {})
+        return _launch(nodes, away, folder, timeout)
+
+
+def _launch(nodes: list[Node], away: list[Node], folder: Path, timeout: float) -> str:
+    for node in away:
+        require_startable(node.host)
+    kafka, cluster = usable_kafka(folder)
+    if len(nodes) > 1:
+        kafka = kafka.with_heap(CLUSTER_HEAP)
+    try:
+        for node in away:
+            node.launch(kafka, cluster)
+        return _wait(kafka.name, nodes, timeout)
+    except BaseException:  # Ctrl-C too: no half-started broker stays behind
+        stop_all(away)
+        raise
+
+
+def _wait(name: str, nodes: list[Node], timeout: float) -> str:
+    for node in nodes:
+        node.wait(name, timeout)
+    return f"{name} is up at {','.join(n.host for n in nodes)} ({_pids(nodes)})"
+
+
+def _configure(host: str, nodes: list[Node], properties: Mapping[str, str]) -> None:
+    hosts, controllers = _choose_hosts(host, nodes), {}
+    taken = {address(each)[1] for each in hosts}
+    for node in nodes:
+        while (port := free_port()) in taken:
+            pass
+        taken.add(port)
+        controllers[node.number] = port
+    for node, own in zip(nodes, hosts, strict=True):
+        node.configure(own, controllers, properties)
+
+
+def _choose_hosts(host: str, nodes: list[Node]) -> list[str]:
+    """Return a host for each node: those given, those of the last time, or the next free ports."""
+    given, before = [each.strip() for each in host.split(",")], [node.host for node in nodes]
+    if len(given) == len(nodes):
+        return given
+    if len(given) > 1:
+        raise BrokerError(f"KAFKA_HOST names {len(given)} brokers, but {len(nodes)} are asked for")
+    name, port = address(given[0])
+    if before[0] == given[0] and all(is_free(address(each)[1]) for each in before[1:]):
+        return before
+    free = filter(is_free, range(port + 1, 65536))
+    return given + [f"{name}:{next(free)}" for _ in nodes[1:]]
 
 
 def stop(folder: Path) -> str:
-    """Stop the broker that start() started in folder, and no other; return what was done."""
+    """Stop the brokers that start() started in folder, and no others; return what was done."""
     folder = Path(folder).resolve()
-    pid = _running(folder)
-    if pid:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-            if not _until(lambda: not _running(folder), STOP_TIMEOUT):
-                os.kill(pid, signal.SIGKILL)
-                _until(lambda: not _running(folder), STOP_TIMEOUT)
-    (folder / "broker.pid").unlink(missing_ok=True)
-    if not pid:
+    nodes = _running(folder)
+    pids = _pids(nodes)
+    stop_all(nodes or _alone(folder))
+    if not nodes:
         return f"nothing to stop: no Kafka was started in {folder}"
-    return f"Kafka (pid {pid}) is stopped; its data stays in {folder / 'data'}"
+    kept = folder if len(nodes) > 1 else folder / "data"
+    return f"Kafka ({pids}) is stopped; its data stays in {kept}"
+
+
+def hosts(folder: Path) -> str:
+    """Return the hosts of the brokers that start() started in folder, separated by commas."""
+    return ",".join(node.host for node in _running(Path(folder).resolve()))
 
 
 def was_started_here(host: str, folder: Path) -> bool:
-    """Return True if the broker that runs at host is the one that start() started in folder."""
-    return _pid_at(host, Path(folder).resolve()) is not None
+    """Return True if the Kafka that runs at host is the one that start() started in folder."""
+    return _serve(_running(Path(folder).resolve()), host)
 
 
 def delete_data(host: str, folder: Path) -> str:
-    """Delete the data of the broker that start() set up for host in folder; say what was done.
+    """Delete the data of the Kafka that start() set up for host in folder; say what was done.
 
     BrokerError while a broker of this folder runs.
     """
@@ -115,188 +150,64 @@ def delete_data(host: str, folder: Path) -> str:
     with locked(folder / "start.lock"):
         if _running(folder):
             raise BrokerError(status(host, folder)[1])
-        if not (folder / "data").exists() or _served(folder) != host:
+        groups = [group for group in (_alone(folder), _cluster(folder)) if _serve(group, host)]
+        data = [node.folder / "data" for group in groups for node in group]
+        found = [each for each in data if each.exists()]
+        if not found:
             return (
                 f"No Kafka runs at {host}, and there is no data of one that was started here. If "
                 "you run one of your own, its topics are kept, and a trainer would learn from them "
                 "again: start it, and run this again."
             )
-        shutil.rmtree(folder / "data")
-    return f"Deleted {folder / 'data'}: no Kafka runs at {host}."
+        for each in found:
+            shutil.rmtree(each)
+    return f"Deleted {', '.join(map(str, found))}: no Kafka runs at {host}."
 
 
 def status(host: str, folder: Path) -> tuple[bool, str]:
     """Return whether a Kafka answers at host, and a sentence about what is there."""
     folder = Path(folder).resolve()
+    nodes = _running(folder)
     if is_kafka(host):
-        return True, f"Kafka answers at {host} ({_origin(host, folder)})"
-    if pid := _running(folder):
-        return False, f"no answer at {host}, but a broker for {_served(folder)} runs (pid {pid})"
-    if _listens(host):
+        away = [node.host for node in nodes if not is_kafka(node.host)]
+        missing = f"; no answer at {', '.join(away)}" if away and _serve(nodes, host) else ""
+        return True, f"Kafka answers at {host} ({_origin(host, folder)}){missing}"
+    if nodes:
+        return False, f"no answer at {host}, but a broker for {hosts(folder)} runs ({_pids(nodes)})"
+    if any(map(listens, host.split(","))):
         return False, f"what listens at {host} is not Kafka"
     return False, f"no Kafka runs at {host}"
 
 
-def is_kafka(host: str, timeout: float = 5) -> bool:
-    """Return True if a Kafka at host ("name:port", or several, with commas) answers ApiVersions."""
-    return any(_answers(_address(one), timeout) for one in host.split(","))
+def _alone(folder: Path) -> list[Node]:
+    return [Node(folder)]
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens at, below the ephemeral ports.
-
-    While the broker is away, a client that connects to an ephemeral port may be given the same one
-    for its own end: TCP then connects it to itself, and the broker can't bind its port again.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 30_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
+def _cluster(folder: Path) -> list[Node]:
+    return [Node(folder / f"node-{number}", number) for number in range(1, CLUSTER + 1)]
 
 
-def _address(host: str) -> tuple[str, int]:
-    name, _, port = host.strip().rpartition(":")
-    if not name or not port.isdigit() or not 0 < int(port) < 65536:
-        raise BrokerError(f"KAFKA_HOST must look like localhost:9092, not {host!r}")
-    return name.strip("[]"), int(port)
+def _running(folder: Path) -> list[Node]:
+    """Return the nodes that start() started in folder, all of them if one runs, else none."""
+    for nodes in (_alone(folder), _cluster(folder)):
+        if any(node.pid for node in nodes):
+            return nodes
+    return []
 
 
-def _answers(address: tuple[str, int], timeout: float) -> bool:
-    try:
-        with socket.create_connection(address, timeout) as connection:
-            connection.sendall(API_VERSIONS)
-            with connection.makefile("rb") as stream:
-                answer = stream.read(10)  # size, correlation, error code
-    except OSError:
-        return False
-    return answer[4:] == struct.pack(">ih", CORRELATION, 0)
+def _serve(nodes: list[Node], host: str) -> bool:
+    """Return True if one of the nodes was started for (one of) these hosts."""
+    return bool({node.host for node in nodes} & {each.strip() for each in host.split(",")})
 
 
-def _listens(host: str) -> bool:
-    try:
-        with socket.create_connection(_address(host), 5):
-            return True
-    except OSError:
-        return False
-
-
-def _refuse(host: str) -> None:
-    """Raise BrokerError if no broker can be started: the port is in use, or the host is remote."""
-    name, port = _address(host)
-    if _listens(host):
-        raise BrokerError(
-            f"port {port} is in use by something that is not Kafka: stop it (`lsof -i :{port}` "
-            f"names it), or set KAFKA_HOST to another port"
-        )
-    with suppress(OSError):
-        if socket.gethostbyname(name) == "127.0.0.1":
-            return
-    raise BrokerError(f"no Kafka answers at {host}, and it can be started at localhost only")
-
-
-def _running(folder: Path) -> int | None:
-    """Return the pid of folder's broker, if it runs.
-
-    The system reuses pids, so the command must name the broker's properties file.
-    """
-    try:
-        pid = int((folder / "broker.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    # During exec() a process has no command for a moment.
-    command = _until(lambda: _command(pid) or (not _exists(pid) and "gone"), 1)
-    return pid if command and str(folder / "server.properties") in command else None
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # another user's
-    return True
-
-
-def _command(pid: int) -> str:
-    if PROC.is_dir():  # Linux; a small container has no ps
-        with suppress(OSError):
-            return os.fsdecode((PROC / str(pid) / "cmdline").read_bytes())
-        return ""
-    ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-    return os.fsdecode(subprocess.run(ps, capture_output=True).stdout)
-
-
-def _served(folder: Path) -> str:
-    """Return the host that folder's broker was started for."""
-    text = (folder / "server.properties").read_text()
-    return text.partition("advertised.listeners=PLAINTEXT://")[2].partition("\n")[0]
+def _pids(nodes: list[Node]) -> str:
+    found = [str(pid) for pid in [node.pid for node in nodes] if pid]
+    return f"pid{'s'[: len(found) - 1]} {', '.join(found)}"
 
 
 def _origin(host: str, folder: Path) -> str:
-    pid = _pid_at(host, folder)
-    return f"pid {pid}" if pid else "not started from here"
-
-
-def _pid_at(host: str, folder: Path) -> int | None:
-    """Return the pid of folder's broker if it runs for this host."""
-    pid = _running(folder)
-    return pid if pid and _served(folder) == host else None
-
-
-def _properties(host: str, folder: Path, extra: Mapping[str, str]) -> str:
-    """Return the text of server.properties; both listeners are bound to 127.0.0.1 only."""
-    port = _address(host)[1]
-    while (controller := free_port()) == port:
-        pass
-    own = {
-        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
-        "advertised.listeners": f"PLAINTEXT://{host}",
-        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "log.dirs": str(folder / "data"),
-    }
-    # Java reads this file as Latin-1, and other characters as \uXXXX, as JSON writes them.
-    values = {**PROPERTIES, **own, **extra}.items()
-    return "".join(f"{name}={json.dumps(value)[1:-1]}\n" for name, value in values)
-
-
-def _format(kafka: Kafka, cluster: str, folder: Path) -> None:
-    """Format folder's data, unless it is formatted: Kafka writes meta.properties last."""
-    if not (folder / "data" / "meta.properties").exists():
-        config = ["--config", str(folder / "server.properties")]
-        run([*kafka.storage, "format", *config, "--cluster-id", cluster], kafka.env, folder)
-
-
-def _launch(kafka: Kafka, folder: Path) -> None:
-    """Start the broker in a session of its own, so that it outlives this terminal."""
-    # The shell writes the pid: however this process ends, the broker has its pid file.
-    script = '"$@" >broker.log 2>&1 </dev/null & echo $! >broker.pid'
-    shell = ["sh", "-c", script, "sh", *kafka.server, str(folder / "server.properties")]
-    subprocess.run(shell, cwd=folder, env=kafka.env, start_new_session=True, check=True)
-
-
-def _wait_for_kafka(name: str, host: str, folder: Path, timeout: float) -> str:
-    _until(lambda: is_kafka(host, 1) or not _running(folder), timeout)
-    pid = _running(folder)
-    if pid and is_kafka(host):
-        return f"{name} is up at {host} (pid {pid})"
-    problem = f"did not answer at {host} within {timeout:g} s" if pid else "exited while starting"
-    log = folder / "broker.log"
-    lines = log.read_text(errors="replace").splitlines()
-    # A broker logs the reason first, and much more while it stops.
-    reasons = [line for line in lines if re.search("ERROR|FATAL|Exception|Error:", line)]
-    tail = "\n  ".join(line[:300] for line in reasons[-5:] or lines[-15:])
-    raise BrokerError(f"{name} {problem}; from {log}:\n  {tail}")
-
-
-def _until(condition: Callable, timeout: float) -> object:
-    """Return the condition's first true value, False if it stays false for timeout seconds."""
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return value
+    nodes = _running(folder)
+    return _pids(nodes) if _serve(nodes, host) else "not started from here"
 
 
 def main() -> int:
@@ -305,10 +216,11 @@ def main() -> int:
     parser.add_argument("command", choices=["start", "status", "stop", "java"])
     parser.add_argument("--port", type=int, help="use localhost:PORT instead of KAFKA_HOST")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="folder of its data (.kafka)")
+    parser.add_argument("--brokers", type=int, choices=[1, CLUSTER], default=1, help="(1)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as on Ctrl-C
     try:
-        return _do(arguments.command, arguments.port, arguments.folder)
+        return _do(arguments.command, arguments.port, arguments.folder, arguments.brokers)
     except (BrokerError, OSError) as error:
         print(error, file=sys.stderr)
     except KeyboardInterrupt:
@@ -316,7 +228,7 @@ def main() -> int:
     return 1
 
 
-def _do(command: str, port: int | None, folder: Path) -> int:
+def _do(command: str, port: int | None, folder: Path, brokers: int) -> int:
     if command == "java":
         java = find_java()
         say(f"Java {java.version} in {java.home}")
@@ -325,9 +237,20 @@ def _do(command: str, port: int | None, folder: Path) -> int:
         say(stop(folder))
         return 0
     host = f"localhost:{port}" if port else _configured_host()
-    up, text = (True, start(host, folder)) if command == "start" else status(host, folder)
+    if command == "start":
+        say(start(host, folder, brokers=brokers))
+        _advise(host, folder)
+        return 0
+    up, text = status(host, folder)
     say(text)
     return 0 if up else 1
+
+
+def _advise(host: str, folder: Path) -> None:
+    """Say what KAFKA_HOST has to be: a script can't start while the only host it knows is away."""
+    served = hosts(folder)
+    if "," in served and "," not in host:
+        say(f"For the scripts: export KAFKA_HOST={served}")
 
 
 def _configured_host() -> str:

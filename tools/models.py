@@ -3,19 +3,22 @@
     python -m tools.models list          # all models; the champion has an asterisk
     python -m tools.models show 3        # its card: data, parameters, figures, decision
     python -m tools.models promote 3     # every predictor changes to it within a second
+    python -m tools.models sign          # sign all cards that are not signed with MODELS_KEY
 
-promote works with older models too: it is the way back.
+promote works with older models too: it is the way back. Before the first `sign`, look at the models
+(list, show): with MODELS_KEY set, what it signs can be loaded, and nothing else.
 """
 
 import json
-from contextlib import closing
+from contextlib import closing, suppress
 
 from utils.console import print_table, say, warn
 from utils.datasets import dataset
 from utils.model_store.archive import Archive
 from utils.model_store.card import Card, encode_card
-from utils.model_store.registry import ModelError, Registry
+from utils.model_store.registry import ChampionChanged, ModelError, Registry
 from utils.script import command_line, run
+from utils.settings import settings
 
 
 def show_list(registry: Registry) -> None:
@@ -59,7 +62,7 @@ def show(registry: Registry, model_id: int) -> None:
 
     Of a deleted model it is that in the archive; if several had the id, that of the last one.
     """
-    archived = () if model_id in registry.ids() else [*Archive(registry.folder).cards(model_id)]
+    archived = () if model_id in registry.ids() else [*Archive(registry.place).cards(model_id)]
     try:
         found = archived[-1] if archived else registry.card(model_id)
     except ModelError as error:
@@ -80,14 +83,14 @@ def promote(registry: Registry, model_id: int) -> None:
     from utils.model_store.model import load
 
     prepare_topics(write=(RETRAIN_TOPIC,))
-    with closing(Sender()) as sender, registry.locked():
+    with closing(Sender()) as sender, registry.locked() as champion:
         try:
             card = load(registry, model_id).card
-        except ModelError as error:
+            card.anchor = None  # no earlier champion may undo the choice
+            registry.write_card(card)
+            registry.promote(model_id, champion)
+        except (ModelError, ChampionChanged) as error:
             raise SystemExit(f"Not promoted: {error}") from None
-        card.anchor = None  # no earlier champion may undo the choice
-        registry.write_card(card)
-        registry.promote(model_id)
         try:
             announce(sender, model_id, training_completed=True)
         except KafkaError as error:  # predictors look at champion.json without it, too
@@ -96,18 +99,49 @@ def promote(registry: Registry, model_id: int) -> None:
     say(f"Model {model_id} is the champion, and announced to the predictors.", "bold green")
 
 
+def sign(registry: Registry) -> None:
+    """Sign the cards that are not signed with MODELS_KEY, of archived models too.
+
+    SystemExit if it is not set. A model that is damaged is left as it is.
+    """
+    if not settings.models_key.get_secret_value():
+        raise SystemExit("MODELS_KEY is not set: there is nothing to sign with")
+    archive, signed = Archive(registry.place), 0
+    trusted = {card.digest for card in archive.cards()}
+    found = [(archive, card) for card in archive.cards(verify=False) if card.digest not in trusted]
+    for model_id in registry.ids():
+        try:
+            registry.card(model_id)
+        except ModelError:
+            with suppress(ModelError):
+                found.append((registry, registry.card(model_id, verify=False)))
+    for source, card in found:
+        try:
+            source.content(card)
+        except ModelError as error:
+            warn(f"Not signed: {error}")
+            continue
+        source.write_card(card)
+        signed += 1
+        say(f"Signed model {card.model_id}, made {card.created[:16]}, digest {card.digest[:12]}.")
+    say(f"{signed} cards are signed now that were not.")
+
+
 def main() -> None:
     """Run the command that the command line names."""
     parser = command_line(__doc__, "tools.models")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="all models")
     commands.add_parser("show", help="a model's card").add_argument("model_id", type=int)
+    commands.add_parser("sign", help="sign the cards that are not signed with MODELS_KEY")
     promotion = commands.add_parser("promote", help="make a model the champion")
     promotion.add_argument("model_id", type=int)
     arguments, registry = parser.parse_args(), Registry()
     if arguments.command == "list":
         return show_list(registry)
-    known = [*registry.ids(), *(card.model_id for card in Archive(registry.folder).cards())]
+    if arguments.command == "sign":
+        return sign(registry)
+    known = [*registry.ids(), *Archive(registry.place).ids()]
     if arguments.model_id not in (registry.ids() if arguments.command == "promote" else known):
         raise SystemExit(f"There is no model {arguments.model_id}: see list")
     if arguments.command == "promote":

@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from train import OPTIMIZERS, check_name
+from train import OPTIMIZERS, check_name, check_spark
 from utils.script import command_line
 
 
@@ -26,11 +26,14 @@ def parse_arguments(
         default=timeout,
         help=f"seconds after which no evaluation starts (default: {timeout:g})",
     )
+    parser.add_argument("--spark", default="", help="run Hyperopt's trials on this Spark master")
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     arguments = parser.parse_args()
     try:
         check_name(arguments.hyper)
+        if arguments.spark:
+            check_spark(arguments.spark, arguments.hyper)
     except ValueError as error:
         parser.error(str(error))
     if arguments.max_evals < 1:

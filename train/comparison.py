@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from train.cost import decisions_per_row
+from train.cost import cost_of
 from utils.datasets import dataset
 from utils.model_store.model import Model
 
@@ -26,7 +26,7 @@ WIDTH = 2 * 1.96  # of a 95 % interval, in standard errors
 class Comparison(NamedTuple):
     """A model beside another one. Differences of losses: below 0, the model is better."""
 
-    other: int  # model_id of the other one
+    other: int | str  # model_id of the other one; of several ones, as text
     difference: float  # in the median group
     low: float  # the 95 % interval of this difference
     high: float
@@ -75,7 +75,7 @@ def compare(
     """
     pairs = list(combinations(range(len(models)), 2))
     differences = np.array([losses[i] - losses[j] for i, j in pairs])
-    costs = [model.card.decisions_per_row or decisions_per_row(model.booster) for model in models]
+    costs = [cost_of(model) for model in models]
     found = zip(
         estimates(differences, groups, seed).tolist(), differences.mean(axis=1), strict=True
     )

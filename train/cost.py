@@ -20,6 +20,11 @@ TIMED_ROWS = 1_000  # different ones: a batch of few rows repeats its branches, 
 REPEATS = 5
 
 
+def cost_of(model: Model) -> float:
+    """Return a model's decisions per row, as its card has them unless it is an old one."""
+    return model.card.decisions_per_row or decisions_per_row(model.booster)
+
+
 def decisions_per_row(booster: "lgb.Booster", first_round: int = 0) -> float:
     """Return how many nodes a row passes on average, in the trees from this round on together.
 

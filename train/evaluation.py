@@ -45,13 +45,18 @@ class Holdout:
         self._parameters = parameters
 
     def evaluate(
-        self, params: dict, *, to_beat: float = math.inf, deadline: float = math.inf
+        self,
+        params: dict,
+        *,
+        to_beat: float = math.inf,
+        deadline: float = math.inf,
+        most_rounds: int = MAX_ROUNDS,
     ) -> tuple[dict, np.ndarray]:
         """Return the trial of a point, as in `BaseOptimizer.trials`, and each held-out row's loss.
 
         Trees are added until the penalized loss has not fallen for PATIENCE rounds (as in `lgb.cv`
         with early stopping), or the trial is pruned: it can't reach the penalized loss `to_beat`
-        any more, or `time.monotonic()` has reached `deadline`.
+        any more, or `time.monotonic()` has reached `deadline`. There are at most `most_rounds`.
         """
         start = time.perf_counter()
         booster = lgb.Booster({**self._parameters, **params}, self._fitted)
@@ -59,7 +64,7 @@ class Holdout:
         decisions, curve = 0.0, [math.inf]  # the penalized losses after 0, 1, 2, ... rounds
         plain = {}  # rounds: the loss after them; LightGBM may find no split, and add no round
         best, pruned = 0, False
-        while len(curve) <= MAX_ROUNDS and len(curve) - best <= PATIENCE + 1 and not pruned:
+        while len(curve) <= most_rounds and len(curve) - best <= PATIENCE + 1 and not pruned:
             round_before = booster.current_iteration()
             losses = self._add_round(booster)
             decisions += decisions_per_row(booster, first_round=round_before)

@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +23,8 @@ from utils.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from train.optimizer import BaseOptimizer
 
 
 def code_digest() -> str:
@@ -61,6 +62,26 @@ def fit_features(
     return encoder, split
 
 
+def make_optimizer(
+    frame: "pd.DataFrame", outcomes: np.ndarray, hyper: str, seed: int = 1, **tuning: Any
+) -> tuple[FeatureEncoder, "BaseOptimizer"]:
+    """Return the preprocessor of these rows, and what tunes and fits a model of them.
+
+    tuning : of BaseOptimizer. ValueError as for fit_model().
+    """
+    encoder, split = fit_features(frame, outcomes, seed)
+    center, spread = dataset.target.scale(outcomes)
+    optimizer = optimizer_class(hyper)(
+        EncodedRows(encoder, frame),
+        outcomes if (center, spread) == (0.0, 1.0) else (outcomes - center) / spread,
+        split,
+        encoder.names_out,
+        seed=seed,
+        **tuning,
+    )
+    return encoder, optimizer
+
+
 def fit_model(
     frame: "pd.DataFrame",
     outcomes: np.ndarray,
@@ -70,10 +91,9 @@ def fit_model(
     max_evals: int,
     timeout: float | None = None,
     known_points: Iterable[dict] = (),
-    trials_path: Path | None = None,
-    num_threads: int = 0,
     seed: int = 1,
     progress: bool = False,
+    **tuning: Any,
 ) -> Model:
     """Return a model of these rows; its card says how it was made.
 
@@ -81,18 +101,7 @@ def fit_model(
     target.py. The other arguments are those of optimizer_class(hyper) and its optimize().
     ValueError if there are fewer than two rows of each of two classes, or of a number.
     """
-    encoder, split = fit_features(frame, outcomes, seed)
-    center, spread = dataset.target.scale(outcomes)
-    optimizer = optimizer_class(hyper)(
-        EncodedRows(encoder, frame),
-        outcomes if (center, spread) == (0.0, 1.0) else (outcomes - center) / spread,
-        split,
-        encoder.names_out,
-        num_threads=num_threads,
-        seed=seed,
-        trials_path=trials_path,
-    )
-    del split  # of ten million rows it takes 80 MB
+    encoder, optimizer = make_optimizer(frame, outcomes, hyper, seed, **tuning)
     booster = optimizer.optimize(
         max_evals, timeout=timeout, known_points=known_points, progress=progress
     )
@@ -119,7 +128,7 @@ def fit_model(
         reference=reference_of(frame),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    model = Model(encoder, booster, card, center, spread)
+    model = Model(encoder, booster, card, *dataset.target.scale(outcomes))
     card.us_per_row = microseconds_per_row(model, frame)
     add_scores(model, frame)  # until the caller has rows that it was not trained on
     return model

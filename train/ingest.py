@@ -49,6 +49,7 @@ class Ingest:
         store.adapt_target()
         self._reader = Reader(store.positions(), *READS)
         self._notice = DeadLetterNotice()
+        self._is_behind = False  # what was polled was not stored, and has to be read again
         # By partition, and id of its topic: the offset of the last record that has a dead letter.
         self._put_aside: dict[tuple[TopicPartition, str], int] = {}
         # The kind of the present error, when it began, and when the last error was.
@@ -60,6 +61,9 @@ class Ingest:
         KafkaError or StoreError if that fails; then call retry() before the next step().
         """
         health.beat(within=STUCK_AFTER)
+        if self._is_behind:
+            self._reader.return_to(self._store.positions())
+            self._is_behind = False
         polled = self._reader.poll()
         if polled.positions:
             self._store_polled(polled)
@@ -73,7 +77,7 @@ class Ingest:
             setattr(telemetry.trainer, name, self._store.counter(name))
 
     def retry(self, error: Exception) -> None:
-        """Report an error once, and go back to the stored positions.
+        """Report an error once; the next step goes back to the stored positions.
 
         What was polled and not stored is read again. An error of Kafka that lasts although Kafka
         answers restarts the process: a topic may have to be created again, for example. So does a
@@ -93,7 +97,7 @@ class Ingest:
         elif now > self._problem_at + RECOVERY_TIMEOUT and isinstance(error, KafkaError):
             restart_process(f"{kind} for {RECOVERY_TIMEOUT:.0f} s, although Kafka answers")
         self._failed_at = now
-        self._reader.return_to(self._store.positions())
+        self._is_behind = True
 
     def close(self) -> None:
         """Close the consumer."""

@@ -85,7 +85,7 @@ def judge(
     losses = [dataset.target.losses(rows.outcomes, each) for each in scores]
     compared = compare(models, losses, groups, seed)
     new, old = (dataset.target.figures(rows.outcomes, each) for each in scores[:2])
-    margin = LOST_GAIN * max(gain(rows.outcomes, losses[1], groups), 0)
+    margin = margin_of(rows.outcomes, losses[1], groups)
     finding = decide(compared[:2], margin)
     judgement = Judgement(
         rows=len(rows),
@@ -150,6 +150,11 @@ def is_dearer(comparison: Comparison) -> bool:
     return matters and comparison.cost > COST_LIMIT and not comparison.is_better
 
 
+def margin_of(outcomes: np.ndarray, losses: np.ndarray, groups: np.ndarray) -> float:
+    """Return how much worse than a champion with these losses a challenger may be."""
+    return LOST_GAIN * max(gain(outcomes, losses, groups), 0)
+
+
 def gain(outcomes: np.ndarray, losses: np.ndarray, groups: np.ndarray) -> float:
     """Return how much lower these losses are than those of always predicting the mean outcome.
 
@@ -159,10 +164,19 @@ def gain(outcomes: np.ndarray, losses: np.ndarray, groups: np.ndarray) -> float:
     return max(float(gains.mean()), median_of_means(gains, groups))
 
 
-def explain(finding: str, compared: list[Comparison], groups: np.ndarray, margin: float) -> str:
-    """Return the reason of a decision: what the challenger is, by which figures and which rule."""
+def explain(
+    finding: str,
+    compared: list[Comparison],
+    groups: np.ndarray,
+    margin: float,
+    rows: str = "held-out rows",
+) -> str:
+    """Return the reason of a decision: what the challenger is, by which figures and which rule.
+
+    rows : what they are, in the plural.
+    """
     with_champion = compared[0]
-    rows = f"on {len(groups):,} held-out rows{disagreement(with_champion, groups)}"
+    rows = f"on {len(groups):,} {rows}{disagreement(with_champion, groups)}"
     if finding == "can't tell":
         unsure = doubt(with_champion, len(groups), margin)
         return f"can't tell if it is worse than {with_champion.interval} {rows}; {unsure}"

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -53,15 +54,18 @@ class BaseOptimizer(ABC):
         the probabilities away from the true rates.
     trials_path : the store of trials, see train/trials.py: every trial is kept there, and good
         points are taken from it. None for neither.
+    shared_rows : where workers on other hosts find the same rows, see train/shared_search.py. None
+        for a search without workers.
+    spark : the URL of a Spark master that trials run on, "" for none; see train/spark_trials.py.
 
     Attributes after `optimize`
     ----------
     best : the hyperparameters of the final fit: plain Python numbers, LightGBM's names.
     best_loss : the mean loss measured with them on the held-out rows.
     trials : one dict per evaluation, in order: `params` (as drawn), `loss`, `penalized_loss`,
-        `noise` (the standard error of the difference to the first trial's loss), `rounds` (by early
-        stopping), `decisions` (per row, see train/cost.py), `seconds`, `pruned`, `curve` (the loss
-        after some of the rounds).
+        `noise` (the standard error of the difference to the first trial's loss, None if another
+        process has measured the trial), `rounds` (by early stopping), `decisions` (per row, see
+        train/cost.py), `seconds`, `pruned`, `curve` (the loss after some of the rounds).
     durations : seconds of "tuning" and of the final "fit".
     """
 
@@ -78,8 +82,11 @@ class BaseOptimizer(ABC):
         seed: int = 1,
         is_unbalance: bool = False,
         trials_path: Path | None = None,
+        shared_rows: dict | None = None,
+        spark: str = "",
     ) -> None:
         self.seed, self.trials_path, self.rows = seed, trials_path, len(y)
+        self.shared_rows, self.spark = shared_rows, spark
         self.objective = {  # the same in tuning and in the final fit
             **dataset.target.objective,
             "metric": "None",  # evaluate() measures it
@@ -98,8 +105,9 @@ class BaseOptimizer(ABC):
         # One Dataset for all trials: no tuned parameter changes how it is binned. Codes are plain
         # numbers to it: sets of categories cost a third more in each prediction, and overfit.
         names = lightgbm_names(feature_names)
+        self.rows_to_send = (X, y, split, names, self.fixed | {"num_threads": 1}) if spark else None
         self.dataset = lgb.Dataset(X, y, feature_name=names, params=self.fixed).construct()
-        self.holdout = Holdout(self.dataset, split, self.fixed)
+        self._split = tuple(rows.astype(np.int32) for rows in split)
         self.experiment = {
             "features": list(feature_names),
             "objective": self.objective,
@@ -151,9 +159,15 @@ class BaseOptimizer(ABC):
         if progress and not shown:
             print(f"tuning: trials {len(self.trials)}, best {self.best_loss:.4f}", file=sys.stderr)
         tuned = time.monotonic()
+        self.__dict__.pop("holdout", None)  # a copy of all rows; the final fit takes memory too
         booster = self.fit(self.best)
         self.durations = {"tuning": tuned - start, "fit": time.monotonic() - tuned}
         return booster
+
+    @cached_property
+    def holdout(self) -> Holdout:
+        """What measures points, made when it is used."""
+        return Holdout(self.dataset, self._split, self.fixed)
 
     @abstractmethod
     def search(self, max_evals: int, points: list[dict]) -> None:
@@ -165,12 +179,16 @@ class BaseOptimizer(ABC):
     def run_trial(self, params: dict) -> dict:
         """Evaluate `params`, pruned by the best trial so far; append the trial and return it."""
         if self.trials:
-            limits = {"to_beat": self._lowest_trial()["penalized_loss"], "deadline": self.deadline}
+            limits = {"to_beat": self.lowest_trial()["penalized_loss"], "deadline": self.deadline}
             trial, losses = self.holdout.evaluate(params, **limits)
         else:
             trial, losses = self.holdout.evaluate(params)
             self._first_losses = losses
-        trial["noise"] = float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
+        trial["noise"] = self._noise(losses)
+        return self.add_trial(trial)
+
+    def add_trial(self, trial: dict) -> dict:
+        """Append a trial of this search, show it, and return it."""
         self.trials.append(trial)
         self._bar.set_postfix_str(f"best {self.best_trial()['loss']:.4f}", refresh=False)
         self._bar.update()
@@ -178,14 +196,29 @@ class BaseOptimizer(ABC):
         telemetry.initialize.best_loss = self.best_trial()["loss"]
         return trial
 
+    def _noise(self, losses: np.ndarray) -> float:
+        return float(np.std(losses - self._first_losses) / np.sqrt(len(losses)))
+
+    def keep(self, trial: dict) -> None:
+        """Append a trial that another process has measured, and keep it in the store."""
+        self.add_trial(trial)
+        self.store.add(trial, self.libraries())
+
+    def measure_the_lowest(self) -> None:
+        """Measure the best trial again if another process has: what counts is found here."""
+        while self.trials and (trial := self.lowest_trial())["noise"] is None:
+            again, losses = self.holdout.evaluate(trial["params"], most_rounds=trial["rounds"])
+            trial |= again | {"noise": self._noise(losses), "seconds": trial["seconds"]}
+
     def best_trial(self) -> dict:
         """Return the trial with the lowest penalized loss, or the first one; see the class."""
-        lowest, first = self._lowest_trial(), self.trials[0]
+        lowest, first = self.lowest_trial(), self.trials[0]
         gain = first["penalized_loss"] - lowest["penalized_loss"]
-        is_chance = self._knows_points and gain <= BEYOND_NOISE * lowest["noise"]
+        is_chance = self._knows_points and gain <= BEYOND_NOISE * (lowest["noise"] or 0)
         return first if is_chance else lowest
 
-    def _lowest_trial(self) -> dict:
+    def lowest_trial(self) -> dict:
+        """Return the trial with the lowest penalized loss."""
         return min(self.trials, key=lambda trial: trial["penalized_loss"])
 
     def seconds_left(self) -> float:

@@ -7,6 +7,7 @@ from train.training_process import remove_attempts
 from utils.console import say
 from utils.kafka_client.sender import Sender
 from utils.model_store.announcements import announce
+from utils.model_store.pruning import remove_leftovers
 from utils.model_store.registry import ModelError, Registry
 
 
@@ -14,9 +15,14 @@ def interrupted_training(store: Observations, registry: Registry) -> tuple[int, 
     """Return (model_id, requests_covered) of a training that made a model but did not end.
 
     A training that was killed before its model was published is abandoned: its files are removed,
-    and the training that it was for is due again.
+    and the training that it was for is due again. Waits as Registry.patiently() does.
     """
-    registry.remove_leftovers()
+    return registry.patiently(lambda: _find_interrupted(store, registry))
+
+
+def _find_interrupted(store: Observations, registry: Registry) -> tuple[int, int] | None:
+    registry.take_over()
+    remove_leftovers(registry)
     remove_attempts()
     unfinished = store.unfinished_training()
     if unfinished is None:
@@ -35,7 +41,7 @@ def announce_the_champion(store: Observations, registry: Registry, sender: Sende
     A promotion by hand may have been killed before its announcement, and anyone who can write to
     retrain_topic can announce a model that is not the champion.
     """
-    champion = registry.champion_id()
+    champion = registry.glance()
     if champion is not None and champion != store.counter("announced_model_id"):
         announce(sender, champion, training_completed=True)
         store.note_announced(champion)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
-from utils.process import end_with_parent
+from utils.process import end_with_parent, return_freed_memory
 from utils.script import command_line
 from utils.settings import settings
 
@@ -73,14 +73,15 @@ def retrain(arguments: Namespace) -> None:
     from train.fit import fit_model
     from train.held_out import Split
     from train.reference import add_scores
-    from train.rows import training_data
-    from train.store.observations import STORE
+    from train.rows import rows_to_share, training_data
+    from train.store.place import STORE
     from train.store.snapshot import read_snapshot
     from train.trials import TRIALS
     from train.warm_start import champion_points, evaluations
     from utils.model_store.registry import Registry
 
     registry = Registry()
+    registry.exists()  # waits for an object store that is away
     replaces = registry.champion_id()  # may be None, or a model that does not load
     champion, _ = load_champion(registry)
     snapshot = read_snapshot(STORE, settings.train_window)
@@ -88,6 +89,7 @@ def retrain(arguments: Namespace) -> None:
     split = Split.after(champion.card)
     data = training_data(settings.data_dir, snapshot, settings.train_window, split)
     digest_of_rows = data.training.digest()
+    shared = rows_to_share(snapshot, settings.train_window, data.split)
     snapshot.forget_rows()
     model = fit_model(
         data.training.frame,
@@ -99,6 +101,8 @@ def retrain(arguments: Namespace) -> None:
         known_points=champion_points(champion.card),
         trials_path=TRIALS,
         num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
+        spark=arguments.spark,
+        shared_rows=shared if settings.observations_url.get_secret_value() else None,
     )
     card = model.card
     card.observations = snapshot.observations
@@ -122,8 +126,10 @@ def main() -> None:
     parser.add_argument("--hyper", required=True)
     parser.add_argument("--max-evals", type=int, required=True)
     parser.add_argument("--timeout", type=float, required=True)
+    parser.add_argument("--spark", default="")
     arguments = parser.parse_args()
     drop_unwritable_output()
+    return_freed_memory()
     end_with_parent(lambda: shutil.rmtree(arguments.folder, ignore_errors=True))
     try:
         retrain(arguments)

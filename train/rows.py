@@ -1,7 +1,7 @@
 """Which rows a model is trained on, and which rows judge it."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,8 @@ import numpy as np
 from train.held_out import OBSERVED, Split, is_for_judge
 from train.row_hash import hash_frame, shuffle
 from train.store.columns import narrow
-from train.store.snapshot import Snapshot
+from train.store.place import STORE
+from train.store.snapshot import Snapshot, read_snapshot
 from utils.datasets import dataset
 
 if TYPE_CHECKING:
@@ -77,12 +78,39 @@ def _append(column: "pd.Series", other: "pd.Series"):
     return np.concatenate([column.to_numpy(), other.to_numpy()])
 
 
+def _moved(rows: LabeledRows, observed: LabeledRows, chosen: np.ndarray) -> LabeledRows:
+    """Return the rows and the chosen observed ones, which are taken out column by column.
+
+    So memory never holds two copies of them.
+    """
+    import pandas as pd
+
+    columns = {}
+    for name in list(observed.frame):
+        column = observed.frame.pop(name)[chosen]
+        columns[name] = _append(rows.frame[name], column) if len(rows) else column
+    outcomes = np.concatenate([rows.outcomes, observed.outcomes[chosen]])
+    return LabeledRows(pd.DataFrame(columns, copy=False), outcomes)
+
+
 def original_rows(folder: Path) -> LabeledRows:
     """Return the original data."""
     frame, outcomes = dataset.training(folder)
     numbers = {name: narrow(frame[name].to_numpy(np.float64)) for name in dataset.numeric}
     categories = {name: as_categories(frame[name]) for name in dataset.categorical}
     return LabeledRows(frame.assign(**numbers, **categories), outcomes)
+
+
+def rows_to_share(snapshot: Snapshot, window: int, split: Split) -> dict:
+    """Return, for JSON, where a process on another host finds the rows of a training."""
+    of = {"end": snapshot.end, "training": snapshot.training}
+    return {**of, "window": window, "split": asdict(split)}
+
+
+def shared_rows(folder: Path, end: int, training: int, window: int, split: dict) -> "LabeledRows":
+    """Return the rows of another process's training; the arguments are rows_to_share()'s."""
+    snapshot = read_snapshot(STORE, window, of=(end, training))
+    return training_data(folder, snapshot, window, Split(**split)).training
 
 
 def newest_of_equal(hashes: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -129,8 +157,8 @@ def training_data(
 
     Training uses the newest `window` rows (original rows count as the oldest; 0 means all rows),
     without those for the judge. The judge uses its observations of the last W trainings.
-    snapshot : read with the same window; split : that of the champion's successor, None for that
-    of a first model.
+    snapshot : read with the same window; its frame is empty afterwards. split : that of the
+    champion's successor, None for that of a first model.
     """
     original, observed = original_rows(folder), LabeledRows(snapshot.frame, snapshot.outcomes)
     split = split or Split.of_first_model(original.frame)
@@ -147,11 +175,12 @@ def training_data(
     fill, recent = fill[judging[: len(fill)]], recent[judging[len(fill) :]]
     chosen = ~original_for_judge & original_in_window, ~for_judge & snapshot.in_window
     in_window = int(original_in_window.sum() + snapshot.in_window.sum())
-    training = original[chosen[0]] + observed[chosen[1]]
+    judge = original[fill] + observed[recent]
+    training = _moved(original[chosen[0]], observed, chosen[1])
     return TrainingData(
         training=training,
         held_out=in_window - len(training),
         split=split,
-        judge=original[fill] + observed[recent],
+        judge=judge,
         judge_groups=groups[judging],
     )

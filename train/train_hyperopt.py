@@ -28,14 +28,21 @@ class LGBOptimizer(BaseOptimizer):
 
     def search(self, max_evals: int, points: list[dict]) -> None:
         """Evaluate the points, then those that Hyperopt draws; keep each trial in the study."""
+        if self.spark and points and max_evals > len(points):
+            from train.spark_trials import search_on_spark
+
+            search_on_spark(self, max_evals, points)
+            max_evals, points = max_evals - len(self.trials), []
+            if max_evals < 1 or self.seconds_left() <= 0:
+                return
         if len(points) == max_evals:  # fmin would evaluate none of them
             for point in points:
-                self._loss(point)
+                self.evaluate_point(point)
             return
         from hyperopt import fmin, tpe
 
         fmin(
-            self._loss,
+            self.evaluate_point,
             self.hyperparameter_space(),
             # Random points first, then TPE; fewer are needed when good points are known.
             algo=partial(tpe.suggest, n_startup_jobs=len(points) + max_evals // 5),
@@ -47,16 +54,19 @@ class LGBOptimizer(BaseOptimizer):
             verbose=False,  # turns off Hyperopt's own progress bar
         )
 
-    def _loss(self, point: dict) -> dict:
+    def evaluate_point(self, point: dict) -> dict:
         """Evaluate a point as Hyperopt draws it, keep the trial, return the loss."""
         # Hyperopt evaluates all points_to_evaluate before it asks early_stop_fn.
         if self.trials and self.seconds_left() <= 0:
             return {"status": "fail"}  # hyperopt.STATUS_FAIL
-        trial = self.run_trial(
-            {name: int(v) if SPACE[name].integer else float(v) for name, v in point.items()}
-        )
+        trial = self.run_trial(plain(point))
         self.store.add(trial, self.libraries())
         return {"status": "ok", "loss": trial["penalized_loss"]}
+
+
+def plain(point: dict) -> dict:
+    """Return a point as Hyperopt draws it in plain Python numbers."""
+    return {name: int(v) if SPACE[name].integer else float(v) for name, v in point.items()}
 
 
 def _distribution(name: str, bounds: Range):

@@ -31,19 +31,29 @@ class LGBOptimizer(BaseOptimizer):
 
     def search(self, max_evals: int, points: list[dict]) -> None:
         """Evaluate the points, then those that Optuna suggests; keep each trial in the study."""
+        if self.shared_rows and max_evals > 1:
+            from train.shared_search import search_with_workers
+
+            search_with_workers(self, max_evals, points)  # as far as the database can be used
+            tried = [trial["params"] for trial in self.trials]
+            points = [point for point in points if point not in tried]
+            if len(self.trials) >= max_evals:
+                return
         # In memory: a store that fails in the middle of a search must not end it.
-        study = optuna.create_study(
-            sampler=optuna.samplers.TPESampler(
-                n_startup_trials=len(points) + max_evals // 5,
-                # The same seed must not draw the points of earlier searches again.
-                seed=self.seed + self.store.last_trial(),
-            )
-        )
-        study.add_trials(self.store.attempt(self._own_trials, []))
+        study = optuna.create_study(sampler=self.sampler(max_evals, points))
+        study.add_trials(self.store.attempt(self.own_trials, []))
         for point in points:
             study.enqueue_trial(point)
         while len(self.trials) < max_evals and (not self.trials or self.seconds_left() > 0):
             self._evaluate_next(study)
+
+    def sampler(self, max_evals: int, points: list[dict]) -> optuna.samplers.TPESampler:
+        """Return what suggests points in a search that begins with these."""
+        return optuna.samplers.TPESampler(
+            n_startup_trials=len(points) + max_evals // 5,
+            # The same seed must not draw the points of earlier searches again, or of this one.
+            seed=self.seed + self.store.last_trial() + len(self.trials),
+        )
 
     def _evaluate_next(self, study: optuna.Study) -> None:
         suggested = study.ask(distributions())
@@ -55,7 +65,7 @@ class LGBOptimizer(BaseOptimizer):
             study.tell(suggested, trial["penalized_loss"])
         self.store.add(trial, self.libraries())
 
-    def _own_trials(self) -> list[FrozenTrial]:
+    def own_trials(self) -> list[FrozenTrial]:
         """Return the trials of earlier searches of this optimizer on this data with this seed."""
         with suppress(KeyError):  # there is no such study
             storage = open_storage(self.store.path)

@@ -30,7 +30,7 @@ class TrainingProcess:
         self._folder.mkdir(mode=0o700)
         arguments = {
             "folder": self._folder, "model-id": model_id, "hyper": tuning.hyper,
-            "max-evals": tuning.max_evals, "timeout": tuning.timeout,
+            "max-evals": tuning.max_evals, "timeout": tuning.timeout, "spark": tuning.spark,
         }  # fmt: skip
         command = [sys.executable, "-m", "train.retrain"]
         for name, value in arguments.items():
@@ -67,10 +67,16 @@ class TrainingProcess:
         return ""
 
     def publish(self, registry: Registry) -> None:
-        """Copy the child's model into the registry; may be repeated."""
+        """Copy the child's model into the registry; may be repeated.
+
+        SystemExit if somebody else has published a model of this id.
+        """
         result = Registry(self._folder)
-        card = result.card(self.model_id)
-        registry.publish(card, result.content(card))
+        try:
+            card = result.card(self.model_id)
+            registry.publish(card, result.content(card))
+        except ModelError as error:
+            raise SystemExit(str(error)) from None
 
     def close(self) -> None:
         """Kill the child if it is running, and remove its folder."""

@@ -177,6 +177,15 @@ def return_freed_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
+def return_free_pages() -> None:
+    """Give the free pages within the heap back to the system, if the C library is glibc.
+
+    Of many small blocks that were freed, glibc returns those at the end of the heap by itself.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def collect_garbage_rarely() -> None:
     """Exclude the objects that exist now from garbage collection, and collect new ones rarely.
 

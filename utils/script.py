@@ -24,8 +24,8 @@ def run(main: Callable[[], None], restart: bool = False) -> None:
     """Run a script's main(); an error of Kafka or the disk becomes one sentence and exit code 1.
 
     The sentence is printable, whatever the error's text contains.
-    With `restart`, a script that loses the broker while it starts is restarted. Only its own user
-    can read the files that it writes: they hold personal data and models.
+    With `restart`, a script that loses Kafka, or a database, while it starts is restarted. Only its
+    own user can read the files that it writes: they hold personal data and models.
     """
     # Not at the top: what needs no Kafka, `python -m tools.local_kafka stop` for example, works
     # without kafka-python and with settings that are wrong.
@@ -47,6 +47,6 @@ def run(main: Callable[[], None], restart: bool = False) -> None:
     except Refused as refused:
         raise SystemExit(printable(str(refused))) from None
     except (KafkaError, OSError) as error:
-        if restart and isinstance(error, RetriableError):
-            restart_process(f"Kafka: {error}")
+        if restart and isinstance(error, RetriableError | ConnectionError):
+            restart_process(f"{'Kafka: ' if isinstance(error, KafkaError) else ''}{error}")
         raise SystemExit(printable(f"{type(error).__name__}: {error}")) from None

@@ -33,12 +33,40 @@ def _from_root(folder: Path) -> Path:
     return ROOT / folder
 
 
+def _check_place(place: Path | str) -> Path | str:
+    """Return a folder, or the URL of a prefix in an object store; it can't hold a password."""
+    text = str(place)
+    if "://" not in text:
+        return ROOT / text
+    if not re.fullmatch(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._=-]+)*/?", text):
+        raise ValueError("expected a folder, or s3://bucket/prefix (also gs://, az://)")
+    return text.rstrip("/")
+
+
+def _check_key(secret: SecretStr) -> SecretStr:
+    if 0 < len(secret.get_secret_value()) < 32:
+        raise ValueError("expected at least 32 characters; make one: openssl rand -base64 32")
+    return secret
+
+
 def _check_text(secret: SecretStr) -> SecretStr:
     try:
         secret.get_secret_value().encode()
     except UnicodeError:
         raise ValueError("expected UTF-8") from None
     return secret
+
+
+_URL = r"(postgresql://([^@/?#\s]*@)?[^@/?#\s]*(/[^@/?#\s]*)?(\?\S*)?)?"
+
+
+def _check_url(url: SecretStr) -> SecretStr:
+    if not re.fullmatch(_URL, url.get_secret_value()):
+        raise ValueError(
+            "expected postgresql://user:password@host/database, with %40 for an @ in the password, "
+            "%2F for a /, and so on"
+        )
+    return url
 
 
 def _find_file(name: str) -> str:
@@ -52,6 +80,8 @@ KafkaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=200)]
 Folder = Annotated[Path, AfterValidator(_from_root)]
 File = Annotated[str, AfterValidator(_find_file)]
 Secret = Annotated[SecretStr, AfterValidator(_check_text)]
+Key = Annotated[SecretStr, AfterValidator(_check_text), AfterValidator(_check_key)]
+Place = Annotated[str, AfterValidator(_check_place)]
 
 # The files of utils/datasets/ that DATASET may name; the first one is the default.
 DATASETS = (
@@ -117,8 +147,20 @@ class Settings(BaseSettings):
         "all",
         description="observations to keep: all, the newest rows (1000000) or days (365d)",
     )
+    observations_url: Annotated[SecretStr, AfterValidator(_check_url)] = Field(
+        SecretStr(""),
+        description="PostgreSQL for the observations: postgresql://user:password@host/database; "
+        "empty: a SQLite file in DATA_DIR",
+    )
     partitions: int = Field(
         1, gt=0, description="partitions of app_messages, if the topic has to be created"
+    )
+    replication: int = Field(
+        0,
+        ge=0,
+        le=32_767,  # what the protocol allows
+        description="brokers that have a copy of each topic that is created; 0: as many as there "
+        "are, at most 3",
     )
     predictor_id: Annotated[KafkaName, Field(min_length=1)] = Field(
         "predictor-0", description="name of this predictor, unique among the running ones"
@@ -131,8 +173,15 @@ class Settings(BaseSettings):
     data_dir: Folder = Field(
         Path("data"), description="original data, observations, trials of tuning"
     )
-    models_dir: Folder = Field(
-        Path("models"), description="models, their cards, the name of the champion"
+    models_dir: Place = Field(
+        "models",
+        description="models, their cards, the name of the champion: a folder, or "
+        "s3://bucket/prefix (also gs://, az://; see docs/cluster.md)",
+    )
+    models_key: Key = Field(
+        SecretStr(""),
+        description="key that signs the models' cards; with it, models that are not signed with it "
+        "are refused",
     )
     listen_host: str = Field(
         "127.0.0.1", description="address on which the monitor's page and /metrics are served"

@@ -169,7 +169,7 @@ def _compute(reply: Answered, place: int, request: bytes, registry: Registry) ->
         return
     models, right = past_models(registry, model_id, reply.time), []
     if not models:
-        reply.notes = [f"model {model_id} is neither in {registry.folder.name}/ nor in the archive"]
+        reply.notes = [f"model {model_id} is neither in {registry.storage.name} nor in the archive"]
     for model in models:
         if _is_right(reply, model, request):
             right.append(model)

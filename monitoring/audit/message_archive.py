@@ -28,7 +28,7 @@ from monitoring.audit.message_blocks import (
     parts,
 )
 from utils.console import say, warn
-from utils.kafka_client.reader import Polled
+from utils.kafka_client.reader import Polled, Positions
 from utils.kafka_client.topics import DEAD_LETTER_TOPIC
 from utils.settings import settings
 
@@ -66,6 +66,24 @@ class MessageArchive:
         self._packed = 0  # bytes of blocks since the last clean-up
         self._has_gap = False  # that is not written yet
         self.missed = 0  # messages that could not be kept
+
+    def go_on(self, positions: Positions) -> None:
+        """Find out whether messages before these positions, which are read next, were missed.
+
+        A monitor that was killed while the disk was full has forgotten that it missed some.
+        """
+        if not self._path.exists():
+            return
+        try:
+            self._open()
+            known = self._database.execute("SELECT topic, partition FROM positions").fetchall()
+            self._has_gap = any(
+                place.offset > self._next(*partition, place.topic_id)
+                for partition, place in positions.items()
+                if partition in known
+            )
+        except (sqlite3.Error, OSError):  # add() says it
+            self._has_gap = True
 
     def add(self, polled: Polled) -> None:
         """Keep what Reader.poll() has returned, without what is there already.
@@ -213,7 +231,10 @@ class MessageArchive:
         self._database.execute("DELETE FROM gaps WHERE written < ?", (oldest,))
         self._database.execute("DELETE FROM tail WHERE written < ?", (oldest,))
         if not settings.audit_requests:  # what comes now is not kept: a later position has a gap
-            self._database.executescript("DELETE FROM tail; DELETE FROM positions;")
+            self._database.executescript(
+                "DELETE FROM tail; DELETE FROM positions; DELETE FROM gaps;"
+            )
+            self._database.execute("INSERT INTO gaps VALUES (?)", (time.time(),))
         self._database.execute("PRAGMA incremental_vacuum(10000)").fetchall()
 
 

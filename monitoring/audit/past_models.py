@@ -53,12 +53,12 @@ def past_models(registry: Registry, model_id: int, time: float) -> list[PastMode
 
     time : of the answer, in ms since 1970; the newest model that is older than that comes first.
     """
-    archive, found = Archive(registry.folder), {}
+    archive, found = Archive(registry.place), {}
     for card in archive.cards(model_id):
         found[card.digest] = PastModel(card, "the archive", archive)
     try:
         card = registry.card(model_id)
-        found[card.digest] = PastModel(card, f"{registry.folder.name}/", registry)
+        found[card.digest] = PastModel(card, registry.storage.name, registry)
     except ModelError:
         pass
     newest_first = sorted(found.values(), key=lambda each: each.card.created, reverse=True)

@@ -7,8 +7,9 @@ import numpy as np
 
 from monitoring.figures.decoding import NO_MODEL
 from monitoring.figures.exact import mean, total_of
-from monitoring.figures.join import OUTPUTS, Answers, Observations
+from monitoring.figures.join import Answers, Observations
 from monitoring.figures.newest import Newest
+from monitoring.figures.rows import OUTPUTS
 from monitoring.snapshot import CalibrationBin, Figures
 from utils.datasets import dataset
 
@@ -167,8 +168,12 @@ def losses_of(seen: Observations) -> np.ndarray:
 
 def right(outcomes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return which classes are predicted rightly, shape (n,)."""
-    predicted = scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
-    return predicted == outcomes
+    return decided(scores) == outcomes
+
+
+def decided(scores: np.ndarray) -> np.ndarray:
+    """Return the places of the predicted classes, shape (n,)."""
+    return scores > 0.5 if scores.ndim == 1 else scores.argmax(axis=1)
 
 
 def calibration(outcomes: np.ndarray, scores: np.ndarray) -> list[CalibrationBin]:

@@ -20,10 +20,11 @@ from monitoring.figures.decoding import (
     reported_outcomes,
     time_of,
 )
-from monitoring.figures.join import OUTPUTS, Join, Joined, lacks_a_part
+from monitoring.figures.join import Join, Joined
 from monitoring.figures.model_figures import WINDOW, AllModels, ModelFigures, losses_of
 from monitoring.figures.newest import Newest
 from monitoring.figures.rates import Rates
+from monitoring.figures.rows import OUTPUTS, is_known, is_waiting, lacks_a_part
 from monitoring.figures.sample import SIZE, Sample
 from monitoring.figures.table import Table
 from utils.datasets import dataset
@@ -97,8 +98,8 @@ class State:
             TopicPartition(topic, number): Position(*place)
             for topic, number, place in head.positions
         }
-        self.waiting = Table(database, "waiting", is_open=lambda row: True)
-        self.known = Table(database, "known", lacks_a_part)
+        self.waiting = Table(database, "waiting", is_waiting, is_open=lambda row: True)
+        self.known = Table(database, "known", is_known, lacks_a_part)
         self.join = Join(self.waiting, self.known)
         self.rates, self.curves, self.models = Rates(), Curves(), AllModels()
         self.models.below, self.models.newest_known = head.below, head.newest_known

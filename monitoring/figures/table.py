@@ -33,19 +33,20 @@ class Table:
     committed. Until then they stay in memory. Reading may raise Damaged, or
     sqlite3.OperationalError, which changes nothing.
 
-    is_open : tells whether a row is needed for a join that has not come; it is given the row's
-    first bytes, START of them.
+    is_row : tells whether bytes that the file has are a row. is_open : tells whether a row is
+    needed for a join that has not come; it is given the row's first bytes, START of them.
     """
 
     def __init__(
         self,
         database: Database,
         name: str,
+        is_row: Callable[[bytes], bool],
         is_open: Callable[[bytes], bool],
         in_memory: int = IN_MEMORY,
     ) -> None:
         self._database, self._name = database, name
-        self._is_open, self._in_memory = is_open, in_memory
+        self._is_row, self._is_open, self._in_memory = is_row, is_open, in_memory
         self._stored: dict[int, bytes] = {}  # rows as they are in the file, oldest first
         self._changed: dict[int, bytes] = {}  # rows that are not, or not like this, in the file
         self.put = self._changed.__setitem__  # add or replace a row: key, content
@@ -83,12 +84,18 @@ class Table:
             some = keys[first : first + _MOST_PARAMETERS]
             marks = ",".join("?" * len(some))
             sql = f"SELECT key, content FROM {self._name} WHERE generation = ? AND key IN ({marks})"
-            found += self._database.query(sql, (generation, *some))
+            found += self._checked(self._database.query(sql, (generation, *some)))
         return found
 
     def get(self, key: int) -> bytes | None:
         """Return a row, None if there is none."""
         return self._changed.get(key) or self._stored.get(key)
+
+    def _checked(self, rows: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        for key, content in rows:
+            if type(content) is not bytes or not self._is_row(content):
+                raise Damaged(f"the row {key} of {self._name} is none")
+        return rows
 
     def pop(self, key: int) -> None:
         """Remove a row."""
@@ -175,7 +182,7 @@ class Table:
     def _first_stored(self, time_of: Callable[[bytes], float]) -> list[tuple[float, int]]:
         for generation in self._indexes:
             sql = f"SELECT key, content FROM {self._name} WHERE generation = ?"
-            rows = self._database.query(sql, (generation,))
+            rows = self._checked(self._database.query(sql, (generation,)))
             if not all(self._is_old(key) for key, _ in rows):
                 return sorted((time_of(content), key) for key, content in rows)
         return []
@@ -210,7 +217,8 @@ class Table:
         found = 0
         for generation in generations:
             sql = f"SELECT substr(content, 1, {START}) FROM {self._name} WHERE generation = ?"
-            found += sum(self._is_open(row) for (row,) in self._database.query(sql, (generation,)))
+            rows = self._database.query(f"{sql} AND typeof(content) = 'blob'", (generation,))
+            found += sum(self._is_open(row) for (row,) in rows)
             sql = f"DELETE FROM {self._name} WHERE generation = ?"
             self._database.query(sql, (generation,))
             sql = "DELETE FROM generations WHERE name = ? AND generation = ?"

@@ -1,20 +1,24 @@
 """The monitor's live page: one look tells whether predictions are right, fast and complete.
 
-    page = open_page(settings.listen_host, settings.monitor_port)
+    page = LatePage(settings.listen_host, settings.monitor_port)
     page.publish(snapshot, histories)    # once a second
 
 Works offline; nothing can be changed through it. See web_server.py for what it serves.
 """
 
 import errno
+import math
 import socket
 import threading
+import time
 from collections.abc import Mapping
 
 from monitoring.page.feed import Feed
 from monitoring.page.web_server import Server
 from monitoring.snapshot import History, Snapshot
 from utils.console import say, warn
+
+OPEN_EVERY = 5.0  # seconds between attempts to open the page
 
 
 class Page:
@@ -50,20 +54,45 @@ class Page:
         self._server.server_close()
 
 
-def open_page(host: str, port: int) -> Page | None:
-    """Return the page and say its address; None if there is none: port 0, or it can't be used."""
-    if not port:
-        return None
-    try:
-        page = Page(host, port)
-    except socket.gaierror as error:
-        warn(f"LISTEN_HOST: {host!r} can't be used: {error.strerror}; there is no page.")
-        return None
-    except OSError as error:
-        wrong = f"MONITOR_PORT: {port} can't be used on {host}"
-        if error.errno == errno.EADDRNOTAVAIL:
-            wrong = f"LISTEN_HOST: {host} is no address of this machine"
-        warn(f"{wrong}: {error.strerror}; there is no page.")
-        return None
-    say(f"The page is open: {page.address}", "bold")
-    return page
+class LatePage:
+    """The page, opened by publish() as soon as its port is free; port 0: none."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self.page: Page | None = None
+        self._problem, self._open_at = "", 0.0 if port else math.inf
+
+    def publish(self, snapshot: Snapshot, histories: Mapping[str, History]) -> None:
+        """Show this from now on, on the page if there is one; opens it if it can be."""
+        self.open()
+        if self.page:
+            self.page.publish(snapshot, histories)
+
+    def open(self) -> None:
+        """Open the page if it is not, say its address, or once why there is none."""
+        if self.page or time.monotonic() < self._open_at:
+            return
+        self._open_at = time.monotonic() + OPEN_EVERY
+        try:
+            self.page = Page(self._host, self._port)
+        except OSError as error:
+            self._fail(error)
+        else:
+            say(f"The page is open: {self.page.address}", "bold")
+
+    def _fail(self, error: OSError) -> None:
+        wrong = f"MONITOR_PORT: {self._port} can't be used on {self._host}"
+        if isinstance(error, socket.gaierror):
+            wrong = f"LISTEN_HOST: {self._host!r} can't be used"
+            self._open_at = math.inf  # to ask for a name may take long
+        elif error.errno == errno.EADDRNOTAVAIL:
+            wrong = f"LISTEN_HOST: {self._host} is no address of this machine"
+        then = "there is no page" if self._open_at == math.inf else "the page opens when it can be"
+        if wrong != self._problem:
+            warn(f"{wrong}: {error.strerror}; {then}.")
+        self._problem = wrong
+
+    def close(self) -> None:
+        """Close the page, if there is one."""
+        if self.page:
+            self.page.close()

@@ -16,6 +16,7 @@ import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
+from monitoring.tracking.address import DATABASES, OFF, SERVERS, check_address, reason
 from monitoring.tracking.logged import Logged
 from utils.console import drop_unwritable_output, printable
 from utils.files import locked
@@ -40,7 +41,6 @@ LOCK = settings.data_dir / "mlflow.lock"
 BUDGET = 120.0  # seconds after which no other training is begun
 KIND = "custom_model_development"  # what MLflow's pages show: no language models
 MORE = 3  # the exit code if there is more to do
-OFF = "none"  # a value of MLFLOW_TRACKING_URI
 NOTE = "MLflow: "  # how lines begin that monitor.py shows
 REFUSED = "INVALID_PARAMETER_VALUE"  # MLflow's error code, for a single card
 # Read by MLflow when it is imported. A frozen server would otherwise be waited for during minutes,
@@ -56,7 +56,7 @@ ENVIRONMENT = {
 
 def cards(registry: Registry) -> list[Card]:
     """Return the cards that can be read, of the archived models too, the oldest models first."""
-    found = {(card.model_id, card.digest): card for card in Archive(registry.folder).cards()}
+    found = {(card.model_id, card.digest): card for card in Archive(registry.place).cards()}
     for model_id in registry.ids():
         with suppress(ModelError):
             card = registry.card(model_id)
@@ -68,7 +68,7 @@ def content(registry: Registry, card: Card) -> bytes:
     """Return a model's content, wherever it is by now; ModelError if it is nowhere."""
     with suppress(ModelError):
         return registry.content(card)
-    return Archive(registry.folder).content(card)
+    return Archive(registry.place).content(card)
 
 
 def connect() -> "tuple[MlflowClient, Experiment]":
@@ -78,16 +78,27 @@ def connect() -> "tuple[MlflowClient, Experiment]":
     if not settings.mlflow_tracking_uri:
         check_store()
     uri = settings.mlflow_tracking_uri or f"sqlite:///{STORE}"
+    scheme = uri.partition(":")[0]
+    if scheme.partition("+")[0] in DATABASES:
+        check_database(uri)
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name(NAME)
     if experiment is None:
-        is_served = uri.startswith(("http:", "https:"))
-        folder = None if is_served else ARTIFACTS.as_uri()
+        folder = None if scheme in SERVERS else ARTIFACTS.as_uri()
         created = client.create_experiment(NAME, folder, {"mlflow.experimentKind": KIND})
         experiment = client.get_experiment(created)
     if experiment.lifecycle_stage != "active":
         raise ModelError(f"the experiment {NAME} is deleted: restore it, or delete it for good")
     return client, experiment
+
+
+def check_database(uri: str) -> None:
+    """Connect to a database once, which MLflow would try for minutes; SQLAlchemyError."""
+    from sqlalchemy import create_engine
+
+    engine = create_engine(uri)
+    engine.connect().close()
+    engine.dispose()
 
 
 def check_store() -> None:
@@ -212,6 +223,7 @@ def main() -> None:
     if arguments.child:
         end_with_parent(lambda: None)
     prepare_environment()
+    check_address()
     if settings.mlflow_tracking_uri == OFF:
         raise SystemExit("Nothing is logged: MLFLOW_TRACKING_URI is none")
     if not settings.data_dir.is_dir():
@@ -223,16 +235,8 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # MLflow, SQLAlchemy, requests, the disk
-        raise SystemExit(printable(in_one_line(error))) from None
+        raise SystemExit(printable(reason(error))) from None
     sys.exit(0 if is_done else MORE)
-
-
-def in_one_line(error: Exception) -> str:
-    """Return an error as one line of at most 300 characters."""
-    text = " ".join(str(error).split())
-    if settings.mlflow_tracking_uri:  # it may contain a password
-        text = text.replace(settings.mlflow_tracking_uri, "MLFLOW_TRACKING_URI")
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 if __name__ == "__main__":

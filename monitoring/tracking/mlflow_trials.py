@@ -66,7 +66,9 @@ def _trial(
     database: sqlite3.Connection, number: int, state: str, start: str, end: str, loss: float
 ) -> dict:
     kept = {key: json.loads(value) for key, value in database.execute(_KEPT, (number,))}
-    metrics = {name: kept[name] for name in ("loss", "noise", "rounds", "decisions", "seconds")}
+    names = ("loss", "noise", "rounds", "decisions", "seconds")
+    # Of a trial that a worker has measured the noise is not known.
+    metrics = {name: kept[name] for name in names if kept[name] is not None}
     return {
         "id": number,
         "start": _milliseconds(start),

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from monitoring.snapshot import Snapshot
 from monitoring.tracking import mlflow_live
-from monitoring.tracking.log_to_mlflow import MORE, NOTE, OFF
+from monitoring.tracking.address import OFF
+from monitoring.tracking.log_to_mlflow import MORE, NOTE
 from utils.console import say, warn
 from utils.files import ROOT
-from utils.model_store.archive import Archive
-from utils.model_store.registry import CHAMPION, Registry
+from utils.model_store.registry import Registry
 from utils.process import lower_priority
 from utils.settings import settings
 
@@ -43,7 +43,7 @@ class Tracking:
             warn(f"MLFLOW_TRACKING_URI is set, but MLflow is not installed: {install}")
         self._registry = Registry()
         self._child: subprocess.Popen | None = None
-        self._logged: tuple | None = None  # the state of the models that is logged
+        self._logged: object = None  # the state of the models that is logged
         self._pause, self._not_before, self._sent = PAUSES[0], 0.0, time.monotonic()
         self._sampled, self._before, self._champion = 0.0, {}, None
         self._has_failed = False
@@ -71,10 +71,11 @@ class Tracking:
 
     def _sample(self, snapshot: Snapshot) -> None:
         sample: dict = {"time": snapshot.time}
-        if snapshot.champion is not None and snapshot.champion != self._champion:
-            path = self._registry.folder / CHAMPION
-            with suppress(FileNotFoundError):
-                sample |= {"champion": snapshot.champion, "since": path.stat().st_mtime}
+        is_new = snapshot.champion not in (None, self._champion)
+        if is_new and not self._registry.storage.is_away:
+            since = self._registry.champion_since()
+            if since is not None:
+                sample |= {"champion": snapshot.champion, "since": since}
         if time.monotonic() - self._sampled >= SAMPLE_EVERY:
             self._sampled = time.monotonic()
             found = {m.model_id: mlflow_live.figures(m, snapshot) for m in snapshot.models}
@@ -87,16 +88,11 @@ class Tracking:
     def _is_due(self) -> bool:
         has_samples = mlflow_live.SAMPLES.exists() or mlflow_live.SENDING.exists()
         is_time = time.monotonic() - self._sent >= SEND_EVERY
-        return self._state() != self._logged or (has_samples and is_time)
-
-    def _state(self) -> tuple:
-        """Return what changes whenever a model, a card or the champion does."""
-        folders = (self._registry.folder, Archive(self._registry.folder).folder)
-        return tuple(folder.stat().st_mtime_ns if folder.exists() else 0 for folder in folders)
+        return self._registry.state() != self._logged or (has_samples and is_time)
 
     def _start(self) -> None:
         mlflow_live.thin_out()
-        self._starting, self._sent = self._state(), time.monotonic()
+        self._starting, self._sent = self._registry.state(), time.monotonic()
         command = [sys.executable, "-m", "monitoring.tracking.log_to_mlflow", "--child"]
         with open(OUTPUT, "wb") as output:
             # It ends when the pipe is closed, so it never outlives the monitor.

@@ -11,15 +11,21 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
+import psycopg
 from kafka import KafkaConsumer, TopicPartition
 from rich.table import Table
 
 from tests.chaos.faults import DATA_LOSS
+from tests.chaos.marker_watch import compare
 from tests.chaos.witness import Fault, Load
 from tests.harness.pipeline import Pipeline
 
 TRAINING_ROWS = 32_561  # of adult.data
+
+
+Connection = sqlite3.Connection | psycopg.Connection
 
 
 class Audit:
@@ -36,6 +42,8 @@ class Audit:
         self.lost = self.duplicates = self.orphans = self.deleted = self.in_log = 0
         self.damaged = self.forgotten = 0
         self.control: list[dict] = []
+        self.marker_watch: Path | None = None  # the output of marker_watch.py
+        self.would_be_written = ""
 
     def check(self, kept: bool, violation: str) -> None:
         """Note a violation if a promise was not kept."""
@@ -84,6 +92,9 @@ class Audit:
         self._audit_announcements()
         self._audit_models()
         self._audit_output()
+        if self.marker_watch:
+            topic = self._pipeline.records("app_messages")
+            self.would_be_written = compare(self.marker_watch, topic)
 
     def audit_answers(self, may_wait: bool = False) -> Counter:
         """Check that each request in the log has one answer; return how often each is there.
@@ -146,10 +157,15 @@ class Audit:
 
     def _store(self) -> tuple[dict[str, int], set[bytes]]:
         """Return the trainer's counters, and the keys of its complete observations."""
-        path = self._pipeline.folder / "data" / "observations.db"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        with closing(self._connect()) as db:
             counters = dict(db.execute("SELECT name, value FROM counters"))
             return counters, {key for (key,) in db.execute("SELECT key FROM positions")}
+
+    def _connect(self) -> Connection:
+        if isinstance(place := self._pipeline.place, Path):
+            return sqlite3.connect(f"file:{place}?mode=ro", uri=True)
+        schema = f"-c search_path={place.schema}"
+        return psycopg.connect(place.url.get_secret_value(), options=schema)
 
     def _due(self, counters: dict[str, int], ids: set[bytes]) -> int:
         return min(counters["retrain_requests"], len(ids) // self._every)
@@ -223,6 +239,8 @@ class Audit:
         table.add_row("answers to requests that Kafka has lost", f"{self.orphans:,}")
         table.add_row("damaged models", f"{self.damaged}")
         table.add_row("transaction markers repaired", f"{self.forgotten}")
+        if self.marker_watch:
+            table.add_row("markers that would have been written", self.would_be_written)
         table.add_row("longest time without an answer", self._silence(faults))
         restarted = ", ".join(f"{name} {number}" for name, number in restarts.items())
         table.add_row("restarts", restarted)

@@ -14,6 +14,7 @@ from tests.chaos.service import Service
 from tests.chaos.witness import Fault
 from tests.harness.clock import set_wrong
 from tests.harness.pipeline import wait_until
+from tools.kafka_node import Node
 
 if TYPE_CHECKING:
     from tests.chaos.run import Chaos
@@ -31,11 +32,18 @@ FAULTS = {
     "broker kill -9": (2, 0),
     "broker SIGSTOP": (2, 8),
     "broker SIGSTOP in a training": (0.3, 90),
+    "broker SIGTERM": (1, 0),
+    "brokers kill -9": (0.5, 0),
     "log cut": (1, 0),
     "topic made anew": (1, 0),
+    "postgres kill -9": (2, 0),
+    "postgres SIGSTOP": (1, 45),
     "offsets expired": (1, 0),
 }
 DATA_LOSS = ("log cut", "topic made anew")  # Kafka loses acknowledged requests in these
+ONLY_ONE = ("log cut",)  # with three brokers, Kafka syncs nothing: the others have the records
+ONLY_THREE = ("broker SIGTERM", "brokers kill -9")  # the second one: all at once
+ONLY_POSTGRES = ("postgres kill -9", "postgres SIGSTOP")
 CLOCK_JUMP = 7_200  # seconds; by default Kafka refuses records from more than an hour ahead
 
 
@@ -54,7 +62,15 @@ class Faults:
         """Inject faults at random intervals for as long as the run's options say."""
         options, chance = self._chaos.options, self._chance
         deadline = time.monotonic() + options.minutes * 60
-        weights = {kind: FAULTS[kind][0] for kind in FAULTS if kind.startswith(options.only)}
+        left_out = ONLY_ONE if self._chaos.pipeline.cluster else ONLY_THREE
+        left_out += () if self._chaos.postgres else ONLY_POSTGRES
+        weights = {
+            kind: weight
+            for kind, (weight, _) in FAULTS.items()
+            if kind.startswith(options.only) and kind not in left_out
+        }
+        if options.kill_broker_every:
+            self._under_way.append(self._pool.submit(self._kill_brokers, deadline))
         while len(self._under_way) < (options.faults or float("inf")):
             pause = chance.uniform(*options.gap)
             if time.monotonic() + pause > deadline:
@@ -78,6 +94,8 @@ class Faults:
             return {"broker", *(predictor.name for predictor in self._chaos.predictors)}
         if kind.startswith(("broker", "log", "topic")):
             return {"broker"}
+        if kind in ONLY_POSTGRES:
+            return {"postgres"}
         return {f"clock of {whom.name}" if "clock" in kind else whom.name}
 
     def end(self) -> None:
@@ -110,7 +128,12 @@ class Faults:
         """Return when it was over; None if there was nothing to hit."""
         match kind:
             case "broker kill -9":
-                return self._restart_broker()
+                return self._restart_broker(self._a_broker())
+            case "broker SIGTERM":
+                self._chaos.pipeline.cluster.restart(self._a_broker())
+                return time.time()
+            case "brokers kill -9":
+                return self._restart_broker(*self._chaos.pipeline.cluster.nodes)
             case "log cut":
                 return self._restart_broker(cut=True)
             case "broker SIGSTOP":
@@ -126,6 +149,15 @@ class Faults:
                 return self._expire_offsets()
             case "training kill -9":
                 return self._kill_training()
+            case "postgres kill -9":
+                self._chaos.postgres.kill()
+                self._chaos.postgres.start()
+                return time.time()
+            case "postgres SIGSTOP":
+                self._chaos.postgres.freeze()
+                time.sleep(seconds)
+                self._chaos.postgres.resume()
+                return time.time()
         return self._hit_service(whom, kind.partition(" ")[2], seconds)
 
     def _hit_service(self, service: Service, how: str, seconds: float) -> float:
@@ -141,15 +173,32 @@ class Faults:
             service.send(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
         return time.time()
 
+    def _a_broker(self) -> int:
+        return self._chance.choice([1, 2, 3])
+
     def _freeze_broker(self, seconds: float) -> float:
-        pid = int((self._chaos.pipeline.folder / "kafka" / "broker.pid").read_text())
-        os.kill(pid, signal.SIGSTOP)
+        cluster, folder = self._chaos.pipeline.cluster, self._chaos.pipeline.folder / "kafka"
+        node = cluster.nodes[self._a_broker()] if cluster else Node(folder)
+        node.send(signal.SIGSTOP)
         time.sleep(seconds)
-        os.kill(pid, signal.SIGCONT)
+        node.send(signal.SIGCONT)
         return time.time()
 
-    def _restart_broker(self, cut: bool = False) -> float:
-        kill_broker(self._chaos)
+    def _kill_brokers(self, deadline: float) -> None:
+        """Kill one of three brokers again and again, each time when all are in sync."""
+        every, cluster = self._chaos.options.kill_broker_every, self._chaos.pipeline.cluster
+        while time.monotonic() + every < deadline:
+            time.sleep(every)
+            wait_until(lambda: "broker" not in self._busy and cluster.is_in_sync(), 120, "in sync")
+            self._busy.add("broker")
+            self._inflict("broker kill -9", {"broker"}, self._chaos.trainer, 0)
+
+    def _restart_broker(self, *numbers: int, cut: bool = False) -> float:
+        kill_broker(self._chaos, *numbers)
+        if self._chaos.pipeline.cluster:
+            killed = time.time()
+            self._chaos.restart_broker()
+            return killed if len(numbers) == 1 else time.time()  # two can do the work
         if cut:
             cut_logs(self._chaos, self._chance)
         with ThreadPoolExecutor(1) as meanwhile:  # at the end, the other pool accepts no more work

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from tests.chaos.run import Chaos
 
 
-def kill_broker(chaos: "Chaos") -> None:
-    """Kill Kafka, and return when its process has ended."""
+def kill_broker(chaos: "Chaos", *numbers: int) -> None:
+    """Kill Kafka, or these of its brokers, and return when its processes have ended."""
+    if chaos.pipeline.cluster:
+        for number in numbers:
+            chaos.pipeline.cluster.kill(number)
+        return
     folder = chaos.pipeline.folder / "kafka"
     os.kill(int((folder / "broker.pid").read_text()), signal.SIGKILL)
     local_kafka.stop(folder)
@@ -53,7 +57,7 @@ def make_topic_anew(chaos: "Chaos") -> float:
 
 def _created(admin: KafkaAdminClient, topic: str, partitions: int) -> bool:
     try:
-        admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1}})
+        admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": -1}})
     except TopicAlreadyExistsError:  # it is still being deleted
         return False
     return True

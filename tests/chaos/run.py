@@ -1,6 +1,7 @@
 """Injects random faults into the pipeline for minutes, then audits everything that it promises.
 
     python -m tests.chaos.run --minutes 5 --seed 7 --rate 200
+    python -m tests.chaos.run --brokers 3 --kill-broker-every 20
 
 Starts a broker, predictors and a trainer of its own in a temporary folder, and an independent
 producer. While that sends requests, processes are killed and paused, the broker among them; a
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +27,12 @@ from rich.console import Console
 
 from tests.chaos.audit import Audit
 from tests.chaos.faults import FAULTS, Faults
+from tests.chaos.object_models import ObjectModels
 from tests.chaos.service import Service
 from tests.chaos.witness import Chronicle, Load
 from tests.harness.brokers import QUICK, own_pipeline
 from tests.harness.pipeline import Pipeline
+from tests.harness.postgres import PostgresServer, running_postgres
 from tools import local_kafka
 from utils.console import say
 from utils.script import command_line
@@ -50,16 +53,22 @@ class Options:
     rate: float = 200
     partitions: int = 2
     predictors: int = 1
+    object_store: bool = False  # models are there
     gap: tuple[float, float] = (0.5, 6)  # seconds between two faults
     only: str = ""  # inject only faults whose names begin with this
     keep: bool = False
+    brokers: int = 1
+    kill_broker_every: float = 0  # seconds; 0: only by chance
+    postgres: bool = False  # keep the observations there
 
 
 class Chaos:
     """One run: the pipeline's processes, the load, the faults, and a record of all of them."""
 
-    def __init__(self, options: Options, pipeline: Pipeline) -> None:
-        self.options, self.pipeline = options, pipeline
+    def __init__(
+        self, options: Options, pipeline: Pipeline, postgres: PostgresServer | None = None
+    ) -> None:
+        self.options, self.pipeline, self.postgres = options, pipeline, postgres
         self.chronicle = Chronicle(pipeline.folder / "chronicle.log")
         self.faults = Faults(self)
         self._broker_restarts = 0
@@ -69,7 +78,12 @@ class Chaos:
             "RETRAIN_EVERY": str(RETRAIN_EVERY),
             "PARTITIONS": str(options.partitions),
         }
+        if postgres:
+            pipeline.environment["OBSERVATIONS_URL"] = postgres.url
         pipeline.create_topic("app_messages", options.partitions)
+        self.objects = None
+        if options.object_store:
+            self.objects = ObjectModels(pipeline, self.chronicle, options.seed)
 
     def start(self) -> None:
         """Start every script and, when they are ready, the load."""
@@ -84,6 +98,15 @@ class Chaos:
         self.load = Load(self.pipeline, self.options.rate, self.options.partitions, self.chronicle)
         self.audit = Audit(self.pipeline, self.load, self.faults.injected, RETRAIN_EVERY)
         self._supervisor.start()
+        if self.pipeline.cluster:
+            self._watch_markers()
+
+    def _watch_markers(self) -> None:
+        prefix, names = self.pipeline.prefix, [predictor.name for predictor in self.predictors]
+        topics = [prefix + name for name in ("app_messages", "retrain_topic", "dead_letter_topic")]
+        arguments = (f"{prefix}predictors", ",".join(names), *topics)
+        watch = self.pipeline.start("-m", "tests.chaos.marker_watch", *arguments)
+        self.audit.marker_watch = watch.log
 
     @property
     def services(self) -> list[Service]:
@@ -99,7 +122,10 @@ class Chaos:
                 service.supervise()
 
     def restart_broker(self) -> None:
-        """Start Kafka again, with the same data and at the same port."""
+        """Start Kafka again, with the same data and at the same ports."""
+        if self.pipeline.cluster:
+            self.chronicle.write("broker", self.pipeline.cluster.start())
+            return
         folder = self.pipeline.folder / "kafka"
         log = folder / "broker.log"  # the new process would overwrite it
         log.rename(log.with_name(f"broker-{self._broker_restarts}.log"))
@@ -109,6 +135,8 @@ class Chaos:
     def settle(self) -> Audit:
         """End the load, wait until all work is done, stop the scripts, and audit the result."""
         self.faults.end()
+        if self.objects:
+            self.objects.calm()
         self.load.stop_sending()
         self.chronicle.write("CHAOS", "No more faults, no more requests.")
         audit = self.audit
@@ -121,11 +149,15 @@ class Chaos:
             service.end()
             audit.violations += service.complaints
         audit.wait_for("the end of training processes", lambda: not self.pipeline.children(), 5)
+        if self.objects:
+            self.objects.fetch()
         audit.run()
         return audit
 
     def _champion_answers(self) -> bool:
         """True when the last model that each predictor has named is the champion."""
+        if self.objects:
+            self.objects.fetch()
         path = self.pipeline.folder / "models" / "champion.json"
         champion = json.loads(path.read_bytes())["model_id"]
         texts = [predictor.process.log.read_text() for predictor in self.predictors]
@@ -141,6 +173,8 @@ class Chaos:
             self._supervisor.join()
         if hasattr(self, "load"):
             self.load.close()
+        if self.objects:
+            self.objects.close()
         self.chronicle.close()
 
 
@@ -154,8 +188,9 @@ def run(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) ->
     folder, audit = Path(tempfile.mkdtemp(prefix="chaos-")), None
     try:
         with (
-            own_pipeline(folder, "chaos-", *QUICK) as pipeline,
-            closing(Chaos(options, pipeline)) as chaos,
+            own_pipeline(folder, "chaos-", *QUICK, cluster=options.brokers > 1) as pipeline,
+            running_postgres() if options.postgres else nullcontext() as postgres,
+            closing(Chaos(options, pipeline, postgres)) as chaos,
         ):
             chaos.start()
             meanwhile(chaos)
@@ -183,12 +218,29 @@ def parse_arguments() -> Options:
     parser.add_argument("--partitions", type=int, default=default.partitions, help="(2)")
     parser.add_argument("--predictors", type=int, default=default.predictors, help="(1)")
     parser.add_argument(
+        "--object-store", action="store_true", help="models in an object store, which fails too"
+    )
+    parser.add_argument(
         "--gap", type=float, nargs=2, default=default.gap, help="seconds between faults (0.5 6)"
     )
     kinds = {kind.split()[0] for kind in FAULTS} | FAULTS.keys()
     parser.add_argument("--only", choices=sorted(kinds), default="", help="inject only these")
+    parser.add_argument("--brokers", type=int, choices=[1, 3], default=default.brokers, help="(1)")
+    parser.add_argument(
+        "--kill-broker-every",
+        type=float,
+        metavar="SECONDS",
+        default=default.kill_broker_every,
+        help="kill one of three brokers at this interval, as soon as all are in sync",
+    )
+    parser.add_argument(
+        "--postgres", action="store_true", help="observations in PostgreSQL, which is killed too"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
-    return Options(**vars(parser.parse_args()))
+    options = Options(**vars(parser.parse_args()))
+    if options.kill_broker_every and options.brokers == 1:
+        parser.error("--kill-broker-every: needs --brokers 3")
+    return options
 
 
 def exit_code(options: Options, meanwhile: Callable[[Chaos], None] = inject_faults) -> int:

@@ -60,7 +60,9 @@ class Load:
         self.acknowledged: dict[str, float] = {}  # when, by request id
         self.answered: set[str] = set()
         self.arrivals: list[tuple[float, float]] = []  # (received, written) of new answers
-        self._rows, self._rate, self._partitions = pipeline.rows, rate, partitions
+        self.waits: list[tuple[float, float]] = []  # when sent, and seconds until the answer
+        self._sent_at: dict[str, float] = {}
+        self._rows, self.rate, self._partitions = pipeline.rows, rate, partitions
         self._topic = pipeline.prefix + "app_messages"
         self._chronicle = chronicle
         client = {"bootstrap_servers": pipeline.host, "reconnect_backoff_max_ms": 500}
@@ -91,10 +93,11 @@ class Load:
             row = self._rows[self.sent % len(self._rows)]
             value = json.dumps({"request_id": request_id, "data": row}).encode()
             partition = self.sent % self._partitions
+            self._sent_at[request_id] = time.time()
             future = self._producer.send(self._topic, value, partition=partition)
             future.add_callback(self._acknowledge, request_id)
             self.sent += 1
-            time.sleep(max(began + self.sent / self._rate - time.monotonic(), 0))
+            time.sleep(max(began + self.sent / self.rate - time.monotonic(), 0))
 
     def _acknowledge(self, request_id: str, _: object) -> None:
         self.acknowledged[request_id] = time.time()
@@ -123,6 +126,8 @@ class Load:
         if self.arrivals and (silence := now - self.arrivals[-1][0]) > LONG_SILENCE:
             self._chronicle.write("observer", f"no answer for {silence:.1f} s until now")
         self.arrivals.append((now, written))
+        sent = self._sent_at.pop(request_id)
+        self.waits.append((sent, now - sent))
         self.answered.add(request_id)
 
     def stop_sending(self) -> None:
@@ -145,6 +150,10 @@ class Load:
         """Return the arrival times of the two successive answers furthest apart."""
         times = [received for received, _ in self.arrivals]
         return max(zip(times, times[1:], strict=False), key=lambda pair: pair[1] - pair[0])
+
+    def slowest_answer(self, since: float) -> float:
+        """Return the longest wait, in seconds, for an answer to a request sent since a moment."""
+        return max((wait for sent, wait in self.waits if sent >= since), default=0.0)
 
     def resumed_after(self, moment: float) -> float | None:
         """Return the seconds from a moment to the first answer written after it; None if none."""

@@ -13,7 +13,9 @@ from functools import cached_property
 from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from pydantic import SecretStr
 
+from train.store.place import FILE, Place, Server, schema_of
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.kafka_client.batch import Batch
@@ -70,6 +72,7 @@ class Pipeline:
         self, host: str, prefix: str, folder: Path, project: Path = ROOT, **environment: str
     ) -> None:
         self.host, self.prefix, self.folder, self.project = host, prefix, folder, project
+        self.cluster = None  # or the three brokers that it runs on, see brokers.py
         self.processes: list[subprocess.Popen] = []
         self.producer = KafkaProducer(bootstrap_servers=host, linger_ms=5)
         self.environment = {
@@ -86,17 +89,33 @@ class Pipeline:
         """The rows of adult.test that requests are made of."""
         return read_test_requests(self.folder / "data")
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a script with Python."""
-        return self.start_command(sys.executable, *command, **environment)
+    @property
+    def place(self) -> Place:
+        """Where the trainer's store is."""
+        if url := self.environment.get("OBSERVATIONS_URL"):
+            return Server(SecretStr(url), schema_of(self.prefix))
+        return self.folder / "data" / FILE
 
-    def start_command(self, *command: str, **environment: str) -> subprocess.Popen:
-        """Start a program; its output goes to <name>-<n>.log in the pipeline's folder."""
+    def start(self, *command: str, **options) -> subprocess.Popen:
+        """Start a script with Python; options : see start_command()."""
+        return self.start_command(sys.executable, *command, **options)
+
+    def start_command(
+        self,
+        *command: str,
+        before: tuple[str, ...] = (),
+        project: Path | None = None,
+        **environment: str,
+    ) -> subprocess.Popen:
+        """Start a program; its output goes to <name>-<n>.log in the pipeline's folder.
+
+        before : what enters the host on which it is to run; project : if it is another one's.
+        """
         log = self.folder / f"{Path(command[1]).stem}-{len(self.processes)}.log"
         with open(log, "wb") as file:
             process = subprocess.Popen(
-                command,
-                cwd=self.project,
+                (*before, *command),
+                cwd=project or self.project,
                 env=os.environ | self.environment | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -137,7 +156,8 @@ class Pipeline:
     def create_topic(self, topic: str, partitions: int = 1, **options) -> None:
         """Create a topic, before a script creates it."""
         admin = KafkaAdminClient(bootstrap_servers=self.host)
-        options |= {"num_partitions": partitions, "replication_factor": 1}
+        # -1: as many copies as the broker has by default, three on three brokers.
+        options = {"num_partitions": partitions, "replication_factor": -1} | options
         admin.create_topics({self.prefix + topic: options}, wait_for_metadata=True)
         admin.close()
 

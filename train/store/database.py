@@ -29,10 +29,15 @@ class StoreError(OSError):
 
 
 class StoreReplaced(StoreError):
-    """The file was deleted, moved or replaced after it was opened: nobody else would see changes.
+    """The store that was opened is no longer the one that counts; begin again in a new process.
 
-    Open the path again, in a new process or by a new Database.
+    The file was deleted, moved or replaced after it was opened, so nobody else would see changes;
+    or another trainer took over.
     """
+
+
+class StoreUnreachable(StoreError, ConnectionError):
+    """The server can't be reached, or does not answer; try again."""
 
 
 class Database:
@@ -117,11 +122,16 @@ class Database:
                 self.query(statement)
                 statement = ""
 
-    def write_bytes(self, table: str, column: str, row: int, number: int, value: bytes) -> None:
-        """Overwrite a blob's value of this number, all being of equal size; row : its rowid."""
+    def write_bytes(self, table: str, column: str, row: int, values: Mapping[int, bytes]) -> None:
+        """Overwrite a blob's values of these numbers, all of equal size; row : its rowid."""
         with self._errors(), self._connection.blobopen(table, column, row) as blob:
-            blob.seek(number * len(value))
-            blob.write(value)
+            for number, value in values.items():
+                blob.seek(number * len(value))
+                blob.write(value)
+
+    def has_table(self, name: str) -> bool:
+        """Return True if there is a table of this name."""
+        return bool(self.query("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)))
 
     def shrink(self) -> None:
         """Give pages back to the file system if an eighth of the file's pages are unused."""

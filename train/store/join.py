@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from train.store.database import Database
 from train.store.keys import key_of
 from train.store.schema import add_positions
-from train.store.segments import correct_outcome, seal
+from train.store.segments import correct_outcomes, seal
 
 # Of several requests with the same id the first one counts, of several outcomes the last one.
 _WAIT = """
@@ -36,10 +36,9 @@ class Join:
         first : the position of the first of them.
         """
         new = self._merged(observed)
-        for key, position in self._db.find("SELECT key, position FROM positions WHERE key IN", new):
-            _, outcome = new.pop(key)
-            if outcome is not None:
-                correct_outcome(self._db, position, outcome)
+        known = self._db.find("SELECT key, position FROM positions WHERE key IN", new)
+        corrected = {position: new.pop(key)[1] for key, position in known}
+        correct_outcomes(self._db, {at: out for at, out in corrected.items() if out is not None})
         found = self._add_waiting(new)
         done = [(rowid,) for key, rowid in found.items() if None not in new[key]]
         complete = [(key, *row, self._now) for key, row in new.items() if None not in row]

@@ -1,55 +1,77 @@
-"""The trainer's store: one SQLite file with all requests, outcomes, offsets and trainings.
+"""The trainer's store: all requests, outcomes, offsets and trainings, in SQLite or PostgreSQL.
 
-What a poll returned and the offsets after it are stored in one SQLite transaction. So a trainer
-that is killed at any moment continues where its store ends, and no observation is lost or counted
-twice. The training child reads one consistent snapshot (snapshot.py) while the trainer goes on
-writing. Memory and the time of each step do not grow with the store, and it has an upper bound if
+What a poll returned and the offsets after it are stored in one transaction. So a trainer that is
+killed at any moment continues where its store ends, and no observation is lost or counted twice.
+The training child reads one consistent snapshot (snapshot.py) while the trainer goes on writing.
+Memory and the time of each step do not grow with the store, and it has an upper bound if
 OBSERVATIONS_KEEP is set.
 """
 
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, closing
-from pathlib import Path
-from threading import Event
+from contextlib import closing
+from typing import TYPE_CHECKING
 
 from train.store.clock import StoreClock
-from train.store.database import Database
 from train.store.join import COUNT_WAITING, Join
-from train.store.schema import SCHEMA, SCHEMA_VERSION, SEGMENT_ROWS
+from train.store.place import STORE, Place, open_database
+from train.store.schema import SEGMENT_ROWS
 from train.store.segments import delete_oldest
 from train.store.stored_target import adapt_target
-from train.store.upgrade import UPGRADES
 from utils.kafka_client.records import Position
-from utils.process import only_one
 from utils.settings import settings
 from utils.telemetry import telemetry
 
-STORE = settings.data_dir / "observations.db"
+if TYPE_CHECKING:
+    from train.store.postgres import Postgres
+
 CLEAN_UP_EVERY = 60  # seconds
+MOST_EXPIRED = 100_000  # records that one call deletes: it takes a second
 Partition = tuple[str, int]  # topic and number; equal to kafka-python's TopicPartition
+
+_REPLACE_OFFSETS = """
+INSERT INTO offsets VALUES (?, ?, ?, ?, ?) ON CONFLICT (topic, partition) DO UPDATE SET
+    next_offset = excluded.next_offset, leader_epoch = excluded.leader_epoch,
+    topic_id = excluded.topic_id
+"""
+_REPLACE_TRAINING = """
+INSERT INTO trainings VALUES (?, ?)
+    ON CONFLICT (number) DO UPDATE SET observations = excluded.observations
+"""
 
 
 class Observations:
     """The store, open for writing by one process at a time (see `only_trainer`).
 
-    Every method raises StoreError if the file can't be read or written.
+    Every method raises StoreError if the file can't be read or written, or the server not reached.
     """
 
-    def __init__(self, path: Path, segment_rows: int = SEGMENT_ROWS) -> None:
-        self._db = Database(path, SCHEMA, SCHEMA_VERSION, UPGRADES)
-        self._db.execute_script(COUNT_WAITING)
-        self._path = path
+    def __init__(
+        self,
+        place: Place,
+        segment_rows: int = SEGMENT_ROWS,
+        database: "Postgres | None" = None,
+    ) -> None:
+        """database : of this place, if it is open already."""
+        self._db = database or open_database(place)
+        with self._db.transaction():
+            self._db.execute_script(COUNT_WAITING)
+        self._place = place
         self._segment_rows = segment_rows
         self._clock = StoreClock(self.counter("clock"), self.counter("wall_clock"))
         self._cleaned_up = time.monotonic() - CLEAN_UP_EVERY
 
     def adapt_target(self) -> None:
         """Let stored outcomes mean what the data set says today; see stored_target.py."""
-        adapt_target(self._db, self._path)
+        adapt_target(self._db, self._place)
+
+    def still_mine(self) -> None:
+        """Raise StoreReplaced if another trainer has taken over, or the file is another one."""
+        with self._db.transaction():
+            pass
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, or the connection."""
         self._db.close()
 
     def positions(self) -> dict[Partition, Position]:
@@ -94,7 +116,7 @@ class Observations:
         former = "DELETE FROM offsets WHERE topic = ? AND topic_id NOT IN ('', ?)"
         self._db.execute_many(former, ids.items())
         rows = [(*partition, *position) for partition, position in positions.items()]
-        self._db.execute_many("INSERT OR REPLACE INTO offsets VALUES (?, ?, ?, ?, ?)", rows)
+        self._db.execute_many(_REPLACE_OFFSETS, rows)
 
     def clean_up(self) -> None:
         """Delete what OUTCOME_DAYS and OBSERVATIONS_KEEP say; to be called after every poll.
@@ -110,23 +132,26 @@ class Observations:
             )
             self._increase(observations_deleted=deleted)
         if time.monotonic() - self._cleaned_up >= CLEAN_UP_EVERY:
-            self._cleaned_up = time.monotonic()
-            self.expire(settings.outcome_days * 86_400)
+            if self.expire(settings.outcome_days * 86_400) < MOST_EXPIRED:
+                self._cleaned_up = time.monotonic()
             self._db.shrink()
 
     def expire(self, seconds: float) -> int:
         """Delete unmatched requests and outcomes that are older; return how many.
 
-        Age counts from when the trainer read them (a record's timestamp is set by its sender), on
-        the store's own clock: see StoreClock.
+        One call deletes at most MOST_EXPIRED. Age counts from when the trainer read them (a
+        record's timestamp is set by its sender), on the store's own clock: see StoreClock.
         """
         with self._db.transaction():
             self._keep_time()
             young = "SELECT rowid FROM waiting WHERE seen >= ? ORDER BY rowid LIMIT 1"
-            before = self._db.query(young, (self._clock.now() - seconds,)) or [(2**63 - 1,)]
+            surplus = "SELECT rowid FROM waiting ORDER BY rowid LIMIT 1 OFFSET ?"
+            found = self._db.query(young, (self._clock.now() - seconds,))
+            found += self._db.query(surplus, (MOST_EXPIRED,))
+            before = min(found, default=(2**63 - 1,))
             old = "SELECT count(data), count(outcome) FROM waiting WHERE rowid < ?"
-            [(requests, outcomes)] = self._db.query(old, before[0])
-            self._db.query("DELETE FROM waiting WHERE rowid < ?", before[0])
+            [(requests, outcomes)] = self._db.query(old, before)
+            self._db.query("DELETE FROM waiting WHERE rowid < ?", before)
             self._increase(waiting_requests=-requests, waiting_outcomes=-outcomes)
             self._increase(expired_records=requests + outcomes)
         return requests + outcomes
@@ -210,7 +235,7 @@ class Observations:
             # Observations that become complete between now and the child's snapshot are used by
             # this training too, but count as new ones of the next.
             border = (self.counter("trainings") + 1, self.counter("observations"))
-            self._db.query("INSERT OR REPLACE INTO trainings VALUES (?, ?)", border)
+            self._db.query(_REPLACE_TRAINING, border)
         return model_id
 
     def new_model_id(self, at_least: int) -> int:
@@ -273,11 +298,10 @@ def unused_model_id(newest: int) -> int:
     """
     if newest < 0:
         return 0
-    with closing(Observations(STORE)) as store:
+    with closing(open_store()) as store:
         return store.new_model_id(at_least=newest + 1)
 
 
-def only_trainer(store: Path, stop: Event) -> AbstractContextManager[None]:
-    """Hold an OS lock beside the store; see only_one()."""
-    waiting = "Another trainer is running; this one takes over when it ends."
-    return only_one(store.with_suffix(".lock"), stop, waiting)
+def open_store() -> Observations:
+    """Open the store that the settings name: in DATA_DIR, or at OBSERVATIONS_URL."""
+    return Observations(STORE)

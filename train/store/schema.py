@@ -57,14 +57,15 @@ CREATE TABLE IF NOT EXISTS target (  -- one row: what outcomes mean; see stored_
     dataset TEXT, kind TEXT, labels TEXT  -- JSON: the classes, in the order of their outcomes
 );
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT OR IGNORE INTO counters VALUES
+INSERT INTO counters VALUES
     ('observations', 0), ('observations_deleted', 0), ('observations_covered', 0),
     ('retrain_requests', 0), ('retrain_requests_covered', 0), ('retrain_every', 0),
     ('asked_by_hand', 0), ('asked_by_hand_covered', 0),
     ('last_model_id', 0), ('announced_model_id', 0), ('trainings', 0),
     ('training_model_id', 0), ('training_covers', 0), ('training_asked', 0),
     ('missed_records', 0), ('expired_records', 0),
-    ('clock', 0), ('wall_clock', 0);
+    ('clock', 0), ('wall_clock', 0)
+ON CONFLICT DO NOTHING;
 """
 
 

@@ -1,5 +1,6 @@
 """Segments: the store's older observations, as columns; sealed, corrected, deleted, read."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,13 +23,21 @@ def seal(db: Database, size: int) -> bool:
     return True
 
 
-def correct_outcome(db: Database, position: int, outcome: float) -> None:
-    """Replace the outcome of an observation, wherever it is."""
-    db.query("UPDATE recent SET outcome = ? WHERE position = ?", (outcome, position))
-    if not db.query("SELECT changes()")[0][0]:
-        last = "SELECT max(first) FROM segments WHERE first <= ?"
-        [(first,)] = db.query(last, (position,))
-        db.write_bytes("segments", "outcomes", first, position - first, as_bytes([outcome]))
+def correct_outcomes(db: Database, outcomes: dict[int, float]) -> None:
+    """Replace the outcomes of observations, wherever they are; outcomes : by position."""
+    if not outcomes:
+        return
+    change = "UPDATE recent SET outcome = ? WHERE position = ?"
+    db.execute_many(change, [(outcome, position) for position, outcome in outcomes.items()])
+    left = sorted(outcomes)
+    last = "SELECT first, size FROM segments WHERE first <= ? ORDER BY first DESC LIMIT 1"
+    while left and (found := db.query(last, (left[-1],))):
+        [(first, size)] = found
+        within = left[bisect_left(left, first) :]
+        values = {p - first: as_bytes([outcomes[p]]) for p in within if p < first + size}
+        if values:
+            db.write_bytes("segments", "outcomes", first, values)
+        del left[-len(within) :]
 
 
 def delete_oldest(db: Database, keep_rows: int | None, seen_before: float | None) -> int:

@@ -1,17 +1,21 @@
 """What a training reads from the store: its observations at one moment, as columns."""
 
+import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from train.store.columns import FrameBuilder
-from train.store.database import Database
+from train.store.database import Database, StoreUnreachable
+from train.store.place import Place, open_database
 from train.store.segments import read_blocks
 from train.store.stored_target import check_target
 from utils.datasets import dataset
+from utils.process import return_free_pages
+from utils.settings import settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +39,7 @@ class Snapshot:
     in_window: np.ndarray  # bool: among the newest `window` rows
     is_judged: np.ndarray  # bool: the judge may use it, if it is on its side
     training: int  # the number of the training that reads this snapshot
+    end: int  # the position after the newest observation
     observations: int  # how many there are in the store
     offsets: dict[str, int]  # "topic-partition" -> the offset to read next
     missed_records: int
@@ -47,22 +52,35 @@ class Snapshot:
             delattr(self, name)
 
 
-def read_snapshot(path: Path, window: int = 0) -> Snapshot:
+def read_snapshot(place: Place, window: int = 0, of: tuple[int, int] | None = None) -> Snapshot:
     """Return observations of the store at one moment; StoreError if it can't be read.
 
     window : the newest rows, to which the training is limited; 0 for all. Only these, and those for
-    the judge, are read.
+    the judge, are read. of : (end, training) of an earlier snapshot, whose rows are wanted again.
+    Where a server can't be reached, this is tried again for BROKER_TIMEOUT.
     """
-    with closing(Database(path, read_only=True)) as db:
+    deadline = time.monotonic() + settings.broker_timeout
+    while True:
+        try:
+            return _read_snapshot(place, window, of)
+        except StoreUnreachable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _read_snapshot(place: Place, window: int, of: tuple[int, int] | None) -> Snapshot:
+    with closing(open_database(place, read_only=True)) as db:
         db.query("BEGIN")  # all that follows reads the same state
-        check_target(db, path)
+        check_target(db, place)
         counters = dict(db.query("SELECT name, value FROM counters"))
         offsets = dict(db.query("SELECT topic || '-' || partition, next_offset FROM offsets"))
         borders = db.query("SELECT number, observations FROM trainings ORDER BY number")
-        end, training = counters["observations"], counters["trainings"] + 1
+        end, training = of or (counters["observations"], counters["trainings"] + 1)
         newest = (max(end - window, 0) if window else 0, end)
         judged = judged_ranges(borders, training, end)
-        rows = _read_rows(db, [newest, *judged])
+        read = _read_rows(db, [newest, *judged])
+    rows = read()
     positions = rows["positions"]
     return Snapshot(
         **rows,
@@ -70,6 +88,7 @@ def read_snapshot(path: Path, window: int = 0) -> Snapshot:
         in_window=_is_in(positions, [newest]),
         is_judged=_is_in(positions, judged),
         training=training,
+        end=end,
         observations=end - counters["observations_deleted"],
         offsets=offsets,
         missed_records=counters["missed_records"],
@@ -105,8 +124,11 @@ def _is_in(positions: np.ndarray, ranges: list[tuple[int, int]]) -> np.ndarray:
     return inside
 
 
-def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> dict:
-    """Return the fields of Snapshot that hold the rows in these ranges, and their positions."""
+def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> Callable[[], dict]:
+    """Read the rows in these ranges; return what makes the fields of Snapshot that hold them.
+
+    That takes long, and the database is not needed for it any more.
+    """
     builder = FrameBuilder(dataset.numeric, dataset.categorical, dataset.defaults)
     positions, outcomes = [np.empty(0, int)], [np.empty(0)]
     for block, columns, known in read_blocks(db, ranges):
@@ -114,9 +136,15 @@ def _read_rows(db: Database, ranges: list[tuple[int, int]]) -> dict:
         builder.add(columns, chosen)
         positions.append(block[chosen])
         outcomes.append(known[chosen])
-    return {
-        "frame": builder.frame(),
-        "filled": builder.filled,
-        "positions": np.concatenate(positions),
-        "outcomes": np.concatenate(outcomes),
-    }
+
+    def rows() -> dict:
+        frame = builder.frame()
+        return_free_pages()  # of the columns' parts: as much as the frame takes
+        return {
+            "frame": frame,
+            "filled": builder.filled,
+            "positions": np.concatenate(positions),
+            "outcomes": np.concatenate(outcomes),
+        }
+
+    return rows

@@ -14,7 +14,7 @@ from utils.settings import DATASETS
 
 _OUTCOMES = (
     (
-        "SELECT DISTINCT outcome FROM waiting WHERE outcome NOT NULL",
+        "SELECT DISTINCT outcome FROM waiting WHERE outcome IS NOT NULL",
         "UPDATE waiting SET outcome = (SELECT now FROM moved WHERE before = outcome)",
     ),
     (
@@ -58,7 +58,7 @@ def _file() -> str:
 
 
 def _stored(db: Database) -> tuple[str, str, list] | None:
-    if not db.query("SELECT 1 FROM sqlite_master WHERE name = 'target'"):
+    if not db.has_table("target"):
         return None  # the store of an earlier version whose trainer is still running
     for name, kind, labels in db.query("SELECT * FROM target"):
         return name, kind, json.loads(labels)
@@ -66,7 +66,7 @@ def _stored(db: Database) -> tuple[str, str, list] | None:
 
 
 def _has_outcomes(db: Database) -> bool:
-    waiting = "SELECT 1 FROM waiting WHERE outcome NOT NULL"
+    waiting = "SELECT 1 FROM waiting WHERE outcome IS NOT NULL"
     complete = "SELECT 1 FROM recent UNION ALL SELECT 1 FROM segments"
     return bool(db.query(f"{waiting} UNION ALL {complete} LIMIT 1"))
 

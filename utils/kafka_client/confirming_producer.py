@@ -15,9 +15,11 @@ from utils.process import time_limit
 
 CONFIRM_AFTER = 0.02  # seconds without records; a check at once would only slow the commit down
 # Seconds to end what was forgotten after init_transactions(): only this process still knows the
-# decision, and Kafka may be away for a moment. Together with the TIMEOUT to find out the decision
-# before it below the STALL_TIMEOUT of the stream.
+# decision, and Kafka may be away for a moment.
 BEGIN_TIMEOUT = 20.0
+# Seconds to find out the decision before that: longer than Kafka takes to replace a broker (9 s by
+# default), as every attempt begins from the start. Both together below the stream's STALL_TIMEOUT.
+DECISION_TIMEOUT = 15.0
 
 
 class ConfirmingProducer(TransactionalProducer):
@@ -39,14 +41,16 @@ class ConfirmingProducer(TransactionalProducer):
             raise
 
     def _begin(self) -> None:
-        decision = self.markers.last_decision()  # init_transactions() makes Kafka drop it
+        # Before init_transactions(), which makes Kafka drop it.
+        decision = self.markers.last_decision(timeout=DECISION_TIMEOUT)
         self.markers.require_means(decision)
         super()._begin()
         self.markers.end_forgotten(decision, BEGIN_TIMEOUT)
 
     def _check(self, sent: list[SentRecord]) -> list[RecordMetadata]:
         ends = super()._check(sent)
-        for end in ends:
+        # On several brokers nothing may be mended after a commit: what hangs is ended by the next.
+        for end in () if self.markers.view.has_several_brokers else ends:
             offset = max(end.offset, self._unconfirmed.get(end.topic_partition, -1))
             self._unconfirmed[end.topic_partition] = offset
         return ends

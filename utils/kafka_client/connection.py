@@ -23,7 +23,7 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)
 # A host that hangs while a client connects or logs in is waited for 10 to 30 s by default. The
 # clients of kafka-python 3.0.12 do not accept this setting of theirs.
 KafkaConnectionManager.DEFAULT_CONFIG |= {
-    "socket_connection_setup_timeout_ms": ANSWER_TIMEOUT * 1000,
+    "socket_connection_setup_timeout_ms": ANSWER_TIMEOUT * 500,  # doubled after a failure
     "socket_connection_setup_timeout_max_ms": ANSWER_TIMEOUT * 1000,
 }
 
@@ -48,9 +48,9 @@ def connection() -> dict:
     }
 
 
-def make_admin() -> KafkaAdminClient:
+def make_admin(**options) -> KafkaAdminClient:
     """Return an administration client; close it after use."""
-    return KafkaAdminClient(**connection())
+    return KafkaAdminClient(**connection() | options)
 
 
 def _hosts() -> list[str]:

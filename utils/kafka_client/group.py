@@ -14,6 +14,9 @@ from utils.kafka_client.security import Refused
 SESSION_TIMEOUT_MS = 6_000
 MEMBER = {  # settings of a consumer that is a member
     "session_timeout_ms": SESSION_TIMEOUT_MS,
+    # A broker that hangs is left after this time. A member may have to wait for another one as
+    # long as the session of that lasts.
+    "request_timeout_ms": SESSION_TIMEOUT_MS + 500,
     "heartbeat_interval_ms": 300,  # a rebalance waits for the next heartbeat
     "max_poll_records": 4_000,
     "max_partition_fetch_bytes": 2**23,

@@ -11,6 +11,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from utils.kafka_client.batch import SizeLimits
 from utils.kafka_client.connection import connection
+from utils.kafka_client.coordinators import retry_coordinators
 from utils.kafka_client.open_batch import SentRecord, append_to_open_batch
 from utils.kafka_client.rights import Rights
 from utils.process import time_limit
@@ -18,13 +19,16 @@ from utils.process import time_limit
 ACKNOWLEDGED_TIMEOUT = 30  # seconds for Kafka to acknowledge a record
 # An open transaction of a dead process blocks readers of committed records for this time.
 TRANSACTION_TIMEOUT_MS = 10_000
-FLUSH_TIMEOUT = 4  # seconds; together with the next one below the transaction timeout
-COMMIT_TIMEOUT = 4  # seconds
+# Both together are below the transaction timeout. A broker that ends or is killed costs less than
+# that where Kafka notices it soon: then a transaction goes on, and need not be begun again.
+SEND_TIMEOUT = 8  # seconds for a transaction
+LEAST_COMMIT_TIMEOUT = 1  # seconds that are left for its commit at least
 TRANSACTIONAL = {  # settings of a transactional producer
     "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
     "batch_size": 2**20,
     "linger_ms": 100,  # the flush before each commit sends at once
     "max_block_ms": 5_000,
+    "request_timeout_ms": 4_000,  # of a broker that hangs; another one leads the partition by then
 }
 
 Offsets = dict[TopicPartition, OffsetAndMetadata]
@@ -86,6 +90,7 @@ class TransactionalProducer:
     def __init__(self, transactional_id: str, limits: SizeLimits) -> None:
         self.limits = limits
         self.client = make_producer(transactional_id=transactional_id, **TRANSACTIONAL)
+        retry_coordinators(self.client)
         try:
             self._begin()
         except Exception:
@@ -106,11 +111,13 @@ class TransactionalProducer:
 
         KafkaError if any of it failed, or may have failed.
         """
+        deadline = time.monotonic() + SEND_TIMEOUT
         self.client.begin_transaction()
         sent = self.put(records)
-        flush(self.client, FLUSH_TIMEOUT)
+        flush(self.client, max(deadline - time.monotonic(), LEAST_COMMIT_TIMEOUT))
         self._check(sent)
-        with time_limit(COMMIT_TIMEOUT, KafkaTimeoutError("the broker did not answer a commit")):
+        left = max(deadline - time.monotonic(), LEAST_COMMIT_TIMEOUT)
+        with time_limit(left, KafkaTimeoutError("the broker did not answer a commit")):
             self.client.send_offsets_to_transaction(offsets, group)
             self.client.commit_transaction()
 

@@ -1,6 +1,6 @@
 """Sends single records, and goes on after every error of its producer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kafka import KafkaProducer
@@ -21,7 +21,9 @@ class Sender:
     Kafka nevertheless: who sends it again must be able to bear it twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], object] | None = None) -> None:
+        """check : called before each send(); raises if this process must not send any more."""
+        self._check = check or (lambda: None)
         self._producer: KafkaProducer | None = None
         self._limits = SizeLimits()
 
@@ -32,8 +34,10 @@ class Sender:
     def send(self, *records: dict) -> None:
         """Send records, the arguments of KafkaProducer.send.
 
-        KafkaError if one of them may not have arrived; Refused if the right to send is missing.
+        KafkaError if one of them may not have arrived; Refused if the right to send is missing; or
+        what the check raises.
         """
+        self._check()
         with Rights(write={record["topic"] for record in records}).translate_errors():
             try:
                 self._send(records)

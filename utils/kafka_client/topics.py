@@ -10,6 +10,7 @@ from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
 
 from utils.console import say, warn
 from utils.kafka_client.connection import is_listening, is_reachable, make_admin
+from utils.kafka_client.replication import create_replicated, warn_of_few_copies
 from utils.kafka_client.rights import Rights, is_forbidden
 from utils.process import reset_restarts, stopping, was_restarted
 from utils.settings import settings
@@ -43,7 +44,8 @@ def prepare_topics(
     """
     rights, known = Rights(read, write), _TOPICS | (others or {})
     with closing(_wait_for_admin()) as admin:
-        for topic in admin.describe_topics(rights.topics):
+        described = admin.describe_topics(rights.topics)
+        for topic in described:
             name, partitions = topic["name"], len(topic["partitions"])
             if is_forbidden(topic):
                 continue
@@ -52,6 +54,7 @@ def prepare_topics(
             elif partitions != known[name]["num_partitions"]:
                 _accept_partitions(name, partitions)
         rights.check_topics(admin)
+        warn_of_few_copies(admin, described)
 
 
 def existing_topics(read: Iterable[str]) -> list[str]:
@@ -86,7 +89,7 @@ def _wait_for_admin() -> KafkaAdminClient:
 
 def _create_topic(admin: KafkaAdminClient, name: str, options: dict) -> None:
     try:
-        admin.create_topics({name: options}, wait_for_metadata=True)
+        create_replicated(admin, name, options)
     except TopicAlreadyExistsError:  # another script was faster
         admin.wait_for_topics([name])
     except KafkaError as error:

@@ -114,14 +114,16 @@ class TransactionMarkers:
         # It is not known which offset these are written to; but few producers write there.
         return not self.view.open_transactions(producer_id, self.view.offsets())
 
-    def last_decision(self, own: ProducerIdAndEpoch | None = None) -> Decision | None:
+    def last_decision(
+        self, own: ProducerIdAndEpoch | None = None, timeout: float = TIMEOUT
+    ) -> Decision | None:
         """Wait until the coordinator has decided how the last transaction ends, and return that.
 
         own : the producer's identity; None before init_transactions(), where a transaction of the
         last owner is aborted. None if there is nothing to end: the id is new, or has another owner.
         KafkaTimeoutError if Kafka can't tell in time.
         """
-        return self._retry(lambda: self._decision(own), TIMEOUT)
+        return self._retry(lambda: self._decision(own), timeout)
 
     def _decision(self, own: ProducerIdAndEpoch | None) -> Decision | None:
         try:
@@ -188,7 +190,7 @@ class TransactionMarkers:
                 "to end; docs/operations.md says what to do"
             )
         text, cluster = decision.forgotten(hanging), self.view.admin.describe_cluster()
-        if len(cluster["brokers"]) > 1:
+        if len(cluster["brokers"]) > 1 or self.view.has_several_brokers:
             if not decision.is_commit:
                 raise KafkaError(f"{text}; docs/operations.md says what to do")
             return False

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from kafka import IsolationLevel, KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec, ProducerState, TransactionDescription, TransactionState
 from kafka.errors import (
+    KafkaError,
     NoError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
@@ -14,8 +15,11 @@ from kafka.errors import (
 )
 
 from utils.kafka_client.connection import make_admin
+from utils.kafka_client.coordinators import forget_coordinator
 
 OFFSETS_TOPIC = "__consumer_offsets"
+TRANSACTIONS_TOPIC = "__transaction_state"
+REQUEST_TIMEOUT_MS = 4_000  # another broker may know the answer: as long as a transaction waits
 COMPLETE = {TransactionState.COMPLETE_COMMIT, TransactionState.COMPLETE_ABORT}
 
 
@@ -72,13 +76,18 @@ class TransactionView:
         self._topics = topics
         self._leaders: dict[TopicPartition, int] = {}
         self.unreadable: set[str] = set()
-        self.admin = make_admin()
+        self.admin = make_admin(request_timeout_ms=REQUEST_TIMEOUT_MS)
+        self._nodes = {broker.node_id for broker in self.admin._manager.cluster.brokers()}
 
     def find_partitions(self) -> None:
         """Find out which partitions can have markers, and which nodes lead them."""
         self._leaders, self.unreadable = {}, set()
-        for topic in self.admin.describe_topics([*self._topics, OFFSETS_TOPIC]):
+        asked = [*self._topics, OFFSETS_TOPIC, TRANSACTIONS_TOPIC]
+        for topic in self.admin.describe_topics(asked):
             error = for_code(topic["error_code"])
+            self._nodes.update(*(each["replica_nodes"] for each in topic["partitions"]))
+            if topic["name"] == TRANSACTIONS_TOPIC:
+                continue  # asked for its nodes only
             if error is UnknownTopicOrPartitionError:
                 continue  # Kafka creates the one for offsets with the first group
             if error is TopicAuthorizationFailedError or "READ" not in operations(topic):
@@ -87,6 +96,14 @@ class TransactionView:
                 self._leaders |= self._leaders_of(topic)
             elif error is not TopicAuthorizationFailedError:
                 raise error(f"{topic['name']} can't be described")
+
+    @property
+    def has_several_brokers(self) -> bool:
+        """True if any copy of these partitions or of Kafka's own is on another broker.
+
+        That one may be away: Kafka before 4.0 names only the brokers that are there.
+        """
+        return len(self._nodes) > 1
 
     def _leaders_of(self, topic: dict) -> dict[TopicPartition, int]:
         name, partitions = topic["name"], topic["partitions"]
@@ -108,7 +125,11 @@ class TransactionView:
 
     def describe(self) -> TransactionDescription:
         """Return what the coordinator says of the last transaction."""
-        return self.admin.describe_transactions([self.transactional_id])[self.transactional_id]
+        try:
+            return self.admin.describe_transactions([self.transactional_id])[self.transactional_id]
+        except KafkaError:
+            forget_coordinator(self.admin, self.transactional_id)  # it may have moved
+            raise
 
     def stable_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the last stable offsets: where the oldest open transaction begins, or the end."""

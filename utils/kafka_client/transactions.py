@@ -28,7 +28,7 @@ from functools import partial
 
 from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import FencedInstanceIdError, KafkaError
+from kafka.errors import FencedInstanceIdError, KafkaError, RetriableError
 from kafka.structs import ConsumerGroupMetadata
 
 from utils.console import warn
@@ -208,7 +208,8 @@ class TransactionalStream:
         """Make the next poll recover; Refused if that can't help."""
         if refused := self._rights.refusal(error):
             raise refused
-        self._stop_if_replaced(fenced=isinstance(error, FencedInstanceIdError))
+        if not isinstance(error, RetriableError):  # of those, no fence is the reason
+            self._stop_if_replaced(fenced=isinstance(error, FencedInstanceIdError))
         self._broken, health.ready = True, False
         self._progress.uncommitted.clear()
         self._failures.add(error)

@@ -10,13 +10,13 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import zstandard
 
-from utils.files import write_atomically
-from utils.model_store.card import MOST_BYTES, Card, ModelError, decode_card, encode_card
+from utils.model_store.card import MOST_BYTES, Card, ModelError
+from utils.model_store.signing import seal, unseal
+from utils.model_store.storage import StorageAway, Stored, open_storage
 from utils.settings import settings
 
 FOLDER = "archive"  # in MODELS_DIR
@@ -26,29 +26,45 @@ _DAY = 86_400
 
 
 class Archive:
-    """The archive beside a folder's models; MODELS_DIR unless another one is given."""
+    """The archive beside the models at a place; MODELS_DIR unless another one is given.
 
-    def __init__(self, models: Path | None = None) -> None:
-        self.folder = (models or settings.models_dir) / FOLDER
+    In an object store, everything raises StorageAway while the store does not answer.
+    """
+
+    def __init__(self, models: Path | str | None = None) -> None:
+        self.storage = open_storage(models or settings.models_dir).below(FOLDER)
 
     def add(self, card: Card, content: bytes) -> None:
         """Write a model, whose content matches the digest in its card; OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._path(card)
-        write_atomically(path.with_suffix(".p.zst"), zstandard.compress(content, LEVEL))
-        write_atomically(path, encode_card(card))
+        self.storage.write(f"{_stem(card)}.p.zst", zstandard.compress(content, LEVEL))
+        self.write_card(card)
 
-    def cards(self, model_id: int | None = None) -> Iterator[Card]:
+    def write_card(self, card: Card) -> None:
+        """Write or replace the card of a model; OSError."""
+        self.storage.write(f"{_stem(card)}.json", seal(card))
+
+    def cards(self, model_id: int | None = None, verify: bool = True) -> Iterator[Card]:
         """Yield the cards of all models, or of those with this id, the first archived one first.
 
-        Cards that can't be read are left out.
+        Cards that can't be read, or are not to be trusted, are left out. verify : as unseal().
         """
-        for path in self._paths():
-            if model_id is None or path.name.startswith(f"{model_id}-"):
-                with suppress(OSError, ValueError, RecursionError):
-                    card = decode_card(path.read_bytes())
-                    if self._path(card) == path:
-                        yield card
+        for name in _cards(self.storage.list()):
+            if model_id is None or name.startswith(f"{model_id}-"):
+                card = self._card(name, verify)
+                if card is not None and name == f"{_stem(card)}.json":
+                    yield card
+
+    def _card(self, name: str, verify: bool) -> Card | None:
+        try:
+            return unseal(self.storage.read(name), name, verify)
+        except StorageAway:
+            raise
+        except (OSError, ValueError, RecursionError, ModelError):
+            return None
+
+    def ids(self) -> list[int]:
+        """Return the ids of all models, the first archived one first."""
+        return [int(name.split("-")[0]) for name in _cards(self.storage.list())]
 
     def load(self, digest: str) -> tuple[Card, bytes]:
         """Return card and content of the model whose digest begins so; ModelError if none does."""
@@ -59,50 +75,42 @@ class Archive:
 
     def content(self, card: Card) -> bytes:
         """Return the content of the card's model; ModelError if it is missing or damaged."""
-        path = self._path(card).with_suffix(".p.zst")
+        name = f"{_stem(card)}.p.zst"
         try:
-            packed = path.read_bytes()
+            packed = self.storage.read(name)
             if zstandard.frame_content_size(packed) > MOST_BYTES:
                 raise OSError(f"it has more than {MOST_BYTES:,} bytes")
             content = zstandard.decompress(packed)
-        except (OSError, zstandard.ZstdError) as error:
-            raise ModelError(
-                f"model {card.model_id}: {path.name} can't be read ({error})"
-            ) from None
+        except StorageAway:
+            raise
+        except (OSError, ValueError, zstandard.ZstdError) as error:
+            raise ModelError(f"model {card.model_id}: {name} can't be read ({error})") from None
         if hashlib.sha256(content).hexdigest() != card.digest:
-            raise ModelError(f"model {card.model_id}: {path.name} does not match its digest")
+            raise ModelError(f"model {card.model_id}: {name} does not match its digest")
         return content
 
     def clean_up(self) -> None:
         """Delete what AUDIT_MODELS and AUDIT_DAYS do not keep, and what a killed writer left."""
-        oldest, paths = time.time() - settings.audit_days * _DAY, self._paths()
-        surplus = len(paths) - settings.audit_models
-        for place, path in enumerate(paths):
-            if place < surplus or _age(path)[0] < oldest:
-                _remove(path)
-        kept = {path.stem for path in self._paths()}
-        for path in self.folder.glob("*"):
-            if path.name.split(".")[0] not in kept:
-                _remove(path)
-
-    def _path(self, card: Card) -> Path:
-        return self.folder / f"{card.model_id}-{card.digest}.json"
-
-    def _paths(self) -> list[Path]:
-        found = [path for path in self.folder.glob("*.json") if _NAME.fullmatch(path.name)]
-        return sorted(found, key=_age)
+        found = self.storage.list()
+        names, now = _cards(found), time.time()
+        cards = set(names)
+        surplus, oldest = len(names) - settings.audit_models, now - settings.audit_days * _DAY
+        kept = {
+            name.split(".")[0]
+            for place, name in enumerate(names)
+            if place >= surplus and found[name].modified >= oldest
+        }
+        for name, stored in found.items():
+            is_old = name in cards or now - stored.modified >= self.storage.leftover_age
+            if name.split(".")[0] not in kept and is_old:
+                self.storage.delete(name)
 
 
-def _remove(path: Path) -> None:
-    """Delete a file; one that can't be deleted does not keep the others."""
-    with suppress(OSError):
-        path.unlink()
+def _stem(card: Card) -> str:
+    return f"{card.model_id}-{card.digest}"
 
 
-def _age(path: Path) -> tuple[float, int]:
-    """Return when a model was archived, seconds since 1970 (0 if it is gone), and its id."""
-    model_id = int(path.name.split("-")[0])
-    try:
-        return path.stat().st_mtime, model_id
-    except FileNotFoundError:
-        return 0.0, model_id
+def _cards(found: dict[str, Stored]) -> list[str]:
+    """Return the names of the cards, the first archived one first."""
+    cards = [name for name in found if _NAME.fullmatch(name)]
+    return sorted(cards, key=lambda name: (found[name].modified, int(name.split("-")[0])))

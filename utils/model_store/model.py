@@ -2,15 +2,16 @@
 
 A model's content is one pickle of what FeatureTools has learned and the booster in LightGBM's text
 format. utils/model_store/unpickler.py reads it without running code that is in it. Whoever can
-write to MODELS_DIR still decides what predictors answer: the digest in the card detects damage, not
-an attack.
+write to MODELS_DIR still decides what predictors answer, unless cards are signed (signing.py): the
+digest in the card detects damage, not an attack.
 """
 
 import pickle
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from utils.model_store.compatibility import (
     class_matrix,
     of_classes,
 )
-from utils.model_store.registry import ModelError, Registry
+from utils.model_store.registry import ModelError, Registry, Seen
 from utils.model_store.unpickler import Unreadable, loads
 
 # LightGBM imports scikit-learn, pandas and pyarrow if they are installed. A Booster, and a Dataset
@@ -151,15 +152,31 @@ def load_champion(registry: Registry) -> tuple[Model, list[str]]:
 
     This is the champion, or the best replacement that loads; ModelError if no model loads.
     """
+    seen = registry.see()
+    model, warnings = _best(registry, seen)
+    if warnings and registry.see() != seen:  # it was replaced, and may have been deleted, meanwhile
+        return load_champion(registry)
+    if model is None:
+        raise ModelError("; ".join(warnings) or f"there is no model in {registry.storage}")
+    return model, warnings
+
+
+def _best(registry: Registry, seen: Seen) -> tuple[Model | None, list[str]]:
     warnings = []
-    if registry.champion_id() is None and registry.ids():
-        warnings.append("champion.json is missing or damaged")
-    for model_id in registry.by_preference():
-        try:
-            return load(registry, model_id), warnings
+    if seen.model_id is not None:
+        try:  # before the others' cards are read: this is the usual case
+            return load(registry, seen.model_id), warnings
         except ModelError as error:
             warnings.append(str(error))
-    raise ModelError("; ".join(warnings) or f"there is no model in {registry.folder}/")
+    elif registry.ids():
+        warnings.append("champion.json is missing or damaged")
+    for model_id in registry.by_preference(seen):
+        if model_id != seen.model_id:
+            try:
+                return load(registry, model_id), warnings
+            except ModelError as error:
+                warnings.append(str(error))
+    return None, warnings
 
 
 def load_anchor(registry: Registry, champion: Card) -> Model | None:
@@ -186,9 +203,10 @@ def _check_libraries(card: Card) -> None:
 
 def other_versions(card: Card) -> dict[str, tuple[str, str]]:
     """Return, of each library that has changed since the model was made, both versions."""
-    both = {
-        name: (card.libraries[name], version(name)) for name in LIBRARIES if name in card.libraries
-    }
+    both = {}
+    for name in [name for name in LIBRARIES if name in card.libraries]:
+        with suppress(PackageNotFoundError):  # predictors need no scikit-learn
+            both[name] = card.libraries[name], version(name)
     return {name: (then, now) for name, (then, now) in both.items() if then != now}
 
 

@@ -3,7 +3,8 @@
 A thread reads retrain_topic without a consumer group, so every predictor gets every announcement.
 An announcement only says when to look: which model to load, champion.json says. So a message that
 was lost, repeated or forged changes nothing, and a model is loaded once for each promotion, however
-many announcements there are. The thread looks once a second without an announcement, too.
+many announcements there are. The thread looks once a second without an announcement, too (into an
+object store every five seconds).
 
 A model is loaded, checked and warmed up beside the one that answers; then one assignment replaces
 `model`. One that can't be used is reported once, and tried again while it is the champion: on a
@@ -22,6 +23,7 @@ from utils.kafka_client.topics import RETRAIN_TOPIC
 from utils.messages import decode_control
 from utils.model_store.model import Model, load, load_champion
 from utils.model_store.registry import ModelError, Registry
+from utils.model_store.storage import StorageAway
 from utils.telemetry import telemetry
 
 LOOK_INTERVAL = 1.0  # seconds between two looks at champion.json, without an announcement
@@ -37,6 +39,7 @@ class Reloader:
         # Position the reader before reading champion.json: a champion that is announced between
         # the two is read twice, in the other order it could be missed.
         self._consumer = read_from_now_on(RETRAIN_TOPIC)
+        registry.exists()  # waits for an object store that is away
         champion = registry.champion_id()
         self.model = self._first_model()
         # The champion that can't be used, how long to wait before it is tried again, and when.
@@ -63,9 +66,10 @@ class Reloader:
     def _run(self) -> None:
         while not self._stop.wait(POLL_PAUSE):
             try:
-                if self._hear_announcement() or time.monotonic() >= self._look_at:
+                is_announced = self._hear_announcement()
+                if is_announced or time.monotonic() >= self._look_at:
                     self._look_at = time.monotonic() + LOOK_INTERVAL
-                    self._follow_champion()
+                    self._follow_champion(is_announced)
             except Exception as error:  # no error may end the thread: nobody would load models
                 self._report(f"Can't load new models: {error!r}")
 
@@ -85,9 +89,9 @@ class Reloader:
             warn(problem)
         self._problem = problem
 
-    def _follow_champion(self) -> None:
+    def _follow_champion(self, is_announced: bool) -> None:
         """Load the champion unless it is loaded, or was not usable a moment ago."""
-        champion, now = self._registry.champion_id(), time.monotonic()
+        champion, now = self._registry.glance(at_once=is_announced), time.monotonic()
         if champion is None or champion == self.model.model_id:
             self._unusable = None
         elif champion != self._unusable or now >= self._retry_at:
@@ -96,14 +100,16 @@ class Reloader:
     def _replace(self, champion: int) -> None:
         try:
             self.model = load(self._registry, champion)
-        except ModelError as error:
-            self._note_unusable(champion, error)
+        except (ModelError, StorageAway) as error:
+            if self._registry.glance(at_once=True) == champion:
+                self._note_unusable(champion, error)
+            # Else it was replaced, and deleted, meanwhile.
         else:
             note_loaded(self.model)
             telemetry.predictor.reloads += 1
             say(f"Model {champion} answers from now on.", "bold green")
 
-    def _note_unusable(self, champion: int, error: ModelError) -> None:
+    def _note_unusable(self, champion: int, error: Exception) -> None:
         """Report it once, and set when to try again: later each time."""
         telemetry.predictor.failed_loads += 1
         if champion == self._unusable:

@@ -1,0 +1,82 @@
+"""Takes part in the tuning of a trainer on another host; start any number, on any hosts.
+
+    OBSERVATIONS_URL=postgresql://user:password@host/database python -m tools.tuning_worker
+
+The trainer has the same OBSERVATIONS_URL, and tunes with --hyper optuna and more than one
+evaluation. A worker has the project's code, the original data (python initialize.py) and the same
+settings. It reads the same observations; if its rows are others, it says so and does not take part.
+Ctrl-C or SIGTERM gives its trial back at once, and another process takes it; after a kill -9 that
+happens 20 seconds later. See docs/tuning_workers.md.
+"""
+
+import os
+import signal
+import time
+
+from train.store.database import StoreError
+from utils.console import say, warn
+from utils.datasets.base import DatasetError
+from utils.script import command_line, run
+from utils.settings import settings
+
+POLL = 1  # seconds between two looks for a search, or for a database that is away
+
+
+def work(num_threads: int, seen: set[str]) -> None:
+    """Take part in one search after another; ends by an error of the database.
+
+    seen : the studies that this worker is done with; it adds those that it begins.
+    """
+    from train.shared_study import close_storage, open_storage
+    from train.shared_worker import NotTheSame, open_search, take_part
+
+    storage = open_storage()
+    try:
+        while True:
+            study = open_search(storage, seen)
+            if study is None:
+                time.sleep(POLL)
+                continue
+            seen.add(study.study_name)
+            try:
+                say(f"Done: {take_part(study, num_threads)} trials.")
+            except KeyError:  # the training process has deleted the study
+                say("Done: the search has ended.")
+            except (NotTheSame, StoreError, DatasetError) as error:
+                warn(f"Not taking part in this search: {error}")
+    finally:
+        close_storage(storage)
+
+
+def main() -> None:
+    """Wait for searches, and take part in them, until Ctrl-C or SIGTERM."""
+    parser = command_line(__doc__, "tools.tuning_worker")
+    cores = os.cpu_count() or 1
+    parser.add_argument("--threads", type=int, default=cores, help=f"for LightGBM ({cores})")
+    threads = parser.parse_args().threads
+    if threads < 1:
+        parser.error(f"--threads: expected a number above 0, got {threads}")
+    if not settings.observations_url.get_secret_value():
+        raise SystemExit("OBSERVATIONS_URL: a worker needs the trainer's database; it is empty")
+    try:
+        from train.shared_study import reason
+    except ImportError:
+        needs = "it needs psycopg: pip install -r requirements-cluster.txt"
+        raise SystemExit(f"OBSERVATIONS_URL: {needs}") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Optuna gives the trial back
+    said, seen = "", set()
+    try:
+        say("The worker waits for a search.", "bold")
+        while True:
+            try:
+                work(threads, seen)
+            except Exception as error:  # of psycopg, SQLAlchemy or Optuna
+                if said != (said := reason(error)):
+                    warn(f"OBSERVATIONS_URL: {said}")
+                time.sleep(POLL)
+    except KeyboardInterrupt:
+        say("The worker has ended.")
+
+
+if __name__ == "__main__":
+    run(main)
