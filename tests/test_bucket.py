@@ -361,17 +361,17 @@ def test_while_it_is_away_loops_go_on_with_what_they_know(registry, proxy, monke
 
 
 def test_a_start_waits_for_it_and_then_gives_up_in_one_sentence(place, proxy, monkeypatch, capsys):
-    from utils.model_store import registry as module
+    from utils.model_store import patience
 
     waiting = settings.model_copy(update={"broker_timeout": 0.2})
-    monkeypatch.setattr(module, "settings", waiting)
+    monkeypatch.setattr(patience, "settings", waiting)
     proxy.is_away = True
     with pytest.raises(SystemExit) as ended:
         Registry(place).exists()
     assert str(ended.value).startswith(f"MODELS_DIR: {place} can't be used: ")
     assert str(ended.value).endswith("; waited 0.2 s (BROKER_TIMEOUT)")
     assert capsys.readouterr().out.count("Waiting for the models") == 1
-    monkeypatch.setattr(module, "settings", settings)
+    monkeypatch.setattr(patience, "settings", settings)
     threading.Timer(1, lambda: setattr(proxy, "is_away", False)).start()
     assert Registry(place).exists() is False
 

@@ -7,6 +7,7 @@ from train.training_process import remove_attempts
 from utils.console import say
 from utils.kafka_client.sender import Sender
 from utils.model_store.announcements import announce
+from utils.model_store.patience import patiently
 from utils.model_store.pruning import remove_leftovers
 from utils.model_store.registry import ModelError, Registry
 
@@ -15,9 +16,9 @@ def interrupted_training(store: Observations, registry: Registry) -> tuple[int, 
     """Return (model_id, requests_covered) of a training that made a model but did not end.
 
     A training that was killed before its model was published is abandoned: its files are removed,
-    and the training that it was for is due again. Waits as Registry.patiently() does.
+    and the training that it was for is due again. Waits as patiently() does.
     """
-    return registry.patiently(lambda: _find_interrupted(store, registry))
+    return patiently(lambda: _find_interrupted(store, registry))
 
 
 def _find_interrupted(store: Observations, registry: Registry) -> tuple[int, int] | None:
