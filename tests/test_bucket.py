@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness.object_store import Fault, FaultProxy
 from tools import models
+from train import recovery
 from train.recovery import interrupted_training
 from train.store.observations import Observations
 from utils.model_store import pruning
@@ -385,6 +386,30 @@ def test_a_trainer_that_starts_waits_for_it_too(registry, proxy, tmp_path):
     with closing(Observations(tmp_path / "store.db")) as store:
         assert interrupted_training(store, registry) is None
     assert registry.see() != before  # what a former trainer has read is out of date
+
+
+def test_after_a_promotion_by_hand_the_former_champion_is_not_announced(
+    registry, proxy, tmp_path, monkeypatch
+):
+    announced = []
+    monkeypatch.setattr(recovery, "announce", lambda _, model_id, **__: announced.append(model_id))
+    publish(registry, 0, 1)
+    registry.promote(0)
+    assert registry.glance() == 0
+    with closing(Observations(tmp_path / "store.db")) as store:
+        Registry(registry.place).promote(1)  # by tools.models, which announces it
+        store.note_announced(1)
+        recovery.announce_the_champion(store, registry, None)
+        assert announced == []
+        store.note_announced(0)  # by anybody else
+        proxy.is_away = True
+        registry.glance(at_once=True)
+        recovery.announce_the_champion(store, registry, None)
+        assert announced == []
+        proxy.is_away = False
+        registry.glance(at_once=True)
+        recovery.announce_the_champion(store, registry, None)
+        assert (announced, store.counter("announced_model_id")) == ([1], 1)
 
 
 def test_a_wrong_login_is_one_sentence_without_the_secret(place, monkeypatch):

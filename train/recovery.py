@@ -42,7 +42,11 @@ def announce_the_champion(store: Observations, registry: Registry, sender: Sende
     A promotion by hand may have been killed before its announcement, and anyone who can write to
     retrain_topic can announce a model that is not the champion.
     """
-    champion = registry.glance()
-    if champion is not None and champion != store.counter("announced_model_id"):
+    announced = store.counter("announced_model_id")
+    if registry.glance() in (None, announced) or registry.storage.is_away:
+        return
+    # The last look may be older than the announcement of a promotion by hand.
+    champion = registry.glance(at_once=True)
+    if champion != announced and not registry.storage.is_away and champion is not None:
         announce(sender, champion, training_completed=True)
         store.note_announced(champion)
