@@ -54,27 +54,33 @@ def surplus(registry: "Registry", seen: "Seen", keep: int) -> list[int]:
 
 
 def _archived(registry: "Registry", model_ids: list[int]) -> list[int]:
-    """Archive these models; return those that are archived, or too damaged for it."""
+    """Archive these models, unless AUDIT_MODELS is 0; return those that may be deleted.
+
+    These are the archived ones, and those that are too damaged for it.
+    """
     archive, done, problem = Archive(registry.place), [], None
     for model_id in model_ids:
         try:
-            if settings.audit_models:
-                _archive(registry, model_id, archive)
+            _archive(registry, model_id, archive)
             done.append(model_id)
         except (OSError, Untrusted) as error:
             problem = error
     if problem:
-        warn(f"Replaced models are kept until they can be archived: {problem}")
+        warn(f"Replaced models are kept for now: {problem}")
     with suppress(OSError):
         archive.clean_up()
     return done
 
 
 def _archive(registry: "Registry", model_id: int, archive: Archive) -> None:
-    """Archive a model, unless it is damaged; OSError if it can't be read or written now."""
+    """Archive a model, unless it is damaged; OSError if it can't be read or written now.
+
+    Untrusted if its card is not signed.
+    """
     try:
         card = registry.card(model_id)
-        archive.add(card, registry.content(card))
+        if settings.audit_models:
+            archive.add(card, registry.content(card))
     except Untrusted:  # its owner may have set MODELS_KEY just now
         raise
     except ModelError as error:
