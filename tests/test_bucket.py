@@ -203,6 +203,23 @@ def test_a_promotion_by_hand_while_a_prune_chooses_wins(place, monkeypatch, caps
     assert trainer.prune(keep=1) == [0, 2]
 
 
+def test_a_model_that_another_trainer_is_deleting_is_rejected(registry):
+    publish(registry, 2, 3, replaces=2, decision="promoted")
+    registry.promote(2)
+    assert recovery.decided(registry, 3, registry.see()).decision == "promoted"
+    registry.note_deleting([3], registry.see())
+    card = recovery.decided(registry, 3, registry.see())
+    assert (card.decision, card.why) == ("rejected", "another trainer is deleting it")
+    assert registry.card(3).decision == "promoted"
+
+
+def test_what_is_newer_than_the_concluded_model_is_not_pruned(registry):
+    publish(registry, 0, 1, 2, 3, 4)
+    registry.promote(2)
+    assert registry.prune(keep=0, up_to=2) == [0, 1]
+    assert registry.prune(keep=0) == [3, 4]
+
+
 class Killed(BaseException):
     """As by kill -9: nothing is cleaned up."""
 

@@ -1,4 +1,4 @@
-"""How a trainer completes the work of one that was killed."""
+"""How a trainer completes the work of one that was killed, beside others who change models."""
 
 from contextlib import suppress
 
@@ -7,9 +7,10 @@ from train.training_process import remove_attempts
 from utils.console import say
 from utils.kafka_client.sender import Sender
 from utils.model_store.announcements import announce
+from utils.model_store.card import Card
 from utils.model_store.patience import patiently
 from utils.model_store.pruning import remove_leftovers
-from utils.model_store.registry import ModelError, Registry
+from utils.model_store.registry import ModelError, Registry, Seen
 
 
 def interrupted_training(store: Observations, registry: Registry) -> tuple[int, int] | None:
@@ -34,6 +35,18 @@ def _find_interrupted(store: Observations, registry: Registry) -> tuple[int, int
     store.abandon_training()
     say(f"The training of model {unfinished[0]} was interrupted; another one will replace it.")
     return None
+
+
+def decided(registry: Registry, model_id: int, seen: Seen) -> Card:
+    """Return a published model's card, and reject it if it can't replace this champion any more."""
+    card = registry.card(model_id)
+    if model_id in seen.champion.deleting:  # its card, too, which is not written again
+        card.decision, card.why = "rejected", "another trainer is deleting it"
+    elif seen.model_id not in (card.replaces, model_id):
+        card.decision = "rejected"
+        card.why = f"model {seen.model_id} was promoted during the training"
+        registry.write_card(card)
+    return card
 
 
 def announce_the_champion(store: Observations, registry: Registry, sender: Sender) -> None:

@@ -20,16 +20,18 @@ _TEMPORARY = (".model_", f".{CHAMPION}.")  # how a killed writer's files begin
 _OURS = re.compile(r"model_.*\.(p|json)", re.DOTALL)
 
 
-def prune(registry: "Registry", keep: int) -> list[int]:
+def prune(registry: "Registry", keep: int, up_to: int | None = None) -> list[int]:
     """Archive and delete old models, and return their ids.
 
     Kept are the champion, its anchor (see train/judge.py), the newest rejected model for
     inspection, and besides these `keep` others: the champion's parent first, then the newest.
     A model that can't be read or archived now, with a full disk for example, is kept for now.
+    up_to : the largest id that may be deleted; another trainer may be deciding about a newer model.
     """
     try:
         seen = registry.see()
-        deleted = _archived(registry, surplus(registry, seen, keep))
+        found = surplus(registry, seen, keep)
+        deleted = _archived(registry, [each for each in found if up_to is None or each <= up_to])
         if deleted and registry.storage.is_shared:
             registry.note_deleting(deleted, seen)
         for model_id in deleted:

@@ -213,9 +213,9 @@ class Registry:
         others.sort(key=self.is_rejected)
         return others if champion is None else [champion, *others]
 
-    def prune(self, keep: int) -> list[int]:
+    def prune(self, keep: int, up_to: int | None = None) -> list[int]:
         """Archive and delete old models, and return their ids; see pruning.py."""
-        return pruning.prune(self, keep)
+        return pruning.prune(self, keep, up_to)
 
     def _state(self) -> object:
         """Return what changes whenever a model, a card, the champion or the archive does."""
