@@ -58,6 +58,7 @@ def finish_training(training: TrainingProcess, store: Observations, sender: Send
 
     After a KafkaError or an OSError, call it again: each of its steps may be repeated.
     """
+    store.still_mine()
     if failure := training.failure():
         fields = {"training_failed": failure[:500]}
         announce(sender, training.model_id, training.requests_covered, **fields)
@@ -77,8 +78,8 @@ def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -
     a trainer that finds its model published, but not its end, starts here again.
     """
     with registry.locked() as champion:  # `python -m tools.models promote` may change it, too
-        card = decided(registry, model_id, champion)
         store.still_mine()
+        card = decided(registry, model_id, champion)
         fields = {"observations": card.observations, "judge": card.judge}
         if card.decision == "promoted":
             registry.promote(model_id, champion)
