@@ -65,7 +65,7 @@ def finish_training(training: TrainingProcess, store: Observations, sender: Send
         warn(f"Training failed: {failure}")
         store.end_training(training.requests_covered, "failed")
     else:
-        training.publish(registry)
+        training.publish(registry, store)
         conclude(training.model_id, training.requests_covered, store, sender)
     training.close()
 

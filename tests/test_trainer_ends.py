@@ -65,3 +65,18 @@ def test_a_trainer_that_was_succeeded_ends_no_training(registry, training, store
     replace_store(store, tmp_path)
     with pytest.raises(StoreReplaced):
         trainer.finish_training(training, store, None)
+
+
+def test_a_model_of_another_trainer_is_not_taken_for_the_own_one(
+    registry, training, store, object_store, tmp_path, monkeypatch
+):
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    shared = Registry(f"s3://{object_store.bucket}/two-trainers")
+    shared.publish(registry.card(1), b"the other one's")
+    assert store.begin_training(1, at_least=1) == 1
+    own = registry.card(1)
+    Registry(tmp_path / "attempt-1").publish(own, registry.content(own))
+    with pytest.raises(SystemExit, match="model 1 is in .* already, and another one"):
+        training.publish(shared, store)
+    assert store.unfinished_training() is None
