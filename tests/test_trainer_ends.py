@@ -1,6 +1,7 @@
 """A trainer at the end of a training, when another one has taken over or was faster."""
 
 import shutil
+import socket
 from argparse import Namespace
 from contextlib import closing
 
@@ -80,3 +81,20 @@ def test_a_model_of_another_trainer_is_not_taken_for_the_own_one(
     with pytest.raises(SystemExit, match="model 1 is in .* already, and another one"):
         training.publish(shared, store)
     assert store.unfinished_training() is None
+
+
+def test_a_training_without_its_object_store_says_why(tmp_path, monkeypatch):
+    with socket.socket() as closed:  # bound, and does not listen
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        place = {"MODELS_DIR": "s3://models/x", "AWS_ENDPOINT_URL": address}
+        login = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+        for name, value in (place | login | {"BROKER_TIMEOUT": "0.1"}).items():
+            monkeypatch.setenv(name, value)
+        changed = settings.model_copy(update={"data_dir": tmp_path})
+        monkeypatch.setattr(training_process, "settings", changed)
+        training = TrainingProcess(1, 1, TUNING)
+        training._child.wait()
+    assert training.failure().startswith("MODELS_DIR: s3://models/x can't be used: ")
+    assert training.failure().endswith("; waited 0.1 s (BROKER_TIMEOUT)")
+    training.close()
