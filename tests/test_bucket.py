@@ -446,6 +446,19 @@ def test_a_store_that_ignores_conditions_is_refused(place, monkeypatch):
         open_storage(place).prepare()
 
 
+def test_what_a_killed_check_left_is_removed(registry, monkeypatch):
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(Bucket, "swap", kill)
+        registry.storage.prepare()
+    assert len(registry.storage.list()) == 1
+    monkeypatch.setattr(Bucket, "leftover_age", 1e-9)
+    remove_leftovers(registry)
+    assert registry.storage.list() == {}
+
+
 def test_a_bucket_that_is_not_there_is_one_sentence(registry, proxy):
     for write in (lambda: registry.storage.write("x", b""), registry.storage.prepare):
         proxy.faults += [Fault("404", "PUT")]
