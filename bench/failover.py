@@ -194,7 +194,10 @@ def measure(cluster: Cluster, pipeline: Pipeline, faults: list[str], table: Tabl
             table.add_row(*row)
             print(*row, sep="; ", flush=True)
     traffic.close()
-    table.caption = f"{traffic.sent * PARTITIONS} requests, {traffic.doubled()} doubled, 0 lost"
+    lost = traffic.sent * PARTITIONS - len(traffic.answers)
+    table.caption = (
+        f"{traffic.sent * PARTITIONS} requests, {lost} lost, {traffic.doubled()} doubled"
+    )
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def writer(pipeline):
 
 
 def remove_cover(monkeypatch) -> None:
-    monkeypatch.setattr(TransactionMarkers, "last_decision", lambda *arguments: None)
+    monkeypatch.setattr(TransactionMarkers, "last_decision", lambda *_, **__: None)
 
 
 @pytest.fixture
