@@ -26,7 +26,10 @@ HEADROOM = 0.5  # of each limit is planned with
 READERS = 4  # of app_messages: predictors, the company, trainer, monitor
 ZONES = 3
 MONTH = 730  # hours
-PAGE, MARKER = ROOT / "docs" / "capacity.md", "<!-- below: python -m bench.capacity --write -->\n"
+PAGE, MARKER = (
+    ROOT / "docs" / "capacity.md",
+    "<!-- below: what bench.capacity --write has measured -->\n",
+)
 
 # US dollars: AWS, us-east-1, Linux, on demand, without discounts. They are those of public price
 # tables of 2025 and 2026, looked up in November 2026; a vCPU counts as one core of this machine.

@@ -76,6 +76,8 @@ def packed_bytes(pipeline: Pipeline) -> float:
     """Return the bytes of a request, its reply and its outcome in full batches of lz4."""
     rows, label = pipeline.rows, dataset.target.labels[0]
     options = {"compression_type": "lz4", "batch_size": 2**20, "linger_ms": 1_000}
+    for topic in ("requests", "replies", "outcomes"):
+        pipeline.create_topic(f"packed-{topic}")
     with closing(KafkaProducer(bootstrap_servers=pipeline.host, **options)) as producer:
         for row in rows:
             name, score = str(uuid.uuid4()), random.random()
@@ -85,8 +87,8 @@ def packed_bytes(pipeline: Pipeline) -> float:
                 "outcomes": {"outcome": label},
             }.items():
                 value = json.dumps({"request_id": name} | message).encode()
-                producer.send(f"packed-{topic}", value, partition=0)
-    return log_bytes(pipeline, "packed-*") / len(rows)
+                producer.send(f"{pipeline.prefix}packed-{topic}", value, partition=0)
+    return log_bytes(pipeline, f"{pipeline.prefix}packed-*") / len(rows)
 
 
 def ingest(pipeline: Pipeline, requests: int) -> tuple[float, int]:

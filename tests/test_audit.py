@@ -25,10 +25,25 @@ from tests.test_model_store import edit_card
 from tests.test_printable import HOSTILE
 from tests.test_schema_changes import COLOR, PRICE, THREE, WEIGHT, project, shop  # noqa: F401
 from utils.datasets.adult import read_test_requests
+from utils.files import ROOT
 from utils.messages import Prediction, encode
 from utils.model_store.archive import Archive
 from utils.model_store.model import load, save
 from utils.model_store.registry import Registry
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("-m", "tools.audit", "--ids", "nofile"), "--ids: nofile: No such file or directory\n"),
+        (("monitor.py", "--once", "--terminal"), "not allowed with argument --once\n"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_sentence(command, said):
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode
+    assert run.stderr.endswith(said)
+    assert "Traceback" not in run.stderr
 
 
 def smaller(registry: Registry, model_id: int) -> None:

@@ -20,6 +20,7 @@ from tests.harness.pipeline import wait_until
 from tests.harness.project import add_dataset, copy_project
 from tests.test_schema_changes import COLOR, PRICE, TWO
 from tests.test_schema_changes import SOURCE as FRUIT
+from tools import ui
 from utils.datasets.adult import read_test_requests
 from utils.files import ROOT
 from utils.model_store.archive import Archive
@@ -75,6 +76,12 @@ def test_a_training_is_one_run_with_its_trial_whatever_is_killed(logged):
     assert 0.26 < training["metrics"]["test/logloss"][0][1] < 0.29
     pictures = {f"plots/{name}.png" for name in ("calibration", "roc", "importance", "shap")}
     assert {"card.json", "model"} | pictures <= {*training["files"]}
+
+
+def test_make_ui_opens_the_trainings(logged, tmp_path):
+    runs = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+    assert ui.mlflow_page(logged.folder / "data" / "mlflow.db") == runs
+    assert ui.mlflow_page(tmp_path / "none.db") == "http://127.0.0.1:5000"
 
 
 def test_live_figures_are_metrics_of_the_models_run_once(logged):

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka import TopicPartition
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from utils.kafka_client import decompression
-from utils.kafka_client.decompression import fields_of
-from utils.kafka_client.plain_records import decode_plain_record
+from utils.kafka_client.plain_records import decode_plain_records, record_of
 
 HEADER = DefaultRecordBatch.HEADER_STRUCT
 ATTRIBUTES = struct.calcsize(">qiibI")  # where they begin in the header of a batch
+PLACE = TopicPartition("topic", 3)
 PLAIN, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL = 0, 0x08, 0x10, 0x20
 
 SIZES = st.sampled_from([0, 1, 63, 64, 8_191, 8_192])  # the limits of varints
@@ -50,11 +51,12 @@ def decoded(read: Callable, batch: bytes) -> list | None:
 
 
 def theirs(batch: bytes) -> Iterator[tuple]:
-    return map(fields_of, DefaultRecordBatch(batch))
+    decoder = DefaultRecordBatch(batch)
+    return (record_of(PLACE, decoder.leader_epoch, record) for record in decoder)
 
 
 def ours(batch: bytes) -> Iterator[tuple]:
-    return decompression._LimitedBatch(batch).fields()
+    return decompression._LimitedBatch(batch).records(PLACE)
 
 
 @given(RECORDS, st.sampled_from([PLAIN, LOG_APPEND_TIME, TRANSACTIONAL, CONTROL]))
@@ -88,5 +90,6 @@ def test_a_record_that_says_it_is_longer_than_its_fields_is_refused():
 def test_only_records_without_headers_are_plain():
     for headers, is_plain in ([], True), ([("a", b"1")], False):
         batch = encoded([(0, 1, b"key", b"value", headers)], PLAIN)
-        found = decode_plain_record(batch, HEADER.size, HEADER.unpack_from(batch))
-        assert (found is not None) == is_plain
+        header = HEADER.unpack_from(batch)
+        found, end = decode_plain_records(batch, HEADER.size, header, PLACE, 1)
+        assert (len(found), end) == ((1, len(batch)) if is_plain else (0, HEADER.size))

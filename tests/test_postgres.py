@@ -4,6 +4,7 @@ import sys
 import threading
 from contextlib import closing
 
+import psycopg
 import pytest
 from kafka import TopicPartition
 from pydantic import SecretStr
@@ -50,6 +51,16 @@ def test_what_was_stored_survives_a_kill_of_the_server(postgres):
     assert set(found.frame["workclass"]) == {"\0"}
     assert found.outcomes.tolist() == [0, 0, 1, 1, 1, 1, 0, 1]
     assert found.offsets == {"app_messages-0": 12}
+
+
+def test_a_database_without_an_encoding_will_do(postgres):
+    with psycopg.connect(postgres.url, autocommit=True) as database:
+        database.execute("CREATE DATABASE ascii ENCODING SQL_ASCII TEMPLATE template0")
+    url = postgres.url.replace("/postgres", "/ascii")
+    with closing(Observations(place := Server(SecretStr(url), "observations"))) as store:
+        store.adapt_target()
+        store.add([row("a")], 0, {REQUESTS: Position(1)})
+    assert read_snapshot(place).offsets == {"app_messages-0": 1}
 
 
 def test_a_training_reads_although_the_server_starts_again(postgres):

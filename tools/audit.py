@@ -36,9 +36,9 @@ def main() -> None:
     """Show the requests that the command line names."""
     arguments = _arguments()
     first, last = _range(arguments)
+    wanted = [*arguments.request_id, *(_read_ids(arguments.ids) if arguments.ids else ())]
     with redirect_stdout(sys.stderr):  # what is said about Kafka is no part of the result
         past = PastMessages(first)
-        wanted = [*arguments.request_id, *(_read_ids(arguments.ids) if arguments.ids else ())]
         if not wanted:
             wanted = past.ids_between(first or 0, last)
     if not wanted:

@@ -10,10 +10,13 @@ Prometheus with METRICS_PORT=9100. Ctrl-C stops what it started. Everything list
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
+from monitoring.tracking.log_to_mlflow import NAME, STORE
 from tools import local_kafka
 from tools.demo import kafka, signals_ignored
 from utils.console import say, warn
@@ -23,6 +26,7 @@ from utils.settings import settings
 
 METRICS_PORT = 9100  # of the first script, as monitoring/prometheus/prometheus.yml has it
 MLFLOW = ROOT / ".venv-mlflow" / "bin" / "mlflow"
+MLFLOW_ADDRESS = "http://127.0.0.1:5000"  # as in monitoring/Procfile
 GRAFANA_HOME = Path("/usr/share/grafana")  # of the packages for Linux; or set GRAFANA_HOME
 
 
@@ -34,13 +38,26 @@ def services() -> dict[str, str]:
     elif settings.mlflow_tracking_uri:
         say("MLFLOW_TRACKING_URI is set: open that server instead.")
     else:
-        found["mlflow"] = "http://127.0.0.1:5000"
+        found["mlflow"] = mlflow_page(STORE)
     for name, port in ("prometheus", 9090), ("grafana", 3000):
         if shutil.which(name):
             found[name] = f"http://127.0.0.1:{port}"
         else:
             say(f"{name.capitalize()} is not installed.")
     return found
+
+
+def mlflow_page(store: Path) -> str:
+    """Return the address of the trainings in MLflow; of its front page before the first one.
+
+    The front page, and that of an experiment, open on what MLflow has for language models.
+    """
+    query = "SELECT experiment_id FROM experiments WHERE name = ?"
+    address = f"{store.as_uri()}?mode=ro"
+    with suppress(sqlite3.Error), closing(sqlite3.connect(address, uri=True)) as database:
+        for (experiment,) in database.execute(query, (NAME,)):
+            return f"{MLFLOW_ADDRESS}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+    return MLFLOW_ADDRESS
 
 
 def environment() -> dict[str, str]:
@@ -51,7 +68,7 @@ def environment() -> dict[str, str]:
         "METRICS_PORT": str(settings.metrics_port or METRICS_PORT),
         "DATA": str(settings.data_dir),
         "MLFLOW": str(MLFLOW),
-        "MLFLOW_STORE": f"sqlite:///{settings.data_dir / 'mlflow.db'}",
+        "MLFLOW_STORE": f"sqlite:///{STORE}",
         # Without it, the server starts eleven more processes, for jobs that nobody asks for.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",

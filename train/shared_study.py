@@ -143,6 +143,8 @@ def evaluate_next(study: optuna.Study, measure: Callable[[Trial], dict]) -> None
 
 def reason(error: BaseException) -> str:
     """Return the first line of what an error of psycopg, SQLAlchemy or Optuna comes from."""
-    while error.__cause__ or error.__context__:
+    seen = []  # causes may be each other's
+    while error and error not in seen:
+        seen.append(error)
         error = error.__cause__ or error.__context__
-    return first_line(error)
+    return first_line(seen[-1])

@@ -60,6 +60,7 @@ def connect(server: Server, read_only: bool) -> Connection:
     before the settings here.
     """
     defaults = {"connect_timeout": CONNECT_TIMEOUT, "tcp_user_timeout": UNACKNOWLEDGED}
+    defaults["client_encoding"] = "utf8"  # text of a database without an encoding would be bytes
     try:
         given = conninfo_to_dict(server.url.get_secret_value())
     except psycopg.Error:  # its text may have a part of the password

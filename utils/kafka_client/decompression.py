@@ -15,13 +15,13 @@ from typing import BinaryIO
 import lz4.frame
 import snappy
 import zstandard
-from kafka import codec
+from kafka import TopicPartition, codec
+from kafka.consumer.fetcher import ConsumerRecord
 from kafka.record import default_records, legacy_records, memory_records
-from kafka.record.abc import ABCRecord
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
 from kafka.record.util import decode_varint
 
-from utils.kafka_client.plain_records import decode_plain_record
+from utils.kafka_client.plain_records import decode_plain_records, record_of
 
 # Bytes that one batch may have, decompressed. By default no client makes a batch of more than 1 MiB
 # (Java: max.request.size, librdkafka: message.max.bytes); one poll() returns up to 16 MiB.
@@ -29,9 +29,8 @@ MAX_UNPACKED = 2**24
 # 1 MiB has room for 25,000 of the shortest outcomes; librdkafka puts 10,000 records into a batch.
 MAX_RECORDS = 100_000
 MAX_HEADERS = 1_000  # of one record
-# Offset, timestamp, its type, key, value, headers and checksum of a record.
-Fields = tuple[int, int, int, bytes | None, bytes | None, list, int | None]
 _SMALLEST_HEADER = 2  # bytes: the lengths of its name and its value
+_AT_ONCE = 64  # records that are decoded before the first of them is asked for
 _CHUNK = 2**18  # bytes
 _XERIAL_HEADER = 16  # bytes
 
@@ -100,17 +99,17 @@ class _LimitedBatch(DefaultRecordBatch):
             raise BatchTooLarge(f"its batch has more than {MAX_RECORDS} records")
         super()._maybe_uncompress()
 
-    def fields(self) -> Iterator[Fields]:
-        """Decode the records, in the place of __iter__()."""
+    def records(self, partition: TopicPartition) -> Iterator[ConsumerRecord]:
+        """Decode the records of this partition, in the place of __iter__()."""
         self._maybe_uncompress()
-        header = self._header_data
-        while self._next_record_index < self._num_records:
-            if plain := decode_plain_record(self._buffer, self._pos, header):
-                offset, timestamp, key, value, self._pos = plain
-                self._next_record_index += 1
-                yield offset, timestamp, DefaultRecordBatch.CREATE_TIME, key, value, [], None
-            else:
-                yield fields_of(next(self))
+        while (left := self._num_records - self._next_record_index) > 0:
+            plain, self._pos = decode_plain_records(
+                self._buffer, self._pos, self._header_data, partition, min(left, _AT_ONCE)
+            )
+            self._next_record_index += len(plain)
+            yield from plain
+            if not plain:
+                yield record_of(partition, self.leader_epoch, next(self))
         next(self, None)  # CorruptRecordError if there are bytes behind the last record
 
     def _read_msg(self) -> DefaultRecord:
@@ -127,12 +126,6 @@ class _LimitedBatch(DefaultRecordBatch):
         record = super()._read_msg()
         self._buffer, self._pos = batch, start + size
         return record
-
-
-def fields_of(record: ABCRecord) -> Fields:
-    """Return what kafka-python has decoded of a record."""
-    fields = record.offset, record.timestamp, record.timestamp_type, record.key, record.value
-    return *fields, record.headers, record.checksum
 
 
 def _header_count(batch: bytearray, start: int) -> int:

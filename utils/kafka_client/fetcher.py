@@ -11,10 +11,10 @@ from itertools import islice
 from kafka import IsolationLevel, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 from kafka.errors import CorruptRecordError
-from kafka.record.abc import ABCRecord, ABCRecordBatch
+from kafka.record.abc import ABCRecordBatch
 from kafka.record.memory_records import MemoryRecords
 
-from utils.kafka_client.decompression import Fields, fields_of
+from utils.kafka_client.plain_records import record_of
 
 MAX_BYTES = 2**24
 _HEADER = 100  # bytes; a tuple, a name and a value
@@ -56,9 +56,9 @@ class LimitedFetcher(Fetcher):
                     raise CorruptRecordError(f"{partition}, {batch.base_offset}: failed crc check")
                 if not self._is_skipped(batch):
                     self.bytes_read += batch.size_in_bytes  # lets other partitions be next
-                    for fields in batch.fields() if batch.magic >= 2 else map(_checked, batch):
-                        self.next_fetch_offset = fields[0] + 1
-                        yield _record(partition, self.leader_epoch, fields)
+                    for record in self._records_of(batch, partition):
+                        self.next_fetch_offset = record.offset + 1
+                        yield record
                 if batch.magic >= 2:  # behind records that compaction has removed, too
                     self.next_fetch_offset = batch.next_offset
             self.drain()
@@ -77,39 +77,35 @@ class LimitedFetcher(Fetcher):
                     return True
             return batch.is_control_batch
 
+        def _records_of(
+            self, batch: ABCRecordBatch, partition: TopicPartition
+        ) -> Iterator[ConsumerRecord]:
+            return batch.records(partition) if batch.magic >= 2 else self._old(batch, partition)
+
+        def _old(
+            self, batch: ABCRecordBatch, partition: TopicPartition
+        ) -> Iterator[ConsumerRecord]:
+            """Yield records of the formats before Kafka 0.11, each of which has its own sum."""
+            for record in batch:
+                if self.check_crcs and not record.validate_crc():
+                    raise CorruptRecordError(f"{partition}, {record.offset}: failed crc check")
+                yield record_of(partition, self.leader_epoch, record)
+
         def take(self, n: int | None = None) -> list[ConsumerRecord]:
             """Return the next records, `n` at most; the last one is the first beyond the room."""
             self._maybe_raise_next_inline_exception()
-            records = []
+            records, room = [], self.room
             try:
                 for record in islice(self.record_iterator, n):
                     records.append(record)
-                    self.room -= record.serialized_key_size + record.serialized_value_size
-                    self.room -= _HEADER * len(record.headers)
-                    if self.room <= 0:
+                    room -= record.serialized_key_size + record.serialized_value_size
+                    if record.headers:
+                        room -= _HEADER * len(record.headers)
+                    if room <= 0:
                         break
             except Exception as error:
                 if not records:
                     raise
                 self._next_inline_exception = error  # raised by the next call
+            self.room = room
             return records
-
-
-def _checked(record: ABCRecord) -> Fields:
-    """Return the fields of a record of the formats before Kafka 0.11, each of which has a sum."""
-    if not record.validate_crc():
-        raise CorruptRecordError(f"the record at offset {record.offset} failed crc check")
-    return fields_of(record)
-
-
-def _record(partition: TopicPartition, leader_epoch: int, fields: Fields) -> ConsumerRecord:
-    _, _, _, key, value, headers, _ = fields
-    sizes = -1 if key is None else len(key), -1 if value is None else len(value)
-    of_headers = sum(map(_size_of_header, headers)) if headers else -1
-    # ConsumerRecord() itself would take twice as long.
-    return tuple.__new__(ConsumerRecord, (*partition, leader_epoch, *fields, *sizes, of_headers))
-
-
-def _size_of_header(header: tuple[str, bytes | None]) -> int:
-    name, content = header
-    return len(name.encode()) + len(content or b"")
