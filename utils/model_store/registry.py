@@ -8,7 +8,6 @@ content means is in utils/model_store/model.py.
 """
 
 import hashlib
-import math
 import re
 import secrets
 import time
@@ -18,14 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from utils.console import warn
 from utils.model_store import pruning
 from utils.model_store.archive import FOLDER
 from utils.model_store.card import Card, ModelError, ModelId
 from utils.model_store.glance import Glance
+from utils.model_store.patience import patiently
 from utils.model_store.signing import Untrusted, seal, unseal
 from utils.model_store.storage import CHAMPION, StorageAway, open_storage
-from utils.process import stopping, was_restarted
 from utils.settings import settings
 
 _CARD = re.compile(r"model_(0|[1-9][0-9]{0,14})\.json")  # messages and stores take no larger ids
@@ -87,26 +85,8 @@ class Registry:
         return max(self.ids(), default=-1)
 
     def exists(self) -> bool:
-        """Return whether there is a model.
-
-        Waits for an object store that is away; SystemExit after BROKER_TIMEOUT seconds.
-        """
-        # As for Kafka: a restarted process has reached it before, and waits as long as it takes.
-        patience = math.inf if was_restarted() else settings.broker_timeout
-        deadline, has_said = time.monotonic() + patience, False
-        while True:
-            try:
-                return bool(self.ids())
-            except StorageAway as error:
-                if not has_said:
-                    warn(f"Waiting for the models: {error} ...")
-                has_said = True
-                if stopping():
-                    raise SystemExit(0) from None
-                if time.monotonic() > deadline:
-                    waited = f"waited {patience:g} s (BROKER_TIMEOUT)"
-                    raise SystemExit(f"MODELS_DIR: {error}; {waited}") from None
-                time.sleep(0.5)
+        """Return whether there is a model; waits as patiently() does."""
+        return patiently(lambda: bool(self.ids()))
 
     def card(self, model_id: int, verify: bool = True) -> Card:
         """Return a model's card; ModelError if it is missing, damaged or not to be trusted.
@@ -233,9 +213,9 @@ class Registry:
         others.sort(key=self.is_rejected)
         return others if champion is None else [champion, *others]
 
-    def prune(self, keep: int) -> list[int]:
+    def prune(self, keep: int, up_to: int | None = None) -> list[int]:
         """Archive and delete old models, and return their ids; see pruning.py."""
-        return pruning.prune(self, keep)
+        return pruning.prune(self, keep, up_to)
 
     def _state(self) -> object:
         """Return what changes whenever a model, a card, the champion or the archive does."""
