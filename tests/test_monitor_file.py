@@ -9,7 +9,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 from monitoring.figures import curves, table
 from monitoring.figures.database import Damaged, Database
-from monitoring.figures.join import oldest_request
+from monitoring.figures.rows import oldest_request
 from monitoring.figures.state import State
 from monitoring.observer import READS, Observer
 from tests.harness.pipeline import wait_until

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from kafka import TopicPartition
 
+from train.store import observations
 from train.store.database import StoreError
 from train.store.observations import Observations
 from train.store.one_trainer import only_trainer
@@ -197,6 +198,18 @@ def test_a_bulk_of_outcomes_may_repeat_known_ones(store):
     assert store.count() == 2_500
     store.add([(request_id, None, 0.0) for request_id, *_ in rows], 0, {REQUESTS: Position(3)})
     assert store.count() == 2_500
+
+
+def test_a_step_deletes_a_limited_number_and_the_next_one_goes_on(store, monkeypatch):
+    monkeypatch.setattr(observations, "MOST_EXPIRED", 2)
+    expired = settings.model_copy(update={"outcome_days": -1})
+    monkeypatch.setattr(observations, "settings", expired)
+    store.add([(f"{n}", data(n), None) for n in range(5)], 0, {REQUESTS: Position(5)})
+    left = []
+    for _ in range(4):
+        store.clean_up()
+        left.append(store.counter("waiting_requests"))
+    assert left == [3, 1, 0, 0]
 
 
 def test_what_never_finds_its_other_half_expires(store):

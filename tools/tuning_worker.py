@@ -22,25 +22,28 @@ from utils.settings import settings
 POLL = 1  # seconds between two looks for a search, or for a database that is away
 
 
-def work(num_threads: int) -> None:
-    """Take part in one search after another; ends by an error of the database."""
+def work(num_threads: int, seen: set[str]) -> None:
+    """Take part in one search after another; ends by an error of the database.
+
+    seen : the studies that this worker is done with; it adds those that it begins.
+    """
     from train.shared_study import close_storage, open_storage
     from train.shared_worker import NotTheSame, open_search, take_part
 
-    storage, seen = open_storage(), set()
+    storage = open_storage()
     try:
         while True:
             study = open_search(storage, seen)
             if study is None:
                 time.sleep(POLL)
                 continue
+            seen.add(study.study_name)
             try:
                 say(f"Done: {take_part(study, num_threads)} trials.")
             except KeyError:  # the training process has deleted the study
                 say("Done: the search has ended.")
             except (NotTheSame, StoreError, DatasetError) as error:
                 warn(f"Not taking part in this search: {error}")
-            seen.add(study.study_name)
     finally:
         close_storage(storage)
 
@@ -61,12 +64,12 @@ def main() -> None:
         needs = "it needs psycopg: pip install -r requirements-cluster.txt"
         raise SystemExit(f"OBSERVATIONS_URL: {needs}") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Optuna gives the trial back
-    said = ""
+    said, seen = "", set()
     try:
         say("The worker waits for a search.", "bold")
         while True:
             try:
-                work(threads)
+                work(threads, seen)
             except Exception as error:  # of psycopg, SQLAlchemy or Optuna
                 if said != (said := reason(error)):
                     warn(f"OBSERVATIONS_URL: {said}")

@@ -8,8 +8,6 @@ training, only the first request of an id counts.) A reported outcome counts mor
 request contains. So the result does not depend on which topic or partition is read first.
 """
 
-import math
-import struct
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -26,34 +24,24 @@ from monitoring.figures.decoding import (
     ReportedOutcome,
     rank_of,
 )
+from monitoring.figures.rows import (
+    ANSWER,
+    ANSWERED,
+    ASKED,
+    FURTHER,
+    LEARNT,
+    MOST_OF_ONE_ID,
+    NOTHING_LEARNT,
+    ONE_ASKED,
+    OUTPUTS,
+)
 from monitoring.figures.table import Table
 from utils.datasets import dataset
 
+_ZERO = FURTHER.pack(0)
 _REPLIES, _QUESTIONS = frozenset((PREDICTION, ERROR)), frozenset((REQUEST, INVALID))
-OUTPUTS = dataset.target.outputs
-MOST_OF_ONE_ID = 20  # requests and answers of one id that are known one by one
-
-# A row of `waiting` is the number of further requests, then the known ones: time, offset, outcome.
-_MORE, _REQUEST = struct.Struct("<q"), struct.Struct("<qqd")
-_ONLY = struct.Struct("<qqqd")  # a row with one request
-# A row of `known` is the outcome, its rank and its time, then the answers: model, time, partition
-# and offset of the request, and the scores.
-_OUTCOME, _ANSWER = struct.Struct("<dqq"), struct.Struct(f"<qqiq{OUTPUTS}d")
-_NO_OUTCOME = _OUTCOME.pack(UNKNOWN, -(2**63), 0)
-_MOST = 2**53  # no time, offset or model id is that large
-_LOWEST = -math.inf if dataset.target.kind == "number" else 0  # outcome or score
-_HIGHEST = math.inf if dataset.target.kind == "number" else max(len(dataset.target.labels) - 1, 1)
 _IN_REQUEST = 2**62  # is taken from the rank of an outcome that a request contains
 _NO_SCORES = (0.0,) * OUTPUTS
-ANSWER = np.dtype(
-    [
-        ("model_id", "<i8"),
-        ("time", "<i8"),  # of the request, ms
-        ("partition", "<i4"),
-        ("offset", "<i8"),  # of the request; -1 if it is not known
-        ("scores", "<f8", (OUTPUTS,)),
-    ]
-)
 
 
 class Answers(NamedTuple):
@@ -129,12 +117,12 @@ class Join:
     def _ask(self, key: int, time: int, offset: int, outcome: float) -> None:
         row = self._waiting.get(key)
         if row is None:
-            row = _ONLY.pack(0, time, offset, outcome)
-        elif len(row) < _MORE.size + MOST_OF_ONE_ID * _REQUEST.size and row.startswith(_ZERO):
-            row += _REQUEST.pack(time, offset, outcome)
+            row = ONE_ASKED.pack(0, time, offset, outcome)
+        elif len(row) < FURTHER.size + MOST_OF_ONE_ID * ASKED.size and row.startswith(_ZERO):
+            row += ASKED.pack(time, offset, outcome)
         else:
-            [more] = _MORE.unpack_from(row)
-            row = _MORE.pack(more + 1) + row[_MORE.size :]
+            [more] = FURTHER.unpack_from(row)
+            row = FURTHER.pack(more + 1) + row[FURTHER.size :]
         self._waiting.put(key, row)
 
     def _answer(self, event: Event, masks: dict, joined: "_Builder") -> None:
@@ -149,7 +137,7 @@ class Join:
             return
         time, offset, outcome = self._take(key, row, reply_time)
         model_id, scores = content or (0, _NO_SCORES)
-        place = _ANSWER.pack(model_id, time, partition, offset, *scores)
+        place = ANSWERED.pack(model_id, time, partition, offset, *scores)
         joined.answers.append(place)
         joined.replies.append((reply_time - time, replied == PREDICTION, kind == REQUEST))
         if replied == ERROR:
@@ -162,16 +150,16 @@ class Join:
 
     def _take(self, key: int, row: bytes, reply_time: int) -> tuple[int, int, float]:
         """Remove the earliest request of a row, and return its time, offset and outcome."""
-        if len(row) == _ONLY.size:
-            more, *first = _ONLY.unpack(row)
-            left = row[: _MORE.size]
-        elif len(row) > _ONLY.size:
-            more, *first = _ONLY.unpack_from(row)
-            left = row[: _MORE.size] + row[_ONLY.size :]
+        if len(row) == ONE_ASKED.size:
+            more, *first = ONE_ASKED.unpack(row)
+            left = row[: FURTHER.size]
+        elif len(row) > ONE_ASKED.size:
+            more, *first = ONE_ASKED.unpack_from(row)
+            left = row[: FURTHER.size] + row[ONE_ASKED.size :]
         else:  # it came when there were MOST_OF_ONE_ID of its id
-            [more] = _MORE.unpack(row)
-            first, more, left = (reply_time, -1, UNKNOWN), more - 1, _MORE.pack(more - 1)
-        if more or len(left) > _MORE.size:
+            [more] = FURTHER.unpack(row)
+            first, more, left = (reply_time, -1, UNKNOWN), more - 1, FURTHER.pack(more - 1)
+        if more or len(left) > FURTHER.size:
             self._waiting.put(key, left)
         else:
             self._waiting.pop(key)
@@ -180,21 +168,21 @@ class Join:
     def _note_answer(self, key: int, answer: bytes, joined: "_Builder") -> None:
         row = self._known.get(key)
         if row is None:
-            self._known.put(key, _NO_OUTCOME + answer)
-        elif len(row) < _OUTCOME.size + MOST_OF_ONE_ID * _ANSWER.size:
-            outcome, _, time = _OUTCOME.unpack_from(row)
+            self._known.put(key, NOTHING_LEARNT + answer)
+        elif len(row) < LEARNT.size + MOST_OF_ONE_ID * ANSWERED.size:
+            outcome, _, time = LEARNT.unpack_from(row)
             if outcome == outcome:
-                joined.unmatched -= len(row) == _OUTCOME.size
+                joined.unmatched -= len(row) == LEARNT.size
                 joined.observe(answer, outcome, UNKNOWN, time)
             self._known.put(key, row + answer)
 
     def _learn(self, key: int, outcome: float, rank: int, time: int, joined: "_Builder") -> None:
-        row = self._known.get(key) or _NO_OUTCOME
-        before, known_rank, _ = _OUTCOME.unpack_from(row)
+        row = self._known.get(key) or NOTHING_LEARNT
+        before, known_rank, _ = LEARNT.unpack_from(row)
         if rank <= known_rank:
             return
-        answers = row[_OUTCOME.size :]
-        self._known.put(key, _OUTCOME.pack(outcome, rank, time) + answers)
+        answers = row[LEARNT.size :]
+        self._known.put(key, LEARNT.pack(outcome, rank, time) + answers)
         if answers:
             joined.observe(answers, outcome, before, time)
         else:
@@ -212,7 +200,7 @@ class _Builder:
     def observe(self, answers: bytes, outcome: float, before: float, time: int) -> None:
         """Add an observation for each answer of a row of `known`; time : of the outcome."""
         self._seen.append(answers)
-        self._outcomes += [(outcome, before, time)] * (len(answers) // _ANSWER.size)
+        self._outcomes += [(outcome, before, time)] * (len(answers) // ANSWERED.size)
 
     def result(self) -> Joined:
         counts = self.unexpected, self.outcomes, self.unmatched
@@ -230,9 +218,6 @@ class _Builder:
         return Observations(rows, np.array(outcomes, float), np.array(before, float), delays)
 
 
-_ZERO = _MORE.pack(0)
-
-
 def _rows(answers: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(answers), ANSWER)
 
@@ -246,53 +231,3 @@ def _mask(partition: int, kind: int) -> int:
     """Return what turns the key of an id into that of its messages of a kind in a partition."""
     digest = blake2b(b"%d/%d" % (partition, kind), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-def is_waiting(row: bytes) -> bool:
-    """Return whether bytes of the file are what a row of `waiting` can be."""
-    if not _has_size(row, _MORE, _REQUEST):
-        return False
-    requests = _REQUEST.iter_unpack(row[_MORE.size :])
-    return 0 <= _MORE.unpack_from(row)[0] < _MOST and all(
-        _are_numbers(*place) and _is_outcome(outcome) for *place, outcome in requests
-    )
-
-
-def is_known(row: bytes) -> bool:
-    """Return whether bytes of the file are what a row of `known` can be."""
-    if not _has_size(row, _OUTCOME, _ANSWER):
-        return False
-    outcome, _, time = _OUTCOME.unpack_from(row)
-    answers = _ANSWER.iter_unpack(row[_OUTCOME.size :])
-    return (
-        _is_outcome(outcome)
-        and _are_numbers(time)
-        and all(_are_numbers(*one[:4]) and all(map(_is_score, one[4:])) for one in answers)
-    )
-
-
-def _has_size(row: bytes, head: struct.Struct, each: struct.Struct) -> bool:
-    number, rest = divmod(len(row) - head.size, each.size)
-    return 0 <= number <= MOST_OF_ONE_ID and not rest
-
-
-def _are_numbers(*found: int) -> bool:
-    return all(-1 <= each < _MOST for each in found)
-
-
-def _is_outcome(value: float) -> bool:
-    return value != value or _is_score(value)
-
-
-def _is_score(value: float) -> bool:
-    return _LOWEST <= value <= _HIGHEST and math.isfinite(value)
-
-
-def oldest_request(row: bytes) -> float:
-    """Return the time of the oldest request in a row of `waiting`, ms; infinity if not known."""
-    return _REQUEST.unpack_from(row, _MORE.size)[0] if len(row) > _MORE.size else math.inf
-
-
-def lacks_a_part(row: bytes) -> bool:
-    """Return whether a row of `known` has no outcome, or no answer."""
-    return len(row) == _OUTCOME.size or row[:8] == _NO_OUTCOME[:8]

@@ -10,17 +10,10 @@ import numpy as np
 
 from monitoring.figures.database import Database
 from monitoring.figures.decoding import REQUEST, Event, events, reported_outcomes
-from monitoring.figures.join import (
-    OUTPUTS,
-    Answers,
-    Join,
-    Observations,
-    is_known,
-    is_waiting,
-    lacks_a_part,
-)
+from monitoring.figures.join import Answers, Join, Observations
 from monitoring.figures.model_figures import decided
 from monitoring.figures.newest import Newest
+from monitoring.figures.rows import OUTPUTS, is_known, is_waiting, lacks_a_part
 from monitoring.figures.sample import Sample
 from monitoring.figures.state import AHEAD, Records
 from monitoring.figures.table import Table

@@ -20,17 +20,11 @@ from monitoring.figures.decoding import (
     reported_outcomes,
     time_of,
 )
-from monitoring.figures.join import (
-    OUTPUTS,
-    Join,
-    Joined,
-    is_known,
-    is_waiting,
-    lacks_a_part,
-)
+from monitoring.figures.join import Join, Joined
 from monitoring.figures.model_figures import WINDOW, AllModels, ModelFigures, losses_of
 from monitoring.figures.newest import Newest
 from monitoring.figures.rates import Rates
+from monitoring.figures.rows import OUTPUTS, is_known, is_waiting, lacks_a_part
 from monitoring.figures.sample import SIZE, Sample
 from monitoring.figures.table import Table
 from utils.datasets import dataset

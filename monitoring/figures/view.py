@@ -7,8 +7,8 @@ import numpy as np
 from monitoring.figures.control import MOST_MARKS
 from monitoring.figures.curves import SPANS
 from monitoring.figures.exact import quantile
-from monitoring.figures.join import oldest_request
 from monitoring.figures.models_view import Models
+from monitoring.figures.rows import oldest_request
 from monitoring.figures.state import State
 from monitoring.snapshot import (
     Drift,

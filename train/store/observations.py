@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from train.store.postgres import Postgres
 
 CLEAN_UP_EVERY = 60  # seconds
+MOST_EXPIRED = 100_000  # records that one call deletes: it takes a second
 Partition = tuple[str, int]  # topic and number; equal to kafka-python's TopicPartition
 
 _REPLACE_OFFSETS = """
@@ -131,23 +132,26 @@ class Observations:
             )
             self._increase(observations_deleted=deleted)
         if time.monotonic() - self._cleaned_up >= CLEAN_UP_EVERY:
-            self._cleaned_up = time.monotonic()
-            self.expire(settings.outcome_days * 86_400)
+            if self.expire(settings.outcome_days * 86_400) < MOST_EXPIRED:
+                self._cleaned_up = time.monotonic()
             self._db.shrink()
 
     def expire(self, seconds: float) -> int:
         """Delete unmatched requests and outcomes that are older; return how many.
 
-        Age counts from when the trainer read them (a record's timestamp is set by its sender), on
-        the store's own clock: see StoreClock.
+        One call deletes at most MOST_EXPIRED. Age counts from when the trainer read them (a
+        record's timestamp is set by its sender), on the store's own clock: see StoreClock.
         """
         with self._db.transaction():
             self._keep_time()
             young = "SELECT rowid FROM waiting WHERE seen >= ? ORDER BY rowid LIMIT 1"
-            before = self._db.query(young, (self._clock.now() - seconds,)) or [(2**63 - 1,)]
+            surplus = "SELECT rowid FROM waiting ORDER BY rowid LIMIT 1 OFFSET ?"
+            found = self._db.query(young, (self._clock.now() - seconds,))
+            found += self._db.query(surplus, (MOST_EXPIRED,))
+            before = min(found, default=(2**63 - 1,))
             old = "SELECT count(data), count(outcome) FROM waiting WHERE rowid < ?"
-            [(requests, outcomes)] = self._db.query(old, before[0])
-            self._db.query("DELETE FROM waiting WHERE rowid < ?", before[0])
+            [(requests, outcomes)] = self._db.query(old, before)
+            self._db.query("DELETE FROM waiting WHERE rowid < ?", before)
             self._increase(waiting_requests=-requests, waiting_outcomes=-outcomes)
             self._increase(expired_records=requests + outcomes)
         return requests + outcomes

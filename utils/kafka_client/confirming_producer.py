@@ -41,9 +41,8 @@ class ConfirmingProducer(TransactionalProducer):
             raise
 
     def _begin(self) -> None:
-        decision = self.markers.last_decision(
-            timeout=DECISION_TIMEOUT
-        )  # init_transactions() makes Kafka drop it
+        # Before init_transactions(), which makes Kafka drop it.
+        decision = self.markers.last_decision(timeout=DECISION_TIMEOUT)
         self.markers.require_means(decision)
         super()._begin()
         self.markers.end_forgotten(decision, BEGIN_TIMEOUT)

@@ -114,7 +114,7 @@ class TransactionalProducer:
         deadline = time.monotonic() + SEND_TIMEOUT
         self.client.begin_transaction()
         sent = self.put(records)
-        flush(self.client, SEND_TIMEOUT)
+        flush(self.client, max(deadline - time.monotonic(), LEAST_COMMIT_TIMEOUT))
         self._check(sent)
         left = max(deadline - time.monotonic(), LEAST_COMMIT_TIMEOUT)
         with time_limit(left, KafkaTimeoutError("the broker did not answer a commit")):

@@ -22,7 +22,8 @@ def create_replicated(admin: KafkaAdminClient, name: str, options: dict) -> None
     By default as many as there are brokers, at most three. A broker that is away counts, unless
     Kafka is older than 4.0 or uses ZooKeeper.
     """
-    for copies in _attempts(admin):
+    attempts = _attempts(admin)
+    for copies in attempts:
         configs = options.get("configs", {})
         if copies >= MOST:
             configs = {"min.insync.replicas": "2"} | configs
@@ -34,6 +35,8 @@ def create_replicated(admin: KafkaAdminClient, name: str, options: dict) -> None
             if settings.replication:
                 text = f"REPLICATION={copies}, but Kafka has fewer brokers"
                 raise InvalidReplicationFactorError(text) from None
+            if copies == attempts[-1]:  # no broker is ready
+                raise
 
 
 def _attempts(admin: KafkaAdminClient) -> list[int]:
