@@ -24,7 +24,7 @@ from utils.model_store import pruning
 from utils.model_store.archive import FOLDER
 from utils.model_store.card import Card, ModelError, ModelId
 from utils.model_store.glance import Glance
-from utils.model_store.signing import Untrusted, seal, unseal
+from utils.model_store.signing import Untrusted, refuse_untrusted, seal, unseal
 from utils.model_store.storage import CHAMPION, StorageAway, open_storage
 from utils.process import stopping, was_restarted
 from utils.settings import settings
@@ -91,8 +91,13 @@ class Registry:
         return max(self.ids(), default=-1)
 
     def exists(self) -> bool:
-        """Return whether there is a model; waits as patiently() does."""
-        return self.patiently(lambda: bool(self.ids()))
+        """Return whether there is a model; waits as patiently() does.
+
+        SystemExit if MODELS_KEY refuses all of them.
+        """
+        ids = self.patiently(self.ids)
+        self.patiently(lambda: refuse_untrusted(self, ids[::-1]))
+        return bool(ids)
 
     def patiently(self, work: Callable[[], Result]) -> Result:
         """Return what work() returns; while the object store is away, call it again.
