@@ -494,3 +494,21 @@ def test_the_models_are_listed_and_shown(registry, capsys):
     said = capsys.readouterr().out
     assert "2 *" in said
     assert '"model_id": 1' in said
+
+
+@pytest.mark.parametrize("wrong", ["s3:8333", "localhost", "//host", "http://", "ftp://host"])
+def test_an_endpoint_that_is_no_address_is_refused_in_one_sentence(monkeypatch, wrong):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", wrong)
+    with pytest.raises(SystemExit) as ended:
+        Registry("s3://bucket/models").ids()
+    expected = f"expected http://host or https://host (it is {wrong!r})"
+    assert ended.value.code == f"AWS_ENDPOINT_URL: {expected}"
+
+
+def test_an_empty_endpoint_is_as_if_it_were_not_set(monkeypatch):
+    given = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "nowhere"}
+    nothing_leaves_this_machine = {"HTTPS_PROXY": "http://127.0.0.1:1"}
+    for name, value in (given | nothing_leaves_this_machine | {"AWS_ENDPOINT_URL": ""}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StorageAway, match="https://s3.nowhere.amazonaws.com"):
+        Registry("s3://bucket/models").ids()

@@ -29,6 +29,8 @@ RETRIES = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1)},
 }
+_ENDPOINT = "AWS_ENDPOINT_URL"
+_ADDRESS = r"https?://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[^\s?#]*)?"
 _TIMES = re.compile(r" in [0-9.]+[a-zµ]+(, after [0-9]+ retries.*?retry_timeout: [0-9.]+s )?")
 
 
@@ -58,7 +60,7 @@ class Bucket:
             install = "pip install -r requirements-cluster.txt"
             raise SystemExit(f"MODELS_DIR={self.url} needs obstore: {install}") from None
         # Without TLS only where the user has written http:// himself.
-        is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        is_plain = _checked_endpoint().startswith("http://")
         client = TIMEOUTS | ({"allow_http": True} if is_plain else {})
         try:
             return from_url(self.url, client_options=client, retry_config=RETRIES)
@@ -184,6 +186,20 @@ class Bucket:
     def locked(self) -> nullcontext:
         """Hold nothing: swap() finds out who was first."""
         return nullcontext()
+
+
+def _checked_endpoint() -> str:
+    """Return AWS_ENDPOINT_URL; SystemExit if it has no address of a server, on which Rust panics.
+
+    As with all settings, an empty one is as if it were not set.
+    """
+    endpoint = os.environ.get(_ENDPOINT, "")
+    if not endpoint:
+        os.environ.pop(_ENDPOINT, None)  # obstore reads the environment, too
+    elif not re.fullmatch(_ADDRESS, endpoint):
+        expected = "expected http://host or https://host"
+        raise SystemExit(f"{_ENDPOINT}: {expected} (it is {endpoint[:80]!r})")
+    return endpoint
 
 
 def _first_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from utils.model_store.archive import FOLDER
 from utils.model_store.card import Card, ModelError, ModelId
 from utils.model_store.glance import Glance
 from utils.model_store.patience import patiently
-from utils.model_store.signing import Untrusted, seal, unseal
+from utils.model_store.signing import Untrusted, refuse_untrusted, seal, unseal
 from utils.model_store.storage import CHAMPION, StorageAway, open_storage
 from utils.settings import settings
 
@@ -85,8 +85,13 @@ class Registry:
         return max(self.ids(), default=-1)
 
     def exists(self) -> bool:
-        """Return whether there is a model; waits as patiently() does."""
-        return patiently(lambda: bool(self.ids()))
+        """Return whether there is a model; waits as patiently() does.
+
+        SystemExit if MODELS_KEY refuses all of them.
+        """
+        ids = patiently(self.ids)
+        patiently(lambda: refuse_untrusted(self, ids[::-1]))
+        return bool(ids)
 
     def card(self, model_id: int, verify: bool = True) -> Card:
         """Return a model's card; ModelError if it is missing, damaged or not to be trusted.
