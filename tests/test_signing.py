@@ -16,7 +16,7 @@ from tests.test_model_store import add_copy, edit_card
 from tools import models
 from utils.files import ROOT
 from utils.model_store import model as model_module
-from utils.model_store import signing
+from utils.model_store import pruning, signing
 from utils.model_store.archive import Archive
 from utils.model_store.card import Card, decode_card
 from utils.model_store.model import load, load_champion, save
@@ -178,11 +178,16 @@ def test_archived_models_too(folder, use_key, capsys, nothing_is_unpickled):
         Archive(folder).load(card.digest)
 
 
-def test_unsigned_models_are_not_pruned_as_if_they_were_damaged(folder, use_key, capsys):
+@pytest.mark.parametrize("audit_models", [0, 100])
+def test_unsigned_models_are_not_pruned_as_if_they_were_damaged(
+    folder, use_key, capsys, monkeypatch, audit_models
+):
+    changed = settings.model_copy(update={"audit_models": audit_models})
+    monkeypatch.setattr(pruning, "settings", changed)
     add_copy(folder, 2)
     use_key(KEYS[0])
     assert Registry(folder).prune(keep=0) == []
-    assert "kept until they can be archived: model 1: model_1.json is not signed" in (
+    assert "models are kept for now: model 1: model_1.json is not signed" in (
         capsys.readouterr().out
     )
     assert Registry(folder).ids() == [0, 1, 2]

@@ -84,7 +84,7 @@ class Bucket:
 
     def prepare(self) -> None:
         """Check that it can be written to; SystemExit if both of two writers would win here."""
-        name = f"check-{secrets.token_hex(8)}"
+        name = f".model_check-{secrets.token_hex(8)}"  # a leftover of pruning.py, after a kill
         wins = [self.create(name, bytes([writer])) for writer in range(2)]
         _, mark = self.read_marked(name)
         wins += [self.swap(name, bytes([writer]), mark) for writer in range(2, 4)]
