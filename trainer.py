@@ -121,12 +121,14 @@ def main() -> None:
         say("The trainer waits for retrain requests.", "bold")
         while not stop.is_set():
             try:
+                ingest.step()  # 1b, 3, 6: waits for records, at most half a second
+                store.clean_up()  # OUTCOME_DAYS and OBSERVATIONS_KEEP limit what is stored
+                if ingest.has_priority():  # an object store was away just now
+                    continue
                 if interrupted:
                     conclude(*interrupted, store, sender)
                     interrupted = None
-                ingest.step()  # 1b, 3, 6: waits for records, at most half a second
-                store.clean_up()  # OUTCOME_DAYS and OBSERVATIONS_KEEP limit what is stored
-                if training is None:
+                elif training is None:
                     announce_the_champion(store, registry, sender)
                     if (covered := store.training_due(settings.retrain_every)) is not None:
                         training = begin_training(store, covered, arguments)

@@ -79,6 +79,8 @@ class Simulation:
         return snapshot(self._state, self._models, drift, self.now, 0.0, [])
 
     def _send(self, visitors: Iterator[tuple[dict, object]]) -> dict:
+        from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
+
         records = defaultdict(list)
         times = sorted(self.now + TICK * self._random.random() for _ in range(self._requests()))
         found = [next(visitors) for _ in times]
@@ -90,15 +92,15 @@ class Simulation:
             if len(fields) > 3:
                 reply["probabilities"] = fields[3]
             reply = {k: v for k, v in reply.items() if v is not None}
-            self._put(records, "app_messages", moment, {"request_id": name, "data": row})
-            self._put(records, "app_messages", moment + LATENCY, {"request_id": name} | reply)
+            self._put(records, APP_MESSAGES, moment, {"request_id": name, "data": row})
+            self._put(records, APP_MESSAGES, moment + LATENCY, {"request_id": name} | reply)
             if self._random.random() > NEVER:
                 late = moment + self._random.uniform(*DELAY)
                 self._due.append((late, {"request_id": name, "outcome": label}))
         self.sent += len(times)
         end = self.now + TICK
         for moment, outcome in sorted((each for each in self._due if each[0] < end), key=str):
-            self._put(records, "outcomes_topic", moment, outcome)
+            self._put(records, OUTCOMES_TOPIC, moment, outcome)
         self._due = [each for each in self._due if each[0] >= end]
         return records
 

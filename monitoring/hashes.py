@@ -12,7 +12,7 @@ def hash_of(request_id: str) -> int:
 
     Among five million ids, two have the same hash with a probability of 7e-7.
     """
-    return _known(request_id) if len(request_id) <= _LONGEST else _hash(request_id)
+    return hash_of_valid(request_id) if len(request_id) <= _LONGEST else _hash(request_id)
 
 
 def _hash(request_id: str) -> int:
@@ -20,4 +20,4 @@ def _hash(request_id: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-_known = lru_cache(_MOST)(_hash)
+hash_of_valid = lru_cache(_MOST)(_hash)  # of an id that is not too long to be remembered

@@ -2,17 +2,21 @@
 
 import shutil
 import socket
+import time
 from argparse import Namespace
 from contextlib import closing
 
 import pytest
 
 import trainer
+from tests.harness.pipeline import wait_until
+from train import ingest as ingest_module
 from train import training_process
 from train.store.database import StoreReplaced
 from train.store.observations import Observations
 from train.training_process import TrainingProcess
 from utils.model_store.registry import Registry
+from utils.model_store.storage import StorageAway
 from utils.settings import settings
 
 TUNING = Namespace(hyper="hyperopt", max_evals=1, timeout=60, spark="")
@@ -98,3 +102,23 @@ def test_a_training_without_its_object_store_says_why(tmp_path, monkeypatch):
     assert training.failure().startswith("MODELS_DIR: s3://models/x can't be used: ")
     assert training.failure().endswith("; waited 0.1 s (BROKER_TIMEOUT)")
     training.close()
+
+
+def test_after_a_long_wait_for_an_object_store_it_reads_first(pipeline, store, monkeypatch):
+    topics = ("app_messages", "outcomes", "retrain_topic")
+    for topic in topics:
+        pipeline.create_topic(topic)
+    names = tuple(f"{pipeline.prefix}{topic}" for topic in topics)
+    monkeypatch.setattr(ingest_module, "READS", names)
+    with closing(ingest_module.Ingest(store, None)) as ingest:
+        ingest.step()
+        ingest.retry(OSError("the disk is full"))
+        assert not ingest.has_priority()
+        ingest.step()
+        began = time.monotonic()
+        time.sleep(0.2)  # an object store that does not answer
+        ingest.retry(StorageAway("it is away"))
+        assert ingest.has_priority()
+        ingest.step()
+        wait_until(lambda: not ingest.has_priority(), 30, "the end of the pause")
+        assert time.monotonic() - began >= 4 * 0.2

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -151,10 +152,10 @@ def parts(messages: list[tuple]) -> Iterator[list[tuple]]:
 def pack(messages: list[tuple]) -> bytes:
     """Return messages as one compressed blob, for unpack()."""
     topics, partitions, offsets, times, values = zip(*messages, strict=True)
-    both = list(zip(topics, partitions, strict=True))
-    places = sorted(set(both))
-    number = {place: position for position, place in enumerate(places)}
-    place = np.array([number[each] for each in both], np.uint16).tobytes()
+    runs = [(place, len([*run])) for place, run in groupby(zip(topics, partitions, strict=True))]
+    places = sorted({place for place, _ in runs})
+    numbers = [places.index(place) for place, _ in runs]
+    place = np.repeat(np.array(numbers, np.uint16), [length for _, length in runs]).tobytes()
     block = _Block(places, place, _differences(offsets), _differences(times), list(values))
     return zstandard.compress(_encode_block(block), LEVEL)
 

@@ -8,10 +8,12 @@ it comes from messages.
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 
 FILE = "monitor.db"  # in DATA_DIR
 VERSION = 2
+_AT_ONCE = 100  # rows
 _SCHEMA = """
 CREATE TABLE parts (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;
 CREATE TABLE intervals (span TEXT, place INTEGER, content BLOB, PRIMARY KEY (span, place))
@@ -62,6 +64,14 @@ class Database:
         """Execute a statement once for each row of parameters."""
         with _damage():
             self._connection.executemany(sql, rows)
+
+    def replace(self, table: str, rows: Iterable[tuple]) -> None:
+        """Add rows of three columns, or replace them; a third cheaper than one by one."""
+        rows = iter(rows)
+        while some := list(islice(rows, _AT_ONCE)):
+            values = ",".join(["(?,?,?)"] * len(some))
+            sql = f"REPLACE INTO {table} VALUES {values}"  # noqa: S608  the table is ours
+            self.query(sql, tuple(chain.from_iterable(some)))
 
     @contextmanager
     def transaction(self) -> Iterator[Callable]:

@@ -11,7 +11,7 @@ import msgspec
 from kafka.consumer.fetcher import ConsumerRecord
 from msgspec import UNSET, Struct, UnsetType
 
-from monitoring.hashes import hash_of
+from monitoring.hashes import hash_of_valid
 from utils.answers import IS_NUMBER, scores_of
 from utils.datasets import dataset
 from utils.datasets.target import LARGEST, Probability
@@ -108,7 +108,7 @@ def events(records: Iterable[ConsumerRecord], latest: int) -> list[Event]:
         if not 0 <= time <= latest:
             time = time_of(record, latest)
         kind, request_id, content, outcome = _read(record.value)
-        key = 0 if request_id is None else hash_of(request_id)
+        key = 0 if request_id is None else hash_of_valid(request_id)
         found.append((kind, key, time, record.partition, record.offset, content, outcome))
     return found
 
@@ -163,5 +163,5 @@ def reported_outcomes(records: Iterable[ConsumerRecord], latest: int) -> list[Re
             request_id, outcome = reported
             rank = rank_of(record.partition, record.offset)
             time = time_of(record, latest)
-            found.append((hash_of(request_id), time, rank, outcome))
+            found.append((hash_of_valid(request_id), time, rank, outcome))
     return found

@@ -135,7 +135,11 @@ class Join:
         else:
             joined.unexpected += 1
             return
-        time, offset, outcome = self._take(key, row, reply_time)
+        if len(row) == ONE_ASKED.size and row.startswith(_ZERO):  # the usual one
+            _, time, offset, outcome = ONE_ASKED.unpack(row)
+            self._waiting.pop(key)
+        else:
+            time, offset, outcome = self._take(key, row, reply_time)
         model_id, scores = content or (0, _NO_SCORES)
         place = ANSWERED.pack(model_id, time, partition, offset, *scores)
         joined.answers.append(place)
@@ -150,10 +154,7 @@ class Join:
 
     def _take(self, key: int, row: bytes, reply_time: int) -> tuple[int, int, float]:
         """Remove the earliest request of a row, and return its time, offset and outcome."""
-        if len(row) == ONE_ASKED.size:
-            more, *first = ONE_ASKED.unpack(row)
-            left = row[: FURTHER.size]
-        elif len(row) > ONE_ASKED.size:
+        if len(row) >= ONE_ASKED.size:
             more, *first = ONE_ASKED.unpack_from(row)
             left = row[: FURTHER.size] + row[ONE_ASKED.size :]
         else:  # it came when there were MOST_OF_ONE_ID of its id

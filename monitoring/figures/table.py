@@ -49,6 +49,7 @@ class Table:
         self._is_row, self._is_open, self._in_memory = is_row, is_open, in_memory
         self._stored: dict[int, bytes] = {}  # rows as they are in the file, oldest first
         self._changed: dict[int, bytes] = {}  # rows that are not, or not like this, in the file
+        self.put = self._changed.__setitem__  # add or replace a row: key, content
         self._gone: set[int] = set()  # of the rows in the file
         self._indexes: dict[int, np.ndarray] = {}
         self._began: dict[int, float] = {}
@@ -96,10 +97,6 @@ class Table:
                 raise Damaged(f"the row {key} of {self._name} is none")
         return rows
 
-    def put(self, key: int, content: bytes) -> None:
-        """Add or replace a row."""
-        self._changed[key] = content
-
     def pop(self, key: int) -> None:
         """Remove a row."""
         self._changed.pop(key, None)
@@ -126,7 +123,7 @@ class Table:
         changed.sort()
         generations, keys = self._generations_of(changed, newest), changed.tolist()
         rows = zip(generations.tolist(), keys, map(self._changed.get, keys), strict=True)
-        self._database.write(f"REPLACE INTO {self._name} VALUES (?, ?, ?)", rows)
+        self._database.replace(self._name, rows)
         if newest not in self._began:
             self._database.query(
                 "REPLACE INTO generations VALUES (?,?,?)", (self._name, newest, now)
@@ -155,7 +152,7 @@ class Table:
         self._indexes[newest] = np.union1d(before, _upper(keys))
         self._filter.add(_upper(keys))
         self._stored |= self._changed
-        self._changed = {}
+        self._changed.clear()
         self._gone.clear()
         self._oldest = None
         _keep(self._stored, self._in_memory)

@@ -125,8 +125,10 @@ def _reachable(binaries: Path, folder: Path) -> Path:
     """Return the binaries, or a copy of them if another user can't enter their folder."""
     if all(parent.stat().st_mode & stat.S_IXOTH for parent in binaries.parents):
         return binaries
-    shutil.copytree(binaries.parent, folder / "pginstall", symlinks=True)
-    return folder / "pginstall" / binaries.name
+    package = binaries.parents[1]
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.parent / name, folder / name, symlinks=True)
+    return folder / package.name / binaries.relative_to(package)
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from utils.model_store.storage import StorageAway, Stored
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-TIMEOUTS = {"connect_timeout": "3 s", "timeout": "60 s"}
+# A request's time limit covers the whole of a model: 20 MB of it at 1 MB/s.
+TIMEOUTS = {"connect_timeout": "3 s", "timeout": "20 s"}
 RETRIES = {
     "max_retries": 3,
     "retry_timeout": timedelta(seconds=10),
