@@ -161,7 +161,9 @@ def reported_outcomes(records: Iterable[ConsumerRecord], latest: int) -> list[Re
     for record in records:
         if (reported := decode_outcome(record.value)) is not None:
             request_id, outcome = reported
+            time = record.timestamp
+            if not 0 <= time <= latest:
+                time = time_of(record, latest)
             rank = rank_of(record.partition, record.offset)
-            time = time_of(record, latest)
             found.append((hash_of_valid(request_id), time, rank, outcome))
     return found

@@ -8,6 +8,7 @@ training, only the first request of an id counts.) A reported outcome counts mor
 request contains. So the result does not depend on which topic or partition is read first.
 """
 
+import struct
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -39,6 +40,9 @@ from monitoring.figures.table import Table
 from utils.datasets import dataset
 
 _ZERO = FURTHER.pack(0)
+# Of a reply: its latency, whether it is a prediction, and whether it is to a valid request.
+_REPLY = struct.Struct("<q??")
+_JUDGED = struct.Struct("<ddq")  # of an observation: the outcome, the one before, its time
 _REPLIES, _QUESTIONS = frozenset((PREDICTION, ERROR)), frozenset((REQUEST, INVALID))
 _IN_REQUEST = 2**62  # is taken from the rank of an outcome that a request contains
 _NO_SCORES = (0.0,) * OUTPUTS
@@ -143,7 +147,8 @@ class Join:
         model_id, scores = content or (0, _NO_SCORES)
         place = ANSWERED.pack(model_id, time, partition, offset, *scores)
         joined.answers.append(place)
-        joined.replies.append((reply_time - time, replied == PREDICTION, kind == REQUEST))
+        flags = replied == PREDICTION, kind == REQUEST
+        joined.replies.append(_REPLY.pack(reply_time - time, *flags))
         if replied == ERROR:
             return
         if offset >= 0:
@@ -193,30 +198,31 @@ class Join:
 class _Builder:
     def __init__(self) -> None:
         self.answers: list[bytes] = []  # as in a row of `known`
-        self.replies: list[tuple] = []  # of each of them: latency, is it a prediction, was_valid
+        self.replies: list[bytes] = []  # of each of them, as _REPLY
         self._seen: list[bytes] = []  # answers
-        self._outcomes: list[tuple] = []  # of each of them: outcome, before, its time
+        self._outcomes: list[bytes] = []  # of each of them, as _JUDGED
         self.unexpected = self.outcomes = self.unmatched = 0
 
     def observe(self, answers: bytes, outcome: float, before: float, time: int) -> None:
         """Add an observation for each answer of a row of `known`; time : of the outcome."""
         self._seen.append(answers)
-        self._outcomes += [(outcome, before, time)] * (len(answers) // ANSWERED.size)
+        number = len(answers) // ANSWERED.size
+        self._outcomes.append(_JUDGED.pack(outcome, before, time) * number)
 
     def result(self) -> Joined:
         counts = self.unexpected, self.outcomes, self.unmatched
         return Joined(self._answers(), self._observations(), *counts)
 
     def _answers(self) -> Answers:
-        latencies, *kinds = np.array(self.replies, np.int64).reshape(-1, 3).T
-        return Answers(_rows(self.answers), latencies, *(each.astype(bool) for each in kinds))
+        replies = np.frombuffer(b"".join(self.replies), "<i8,?,?")
+        return Answers(_rows(self.answers), *(replies[name] for name in replies.dtype.names))
 
     def _observations(self) -> Observations:
         rows = _rows(self._seen)
-        outcomes, before, times = zip(*self._outcomes, strict=True) if len(rows) else ((), (), ())
-        reported = np.array(times, np.int64)
+        judged = np.frombuffer(b"".join(self._outcomes), "<f8,<f8,<i8")
+        outcomes, before, reported = (judged[name] for name in judged.dtype.names)
         delays = np.where(reported < 0, -1, np.maximum(reported - rows["time"], 0))
-        return Observations(rows, np.array(outcomes, float), np.array(before, float), delays)
+        return Observations(rows, outcomes, before, delays)
 
 
 def _rows(answers: list[bytes]) -> np.ndarray:

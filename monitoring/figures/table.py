@@ -72,8 +72,9 @@ class Table:
         if not self._indexes or not len(keys):
             return
         keys = np.asarray(keys, np.int64)
-        found = keys[self._filter.has(_upper(keys))]
-        wanted = set(found.tolist()) - self._stored.keys() - self._changed.keys() - self._gone
+        found = set(keys[self._filter.has(_upper(keys))].tolist()) - self._gone
+        # Not `found - self._stored.keys()`, which would look at all of these keys.
+        wanted = [key for key in found if key not in self._stored and key not in self._changed]
         array = np.fromiter(wanted, np.int64, len(wanted))
         for generation, index in self._indexes.items():
             self._stored.update(self._select(generation, array[_hits(index, array)].tolist()))
