@@ -26,6 +26,7 @@ from utils.datasets.base import DatasetError
 from utils.files import ROOT, make_private
 from utils.model_store.model import Model, load, load_champion, save
 from utils.model_store.registry import ModelError, Registry
+from utils.model_store.signing import refuse_untrusted
 from utils.script import run
 from utils.settings import settings
 
@@ -34,6 +35,8 @@ registry = Registry()
 
 def keep_champion() -> bool:
     """Return True if there is a model that a predictor can start with, and keep it."""
+    if registry.exists():
+        refuse_untrusted(registry, [registry.champion_id()])
     try:
         champion, warnings = load_champion(registry)
     except ModelError as error:
@@ -108,8 +111,7 @@ def main() -> None:
         registry.storage.prepare()
         say(dataset.prepare(settings.data_dir))
         if arguments.again or not keep_champion():
-            model = make_first_model(arguments)
-            show_quality(model)
+            show_quality(make_first_model(arguments))
     except (DatasetError, ModelError, OSError) as error:
         raise SystemExit(str(error)) from None
 

@@ -22,7 +22,7 @@ from kafka.errors import KafkaError
 from monitoring.metrics.serve import serve_metrics
 from train.arguments import parse_arguments
 from train.ingest import READS, WRITES, Ingest
-from train.recovery import announce_the_champion, interrupted_training
+from train.recovery import announce_the_champion, decided, interrupted_training
 from train.store.observations import Observations, open_store
 from train.store.one_trainer import only_trainer
 from train.store.place import STORE
@@ -58,13 +58,14 @@ def finish_training(training: TrainingProcess, store: Observations, sender: Send
 
     After a KafkaError or an OSError, call it again: each of its steps may be repeated.
     """
+    store.still_mine()
     if failure := training.failure():
         fields = {"training_failed": failure[:500]}
         announce(sender, training.model_id, training.requests_covered, **fields)
         warn(f"Training failed: {failure}")
         store.end_training(training.requests_covered, "failed")
     else:
-        training.publish(registry)
+        training.publish(registry, store)
         conclude(training.model_id, training.requests_covered, store, sender)
     training.close()
 
@@ -77,12 +78,8 @@ def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -
     a trainer that finds its model published, but not its end, starts here again.
     """
     with registry.locked() as champion:  # `python -m tools.models promote` may change it, too
-        card = registry.card(model_id)
-        if champion.model_id not in (card.replaces, model_id):
-            card.decision = "rejected"
-            card.why = f"model {champion.model_id} was promoted during the training"
-            registry.write_card(card)
         store.still_mine()
+        card = decided(registry, model_id, champion)
         fields = {"observations": card.observations, "judge": card.judge}
         if card.decision == "promoted":
             registry.promote(model_id, champion)
@@ -93,7 +90,7 @@ def conclude(model_id: int, covered: int, store: Observations, sender: Sender) -
             announce(sender, model_id, covered, training_rejected=card.why, **fields)
             warn(f"Model {model_id} is rejected: {card.why}.")
         store.end_training(covered, card.decision)
-        registry.prune(settings.extra_models_to_keep)
+        registry.prune(settings.extra_models_to_keep, up_to=model_id)
 
 
 def main() -> None:
@@ -124,12 +121,14 @@ def main() -> None:
         say("The trainer waits for retrain requests.", "bold")
         while not stop.is_set():
             try:
+                ingest.step()  # 1b, 3, 6: waits for records, at most half a second
+                store.clean_up()  # OUTCOME_DAYS and OBSERVATIONS_KEEP limit what is stored
+                if ingest.has_priority():  # an object store was away just now
+                    continue
                 if interrupted:
                     conclude(*interrupted, store, sender)
                     interrupted = None
-                ingest.step()  # 1b, 3, 6: waits for records, at most half a second
-                store.clean_up()  # OUTCOME_DAYS and OBSERVATIONS_KEEP limit what is stored
-                if training is None:
+                elif training is None:
                     announce_the_champion(store, registry, sender)
                     if (covered := store.training_due(settings.retrain_every)) is not None:
                         training = begin_training(store, covered, arguments)

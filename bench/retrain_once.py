@@ -158,7 +158,6 @@ def run_training_process(evals: int, seed: int) -> dict:
     known = zip(rows, y_test[new], strict=True)
     store.add([(str(n), *observed) for n, observed in enumerate(known)], 1, {})
     model_id = store.begin_training(1, at_least=1)
-    store.close()
     start = Clock()
     tuning = Namespace(hyper="hyperopt", max_evals=evals, timeout=60, spark="")
     training = TrainingProcess(model_id, 1, tuning)
@@ -167,8 +166,9 @@ def run_training_process(evals: int, seed: int) -> dict:
     seconds = start.seconds()
     assert not training.failure(), training.failure()
     registry = Registry()
-    training.publish(registry)
+    training.publish(registry, store)
     training.close()
+    store.close()
     registry.promote(model_id)
     model, _ = load_champion(registry)
     logloss = dataset.target.figures(y_test[~new], model.predict(test[~new]))["logloss"]

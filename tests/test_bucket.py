@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness.object_store import Fault, FaultProxy
 from tools import models
+from train import recovery
 from train.recovery import interrupted_training
 from train.store.observations import Observations
 from utils.model_store import pruning
@@ -202,6 +203,23 @@ def test_a_promotion_by_hand_while_a_prune_chooses_wins(place, monkeypatch, caps
     assert trainer.prune(keep=1) == [0, 2]
 
 
+def test_a_model_that_another_trainer_is_deleting_is_rejected(registry):
+    publish(registry, 2, 3, replaces=2, decision="promoted")
+    registry.promote(2)
+    assert recovery.decided(registry, 3, registry.see()).decision == "promoted"
+    registry.note_deleting([3], registry.see())
+    card = recovery.decided(registry, 3, registry.see())
+    assert (card.decision, card.why) == ("rejected", "another trainer is deleting it")
+    assert registry.card(3).decision == "promoted"
+
+
+def test_what_is_newer_than_the_concluded_model_is_not_pruned(registry):
+    publish(registry, 0, 1, 2, 3, 4)
+    registry.promote(2)
+    assert registry.prune(keep=0, up_to=2) == [0, 1]
+    assert registry.prune(keep=0) == [3, 4]
+
+
 class Killed(BaseException):
     """As by kill -9: nothing is cleaned up."""
 
@@ -361,17 +379,17 @@ def test_while_it_is_away_loops_go_on_with_what_they_know(registry, proxy, monke
 
 
 def test_a_start_waits_for_it_and_then_gives_up_in_one_sentence(place, proxy, monkeypatch, capsys):
-    from utils.model_store import registry as module
+    from utils.model_store import patience
 
     waiting = settings.model_copy(update={"broker_timeout": 0.2})
-    monkeypatch.setattr(module, "settings", waiting)
+    monkeypatch.setattr(patience, "settings", waiting)
     proxy.is_away = True
     with pytest.raises(SystemExit) as ended:
         Registry(place).exists()
     assert str(ended.value).startswith(f"MODELS_DIR: {place} can't be used: ")
     assert str(ended.value).endswith("; waited 0.2 s (BROKER_TIMEOUT)")
     assert capsys.readouterr().out.count("Waiting for the models") == 1
-    monkeypatch.setattr(module, "settings", settings)
+    monkeypatch.setattr(patience, "settings", settings)
     threading.Timer(1, lambda: setattr(proxy, "is_away", False)).start()
     assert Registry(place).exists() is False
 
@@ -385,6 +403,30 @@ def test_a_trainer_that_starts_waits_for_it_too(registry, proxy, tmp_path):
     with closing(Observations(tmp_path / "store.db")) as store:
         assert interrupted_training(store, registry) is None
     assert registry.see() != before  # what a former trainer has read is out of date
+
+
+def test_after_a_promotion_by_hand_the_former_champion_is_not_announced(
+    registry, proxy, tmp_path, monkeypatch
+):
+    announced = []
+    monkeypatch.setattr(recovery, "announce", lambda _, model_id, **__: announced.append(model_id))
+    publish(registry, 0, 1)
+    registry.promote(0)
+    assert registry.glance() == 0
+    with closing(Observations(tmp_path / "store.db")) as store:
+        Registry(registry.place).promote(1)  # by tools.models, which announces it
+        store.note_announced(1)
+        recovery.announce_the_champion(store, registry, None)
+        assert announced == []
+        store.note_announced(0)  # by anybody else
+        proxy.is_away = True
+        registry.glance(at_once=True)
+        recovery.announce_the_champion(store, registry, None)
+        assert announced == []
+        proxy.is_away = False
+        registry.glance(at_once=True)
+        recovery.announce_the_champion(store, registry, None)
+        assert (announced, store.counter("announced_model_id")) == ([1], 1)
 
 
 def test_a_wrong_login_is_one_sentence_without_the_secret(place, monkeypatch):
@@ -402,6 +444,19 @@ def test_a_store_that_ignores_conditions_is_refused(place, monkeypatch):
     monkeypatch.setattr(Bucket, "_put", lambda storage, *_: True)
     with pytest.raises(SystemExit, match="it ignores conditional writes"):
         open_storage(place).prepare()
+
+
+def test_what_a_killed_check_left_is_removed(registry, monkeypatch):
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(Bucket, "swap", kill)
+        registry.storage.prepare()
+    assert len(registry.storage.list()) == 1
+    monkeypatch.setattr(Bucket, "leftover_age", 1e-9)
+    remove_leftovers(registry)
+    assert registry.storage.list() == {}
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(registry, proxy):
@@ -439,3 +494,21 @@ def test_the_models_are_listed_and_shown(registry, capsys):
     said = capsys.readouterr().out
     assert "2 *" in said
     assert '"model_id": 1' in said
+
+
+@pytest.mark.parametrize("wrong", ["s3:8333", "localhost", "//host", "http://", "ftp://host"])
+def test_an_endpoint_that_is_no_address_is_refused_in_one_sentence(monkeypatch, wrong):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", wrong)
+    with pytest.raises(SystemExit) as ended:
+        Registry("s3://bucket/models").ids()
+    expected = f"expected http://host or https://host (it is {wrong!r})"
+    assert ended.value.code == f"AWS_ENDPOINT_URL: {expected}"
+
+
+def test_an_empty_endpoint_is_as_if_it_were_not_set(monkeypatch):
+    given = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "nowhere"}
+    nothing_leaves_this_machine = {"HTTPS_PROXY": "http://127.0.0.1:1"}
+    for name, value in (given | nothing_leaves_this_machine | {"AWS_ENDPOINT_URL": ""}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StorageAway, match="https://s3.nowhere.amazonaws.com"):
+        Registry("s3://bucket/models").ids()

@@ -137,6 +137,35 @@ def test_a_unit_has_settings_that_exist(monkeypatch, unit):
     loads(monkeypatch, {name: value.replace("%i", "p") for name, value in environment.items()})
 
 
+@pytest.mark.parametrize("path", sorted(DEPLOY.glob("*/*.env")), ids=lambda path: path.name)
+def test_an_example_of_settings_has_those_that_exist(monkeypatch, path):
+    pairs = re.findall(r"^#?(\w+)=(.*)$", path.read_text(), re.MULTILINE)
+    assert pairs
+    loads(monkeypatch, {name: value.replace("change-me", "k" * 32) for name, value in pairs})
+
+
+def test_the_scripts_and_tools_of_a_host_have_the_same_folders():
+    folders = re.compile("(DATA_DIR|MODELS_DIR)=/var/lib/pipeline/")
+    assert len(folders.findall((DEPLOY / "systemd" / "pipeline.env").read_text())) == 2
+    for unit in UNITS:
+        assert "EnvironmentFile=/etc/pipeline.env" in unit.read_text()
+        assert not folders.search(unit.read_text())
+
+
+def test_each_secret_of_the_pods_has_an_example():
+    named_in_pods = {
+        source["secretRef"]["name"]
+        for owner in pods()
+        for container in containers(owner)
+        for source in container["envFrom"]
+        if "secretRef" in source
+    }
+    examples = {f"pipeline-{path.stem}" for path in (DEPLOY / "kubernetes").glob("*.env")}
+    assert named_in_pods == examples
+    comment = (DEPLOY / "kubernetes" / "config.yaml").read_text()
+    assert set(re.findall(r'"(pipeline[a-z-]*)"', comment)) == examples
+
+
 def test_the_units_are_hardened_alike():
     assert len({unit.read_text().partition("# The three units have")[2] for unit in UNITS}) == 1
     tool_says = ["systemd-analyze", "security", "--offline=true", "--threshold=15", *UNITS]

@@ -152,7 +152,7 @@ def test_a_model_that_can_not_be_archived_is_kept(folder, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
         assert Registry(folder).prune(keep=0) == []
-    assert "Replaced models are kept until they can be archived" in capsys.readouterr().out
+    assert "Replaced models are kept for now" in capsys.readouterr().out
     assert Registry(folder).ids() == [0, 1, 2, 3, 4]
     cut(folder / "model_1.p")  # nobody can use it any more
     assert Registry(folder).prune(keep=0) == [1, 2, 3, 4]
@@ -170,7 +170,7 @@ def test_a_model_that_can_not_be_read_now_is_kept(folder, suffix, monkeypatch, c
     with monkeypatch.context() as patched:
         patched.setattr(Folder, "read", failing)
         assert Registry(folder).prune(keep=0) == [3, 4]
-    assert "until they can be archived: [Errno 24] Too many" in capsys.readouterr().out
+    assert "are kept for now: [Errno 24] Too many" in capsys.readouterr().out
     assert Registry(folder).prune(keep=0) == [1, 2]
     assert sorted(archived(folder)) == [1, 2, 3, 4]
 

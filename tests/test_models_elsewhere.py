@@ -78,7 +78,9 @@ def test_a_predictor_follows_the_pointer_and_goes_on_while_the_store_is_away(
 def test_unsigned_models_are_refused_until_they_are_signed(pipeline, place):
     copy_models(pipeline, place)
     predictor = pipeline.start("predictor.py")
-    pipeline.wait_for_output(predictor, "model_0.json is not signed; to sign the models that you")
+    pipeline.wait_for_output(
+        predictor, "No model can be used (model 1: model_1.json is not signed): "
+    )
     assert predictor.wait(timeout=15) == 1
     assert "2 cards are signed now" in pipeline.run("tools.models", "sign").stdout.decode()
     pipeline.predictor()

@@ -62,6 +62,12 @@ def test_models_are_in_a_folder_or_in_an_object_store(monkeypatch, given, place)
     assert load().models_dir == place
 
 
+def test_both_names_of_the_scheme_mean_postgresql(monkeypatch):
+    for scheme in ("postgres", "postgresql"):
+        monkeypatch.setenv("OBSERVATIONS_URL", f"{scheme}://u:p@h/postgres")
+        assert load().observations_url.get_secret_value() == "postgresql://u:p@h/postgres"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -71,6 +77,8 @@ def test_models_are_in_a_folder_or_in_an_object_store(monkeypatch, given, place)
         "s3://b/x?y=1",
         "http://b/x",
         "file:///x",
+        "s3:/b/x",
+        "gs:b",
         "s3://b/\n",
     ],
 )

@@ -1,9 +1,12 @@
 """With MODELS_KEY set, a model whose card is not signed with it is refused before it is read."""
 
 import json
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -11,8 +14,9 @@ from pydantic import SecretStr
 
 from tests.test_model_store import add_copy, edit_card
 from tools import models
+from utils.files import ROOT
 from utils.model_store import model as model_module
-from utils.model_store import signing
+from utils.model_store import pruning, signing
 from utils.model_store.archive import Archive
 from utils.model_store.card import Card, decode_card
 from utils.model_store.model import load, load_champion, save
@@ -71,7 +75,7 @@ def test_a_signed_model_is_loaded_with_its_key_and_without_one(folder, use_key):
         (KEYS[1], {}, "was changed, or signed with another MODELS_KEY"),
         (KEYS[0], {"digest": "0" * 64}, "was changed, or signed with another MODELS_KEY"),
         (KEYS[0], {"signature": "0" * 64}, "was changed, or signed with another MODELS_KEY"),
-        (KEYS[0], {"signature": ""}, "is not signed; to sign the models that you trust: python -m"),
+        (KEYS[0], {"signature": ""}, "is not signed"),
         (KEYS[0], {"new_field": 1}, "is not signed"),
     ],
 )
@@ -100,13 +104,47 @@ def test_another_models_signed_card_or_content_is_refused(folder, use_key, nothi
 
 def test_a_predictor_starts_with_a_signed_model_only(folder, use_key):
     use_key(KEYS[0])
-    with pytest.raises(ModelError, match="model_0.json is not signed; .*; model 1: model_1.json"):
+    with pytest.raises(ModelError, match="model_0.json is not signed; model 1: model_1.json"):
         load_champion(Registry(folder))
     models.sign(Registry(folder))
     edit_card(rows=1)(folder / "model_0.p")
     model, [warning] = load_champion(Registry(folder))
     assert model.model_id == 1
     assert warning.startswith("model 0: model_0.json is not signed")
+
+
+REFUSED = (
+    "No model can be used (model 1: model_1.json is not signed): "
+    "set the MODELS_KEY that signed them, or python -m tools.models sign"
+)
+
+
+def test_a_predictor_and_a_trainer_do_not_start_when_all_models_are_refused(folder, use_key):
+    assert Registry(folder).exists()
+    use_key(KEYS[0])
+    with pytest.raises(SystemExit, match=f"^{re.escape(REFUSED)}$"):
+        Registry(folder).exists()
+    models.sign(Registry(folder))
+    edit_card(rows=1)(folder / "model_1.p")
+    assert Registry(folder).exists()
+
+
+def test_initialize_makes_no_other_champion_in_place_of_a_refused_one(folder, first_model, use_key):
+    use_key(KEYS[0])
+    models.sign(Registry(folder))
+    edit_card(rows=1)(folder / "model_0.p")  # the champion
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    places = {"MODELS_DIR": str(folder), "DATA_DIR": str(first_model / "data")}
+    ended = subprocess.run(
+        [sys.executable, "initialize.py", "--max-evals", "1"],
+        cwd=ROOT,
+        env=os.environ | places | {"MODELS_KEY": KEYS[0]},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stderr == REFUSED.replace("1", "0") + "\n"
+    assert ended.returncode == 1
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_fields_that_this_version_does_not_know_are_covered(use_key):
@@ -140,11 +178,16 @@ def test_archived_models_too(folder, use_key, capsys, nothing_is_unpickled):
         Archive(folder).load(card.digest)
 
 
-def test_unsigned_models_are_not_pruned_as_if_they_were_damaged(folder, use_key, capsys):
+@pytest.mark.parametrize("audit_models", [0, 100])
+def test_unsigned_models_are_not_pruned_as_if_they_were_damaged(
+    folder, use_key, capsys, monkeypatch, audit_models
+):
+    changed = settings.model_copy(update={"audit_models": audit_models})
+    monkeypatch.setattr(pruning, "settings", changed)
     add_copy(folder, 2)
     use_key(KEYS[0])
     assert Registry(folder).prune(keep=0) == []
-    assert "kept until they can be archived: model 1: model_1.json is not signed" in (
+    assert "models are kept for now: model 1: model_1.json is not signed" in (
         capsys.readouterr().out
     )
     assert Registry(folder).ids() == [0, 1, 2]

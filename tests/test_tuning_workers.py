@@ -11,13 +11,23 @@ from pathlib import Path
 
 import optuna
 import pytest
+from psycopg import OperationalError
 from pydantic import SecretStr
+from sqlalchemy.exc import InvalidatePoolError
 
 from tests.harness.pipeline import wait_until
 from tests.test_train import make_optimizer
 from tools.experiments import read_studies
 from train import shared_study
-from train.shared_study import TASK, close_storage, evaluate_next, open_storage, study_names
+from train.shared_study import (
+    TASK,
+    close_storage,
+    evaluate_next,
+    open_storage,
+    reason,
+    study_names,
+)
+from train.store.database import StoreError
 from train.train_optuna import LGBOptimizer
 from utils.files import ROOT
 from utils.model_store.registry import Registry
@@ -226,7 +236,7 @@ def test_a_worker_that_was_frozen_goes_on_with_the_next_search(site):
     site.check_result(training)
     worker.send_signal(signal.SIGCONT)
     # The study is deleted; the server may have closed the connection, too.
-    ends = ("Done: the search has ended", "OBSERVATIONS_URL: ")
+    ends = ("Done: the search has ended", "OBSERVATIONS_URL (")
     wait_until(lambda: any(end in site.log("worker") for end in ends), 300, "the end of the search")
     site.check_result(site.training())
     wait_until(lambda: re.search(r"Done: \d+ trials", site.log("worker")), 300, "the next one")
@@ -247,7 +257,7 @@ def test_a_worker_with_other_rows_or_settings_says_so_and_does_not_take_part(sit
 def test_a_worker_waits_for_the_database(site, postgres):
     postgres.stop()
     worker = site.start("worker", "tools.tuning_worker", "--threads", "1")
-    wait_until(lambda: "OBSERVATIONS_URL: " in site.log("worker"), what="a warning")
+    wait_until(lambda: "OBSERVATIONS_URL (" in site.log("worker"), what="a warning")
     postgres.start()
     training = site.training()
     site.takes_part("worker")
@@ -283,6 +293,18 @@ def test_a_worker_without_a_database_says_which_setting_is_missing():
     ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.startswith("OBSERVATIONS_URL: a worker needs")
+
+
+def test_an_error_of_the_database_names_its_host_and_what_happened(monkeypatch):
+    url = SecretStr("postgresql://u:pa55@db:5432/x")
+    changed = settings.model_copy(update={"observations_url": url})
+    monkeypatch.setattr(shared_study, "settings", changed)
+    lost = OperationalError("the connection is lost\nand more")
+    lost.__context__ = InvalidatePoolError()  # SQLAlchemy's, when the server was restarted
+    assert str(lost.__context__) == "()"
+    assert reason(lost) == "OBSERVATIONS_URL (db:5432): the connection is lost"
+    invalid = StoreError("OBSERVATIONS_URL (db:5432): it is no valid URL")
+    assert reason(invalid) == "OBSERVATIONS_URL (db:5432): it is no valid URL"
 
 
 def running_trials(site: Site) -> int:

@@ -72,7 +72,7 @@ def main() -> None:
                 work(threads, seen)
             except Exception as error:  # of psycopg, SQLAlchemy or Optuna
                 if said != (said := reason(error)):
-                    warn(f"OBSERVATIONS_URL: {said}")
+                    warn(said)
                 time.sleep(POLL)
     except KeyboardInterrupt:
         say("The worker has ended.")

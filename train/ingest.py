@@ -16,6 +16,7 @@ from utils.kafka_client.reader import Polled, Reader
 from utils.kafka_client.sender import Sender
 from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, OUTCOMES_TOPIC, RETRAIN_TOPIC
 from utils.messages import decode_control, decode_outcome, decode_requests, encode, outcome_problem
+from utils.model_store.storage import StorageAway
 from utils.process import health, restart_process
 from utils.telemetry import telemetry
 
@@ -52,6 +53,7 @@ class Ingest:
         self._is_behind = False  # what was polled was not stored, and has to be read again
         # By partition, and id of its topic: the offset of the last record that has a dead letter.
         self._put_aside: dict[tuple[TopicPartition, str], int] = {}
+        self._stepped_at = self._reads_until = 0.0
         # The kind of the present error, when it began, and when the last error was.
         self._problem, self._problem_at, self._failed_at = "", 0.0, 0.0
 
@@ -70,6 +72,14 @@ class Ingest:
         self._notice.add(())
         self._note_counters()
         health.ready = True
+        self._stepped_at = time.monotonic()
+
+    def has_priority(self) -> bool:
+        """Return True for three times as long as the last wait for an object store took.
+
+        Work that needs the store is put off meanwhile: a publication that fails may take a minute.
+        """
+        return time.monotonic() < self._reads_until
 
     def _note_counters(self) -> None:
         telemetry.trainer.observations = self._store.count()
@@ -98,6 +108,8 @@ class Ingest:
             restart_process(f"{kind} for {RECOVERY_TIMEOUT:.0f} s, although Kafka answers")
         self._failed_at = now
         self._is_behind = True
+        if isinstance(error, StorageAway):  # step() does not use it: it is what came after
+            self._reads_until = self._failed_at = now + 3 * (now - self._stepped_at)
 
     def close(self) -> None:
         """Close the consumer."""

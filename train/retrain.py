@@ -133,11 +133,11 @@ def main() -> None:
     end_with_parent(lambda: shutil.rmtree(arguments.folder, ignore_errors=True))
     try:
         retrain(arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         from utils.datasets.base import DatasetError
 
         reason = str(error)
-        if not isinstance(error, DatasetError):  # it says all
+        if not isinstance(error, DatasetError | SystemExit):  # they say all
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason}"
         (arguments.folder / ERROR).write_text(reason)

@@ -61,7 +61,7 @@ def search_with_workers(optimizer: "LGBOptimizer", max_evals: int, points: list[
         search.run()
         delete_studies(storage)
     except Exception as error:  # of psycopg, SQLAlchemy or Optuna
-        warn(f"Tuning continues without workers: OBSERVATIONS_URL: {reason(error)}")
+        warn(f"Tuning continues without workers: {reason(error)}")
     finally:
         if storage:
             with suppress(Exception):

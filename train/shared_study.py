@@ -142,9 +142,11 @@ def evaluate_next(study: optuna.Study, measure: Callable[[Trial], dict]) -> None
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of what an error of psycopg, SQLAlchemy or Optuna comes from."""
+    """Return the server, and what an error of psycopg, SQLAlchemy or Optuna comes from."""
     seen = []  # causes may be each other's
     while error and error not in seen:
         seen.append(error)
         error = error.__cause__ or error.__context__
-    return first_line(seen[-1])
+    saying = [each for each in seen if each.args]  # SQLAlchemy has one whose text is "()"
+    server = f"{Server(settings.observations_url, _SCHEMA)}: "
+    return server + first_line((saying or seen)[-1]).removeprefix(server)

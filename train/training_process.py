@@ -9,6 +9,7 @@ from argparse import Namespace
 from contextlib import suppress
 
 from train.retrain import ERROR
+from train.store.observations import Observations
 from utils.files import ROOT
 from utils.model_store.registry import ModelError, Registry
 from utils.process import lower_priority
@@ -66,16 +67,18 @@ class TrainingProcess:
             return str(error)
         return ""
 
-    def publish(self, registry: Registry) -> None:
+    def publish(self, registry: Registry, store: Observations) -> None:
         """Copy the child's model into the registry; may be repeated.
 
-        SystemExit if somebody else has published a model of this id.
+        SystemExit if somebody else has published a model of this id: the training is abandoned, so
+        that the next start does not take that model for its own.
         """
         result = Registry(self._folder)
         try:
             card = result.card(self.model_id)
             registry.publish(card, result.content(card))
         except ModelError as error:
+            store.abandon_training()
             raise SystemExit(str(error)) from None
 
     def close(self) -> None:

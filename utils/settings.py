@@ -36,7 +36,7 @@ def _from_root(folder: Path) -> Path:
 def _check_place(place: Path | str) -> Path | str:
     """Return a folder, or the URL of a prefix in an object store; it can't hold a password."""
     text = str(place)
-    if "://" not in text:
+    if "://" not in text and not re.match("(s3|gs|az):", text):
         return ROOT / text
     if not re.fullmatch(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._=-]+)*/?", text):
         raise ValueError("expected a folder, or s3://bucket/prefix (also gs://, az://)")
@@ -61,12 +61,14 @@ _URL = r"(postgresql://([^@/?#\s]*@)?[^@/?#\s]*(/[^@/?#\s]*)?(\?\S*)?)?"
 
 
 def _check_url(url: SecretStr) -> SecretStr:
-    if not re.fullmatch(_URL, url.get_secret_value()):
+    """Return the URL; libpq's other name of the scheme, postgres://, is replaced."""
+    text = re.sub("^postgres://", "postgresql://", url.get_secret_value())
+    if not re.fullmatch(_URL, text):
         raise ValueError(
             "expected postgresql://user:password@host/database, with %40 for an @ in the password, "
             "%2F for a /, and so on"
         )
-    return url
+    return SecretStr(text)
 
 
 def _find_file(name: str) -> str:

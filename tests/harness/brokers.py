@@ -81,10 +81,12 @@ class Cluster:
         """Return the number of the broker that leads a partition."""
 
         def found() -> int | None:
-            described = self._describe(topic)
-            leaders = {p["partition_index"]: p["leader_id"] for p in described}
-            leader = leaders.get(partition, -1)
-            return leader if leader in self.nodes else None
+            with suppress(KafkaError):  # the broker that was asked has just ended
+                described = self._describe(topic)
+                leaders = {p["partition_index"]: p["leader_id"] for p in described}
+                leader = leaders.get(partition, -1)
+                return leader if leader in self.nodes else None
+            return None
 
         return wait_until(found, what=f"a leader of {topic}-{partition}")
 

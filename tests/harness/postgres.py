@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ class PostgresServer:
         password = self.folder / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
+        self._binaries = _reachable(BINARIES, self.folder) if self._user else BINARIES
         command = ["initdb", "-U", "trainer", "-A", "scram-sha-256", "-E", "UTF8", "--no-sync"]
         self._run(*command, "--locale=C", f"--pwfile={password}")
         with open(self.folder / "data" / "pg_hba.conf", "a") as file:
@@ -63,7 +65,7 @@ class PostgresServer:
         """Start it, and return when it answers."""
         options = [f"-c{name}={value}" for name, value in self._options.items()]
         with open(self.folder / "log", "ab") as log:
-            command = [BINARIES / "postgres", "-D", self.folder / "data", *options]
+            command = [self._binaries / "postgres", "-D", self.folder / "data", *options]
             self._process = subprocess.Popen(
                 command, user=self._user, cwd="/", stdout=log, stderr=log, start_new_session=True
             )
@@ -100,7 +102,7 @@ class PostgresServer:
     def _run(self, program: str, *arguments: str) -> None:
         data = ["-D", self.folder / "data"]
         subprocess.run(
-            [BINARIES / program, *arguments, *data],
+            [self._binaries / program, *arguments, *data],
             user=self._user, cwd="/", check=True, capture_output=True,
         )  # fmt: skip
 
@@ -117,6 +119,16 @@ class PostgresServer:
         for pid in (self.pid, *map(int, children)):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+
+def _reachable(binaries: Path, folder: Path) -> Path:
+    """Return the binaries, or a copy of them if another user can't enter their folder."""
+    if all(parent.stat().st_mode & stat.S_IXOTH for parent in binaries.parents):
+        return binaries
+    package = binaries.parents[1]
+    for name in (package.name, f"{package.name}.libs"):
+        shutil.copytree(package.parent / name, folder / name, symlinks=True)
+    return folder / package.name / binaries.relative_to(package)
 
 
 @contextmanager

@@ -22,12 +22,15 @@ from utils.model_store.storage import StorageAway, Stored
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-TIMEOUTS = {"connect_timeout": "3 s", "timeout": "60 s"}
+# A request's time limit covers the whole of a model: 20 MB of it at 1 MB/s.
+TIMEOUTS = {"connect_timeout": "3 s", "timeout": "20 s"}
 RETRIES = {
     "max_retries": 3,
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=1)},
 }
+_ENDPOINT = "AWS_ENDPOINT_URL"
+_ADDRESS = r"https?://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[^\s?#]*)?"
 _TIMES = re.compile(r" in [0-9.]+[a-zµ]+(, after [0-9]+ retries.*?retry_timeout: [0-9.]+s )?")
 
 
@@ -57,7 +60,7 @@ class Bucket:
             install = "pip install -r requirements-cluster.txt"
             raise SystemExit(f"MODELS_DIR={self.url} needs obstore: {install}") from None
         # Without TLS only where the user has written http:// himself.
-        is_plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
+        is_plain = _checked_endpoint().startswith("http://")
         client = TIMEOUTS | ({"allow_http": True} if is_plain else {})
         try:
             return from_url(self.url, client_options=client, retry_config=RETRIES)
@@ -82,7 +85,7 @@ class Bucket:
 
     def prepare(self) -> None:
         """Check that it can be written to; SystemExit if both of two writers would win here."""
-        name = f"check-{secrets.token_hex(8)}"
+        name = f".model_check-{secrets.token_hex(8)}"  # a leftover of pruning.py, after a kill
         wins = [self.create(name, bytes([writer])) for writer in range(2)]
         _, mark = self.read_marked(name)
         wins += [self.swap(name, bytes([writer]), mark) for writer in range(2, 4)]
@@ -183,6 +186,20 @@ class Bucket:
     def locked(self) -> nullcontext:
         """Hold nothing: swap() finds out who was first."""
         return nullcontext()
+
+
+def _checked_endpoint() -> str:
+    """Return AWS_ENDPOINT_URL; SystemExit if it has no address of a server, on which Rust panics.
+
+    As with all settings, an empty one is as if it were not set.
+    """
+    endpoint = os.environ.get(_ENDPOINT, "")
+    if not endpoint:
+        os.environ.pop(_ENDPOINT, None)  # obstore reads the environment, too
+    elif not re.fullmatch(_ADDRESS, endpoint):
+        expected = "expected http://host or https://host"
+        raise SystemExit(f"{_ENDPOINT}: {expected} (it is {endpoint[:80]!r})")
+    return endpoint
 
 
 def _first_line(error: Exception) -> str:

@@ -20,16 +20,18 @@ _TEMPORARY = (".model_", f".{CHAMPION}.")  # how a killed writer's files begin
 _OURS = re.compile(r"model_.*\.(p|json)", re.DOTALL)
 
 
-def prune(registry: "Registry", keep: int) -> list[int]:
+def prune(registry: "Registry", keep: int, up_to: int | None = None) -> list[int]:
     """Archive and delete old models, and return their ids.
 
     Kept are the champion, its anchor (see train/judge.py), the newest rejected model for
     inspection, and besides these `keep` others: the champion's parent first, then the newest.
     A model that can't be read or archived now, with a full disk for example, is kept for now.
+    up_to : the largest id that may be deleted; another trainer may be deciding about a newer model.
     """
     try:
         seen = registry.see()
-        deleted = _archived(registry, surplus(registry, seen, keep))
+        found = surplus(registry, seen, keep)
+        deleted = _archived(registry, [each for each in found if up_to is None or each <= up_to])
         if deleted and registry.storage.is_shared:
             registry.note_deleting(deleted, seen)
         for model_id in deleted:
@@ -54,27 +56,33 @@ def surplus(registry: "Registry", seen: "Seen", keep: int) -> list[int]:
 
 
 def _archived(registry: "Registry", model_ids: list[int]) -> list[int]:
-    """Archive these models; return those that are archived, or too damaged for it."""
+    """Archive these models, unless AUDIT_MODELS is 0; return those that may be deleted.
+
+    These are the archived ones, and those that are too damaged for it.
+    """
     archive, done, problem = Archive(registry.place), [], None
     for model_id in model_ids:
         try:
-            if settings.audit_models:
-                _archive(registry, model_id, archive)
+            _archive(registry, model_id, archive)
             done.append(model_id)
         except (OSError, Untrusted) as error:
             problem = error
     if problem:
-        warn(f"Replaced models are kept until they can be archived: {problem}")
+        warn(f"Replaced models are kept for now: {problem}")
     with suppress(OSError):
         archive.clean_up()
     return done
 
 
 def _archive(registry: "Registry", model_id: int, archive: Archive) -> None:
-    """Archive a model, unless it is damaged; OSError if it can't be read or written now."""
+    """Archive a model, unless it is damaged; OSError if it can't be read or written now.
+
+    Untrusted if its card is not signed.
+    """
     try:
         card = registry.card(model_id)
-        archive.add(card, registry.content(card))
+        if settings.audit_models:
+            archive.add(card, registry.content(card))
     except Untrusted:  # its owner may have set MODELS_KEY just now
         raise
     except ModelError as error:

@@ -8,31 +8,25 @@ content means is in utils/model_store/model.py.
 """
 
 import hashlib
-import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
-from utils.console import warn
 from utils.model_store import pruning
 from utils.model_store.archive import FOLDER
 from utils.model_store.card import Card, ModelError, ModelId
 from utils.model_store.glance import Glance
-from utils.model_store.signing import Untrusted, seal, unseal
+from utils.model_store.patience import patiently
+from utils.model_store.signing import Untrusted, refuse_untrusted, seal, unseal
 from utils.model_store.storage import CHAMPION, StorageAway, open_storage
-from utils.process import stopping, was_restarted
 from utils.settings import settings
 
 _CARD = re.compile(r"model_(0|[1-9][0-9]{0,14})\.json")  # messages and stores take no larger ids
-
-
-Result = TypeVar("Result")
 
 
 class ChampionChanged(OSError):
@@ -91,30 +85,13 @@ class Registry:
         return max(self.ids(), default=-1)
 
     def exists(self) -> bool:
-        """Return whether there is a model; waits as patiently() does."""
-        return self.patiently(lambda: bool(self.ids()))
+        """Return whether there is a model; waits as patiently() does.
 
-    def patiently(self, work: Callable[[], Result]) -> Result:
-        """Return what work() returns; while the object store is away, call it again.
-
-        SystemExit after BROKER_TIMEOUT seconds.
+        SystemExit if MODELS_KEY refuses all of them.
         """
-        # As for Kafka: a restarted process has reached it before, and waits as long as it takes.
-        patience = math.inf if was_restarted() else settings.broker_timeout
-        deadline, has_said = time.monotonic() + patience, False
-        while True:
-            try:
-                return work()
-            except StorageAway as error:
-                if not has_said:
-                    warn(f"Waiting for the models: {error} ...")
-                has_said = True
-                if stopping():
-                    raise SystemExit(0) from None
-                if time.monotonic() > deadline:
-                    waited = f"waited {patience:g} s (BROKER_TIMEOUT)"
-                    raise SystemExit(f"MODELS_DIR: {error}; {waited}") from None
-                time.sleep(0.5)
+        ids = patiently(self.ids)
+        patiently(lambda: refuse_untrusted(self, ids[::-1]))
+        return bool(ids)
 
     def card(self, model_id: int, verify: bool = True) -> Card:
         """Return a model's card; ModelError if it is missing, damaged or not to be trusted.
@@ -241,9 +218,9 @@ class Registry:
         others.sort(key=self.is_rejected)
         return others if champion is None else [champion, *others]
 
-    def prune(self, keep: int) -> list[int]:
+    def prune(self, keep: int, up_to: int | None = None) -> list[int]:
         """Archive and delete old models, and return their ids; see pruning.py."""
-        return pruning.prune(self, keep)
+        return pruning.prune(self, keep, up_to)
 
     def _state(self) -> object:
         """Return what changes whenever a model, a card, the champion or the archive does."""

@@ -7,9 +7,13 @@ knows no signatures finds an ordinary card, and fields that this version does no
 
 import hmac
 import re
+from typing import TYPE_CHECKING
 
 from utils.model_store.card import Card, ModelError, decode_card, encode_card
 from utils.settings import settings
+
+if TYPE_CHECKING:
+    from utils.model_store.registry import Registry
 
 _CONTEXT = b"model card 1\n"  # what is signed is never anything else with the same key
 _SIGNED = re.compile(rb'(.*),\n  "signature": "([0-9a-f]{64})"\n\}', re.DOTALL)
@@ -37,11 +41,29 @@ def unseal(content: bytes, name: str, verify: bool = True) -> Card:
     if verify and settings.models_key.get_secret_value():
         found = _SIGNED.fullmatch(content)
         if found is None:
-            sign = "to sign the models that you trust: python -m tools.models sign"
-            raise Untrusted(f"{name} is not signed; {sign}")
+            raise Untrusted(f"{name} is not signed")
         if not hmac.compare_digest(_signature(found[1]), found[2].decode()):
             raise Untrusted(f"{name} was changed, or signed with another MODELS_KEY")
     return decode_card(content)
+
+
+def refuse_untrusted(registry: "Registry", model_ids: list[int]) -> None:
+    """Let nobody replace models that another MODELS_KEY has signed: SystemExit if all these are.
+
+    Models that are missing or damaged do not count.
+    """
+    refused = []
+    for model_id in model_ids if settings.models_key.get_secret_value() else ():
+        try:
+            registry.card(model_id)
+            return
+        except Untrusted as error:
+            refused.append(error)
+        except ModelError:
+            continue
+    if refused:
+        fix = "set the MODELS_KEY that signed them, or python -m tools.models sign"
+        raise SystemExit(f"No model can be used ({refused[0]}): {fix}")
 
 
 def _signature(body: bytes) -> str:
