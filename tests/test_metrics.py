@@ -140,6 +140,13 @@ def test_every_number_has_a_text_and_a_name_of_its_own():
     assert all(metric.documentation.endswith(".") for metric in exposed)
 
 
+@pytest.fixture
+def alive() -> None:
+    """Forget what the loops of other tests have promised."""
+    health.beat(within=600)
+
+
+@pytest.mark.usefixtures("alive")
 def test_slow_and_hostile_clients_are_bounded(server, port, monkeypatch):
     monkeypatch.setattr(endpoint, "CONNECTION_TIMEOUT", 1.0)
     with ExitStack() as stack:
@@ -161,6 +168,7 @@ def test_slow_and_hostile_clients_are_bounded(server, port, monkeypatch):
         (b"\x00\xff\r\n\r\n", b" 400"),
     ],
 )
+@pytest.mark.usefixtures("alive")
 def test_what_is_no_request_for_numbers_is_refused(port, sent, answer):
     with closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as client:
         client.sendall(sent)

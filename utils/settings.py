@@ -83,7 +83,7 @@ Folder = Annotated[Path, AfterValidator(_from_root)]
 File = Annotated[str, AfterValidator(_find_file)]
 Secret = Annotated[SecretStr, AfterValidator(_check_text)]
 Key = Annotated[SecretStr, AfterValidator(_check_text), AfterValidator(_check_key)]
-Place = Annotated[str, AfterValidator(_check_place)]
+Place = Annotated[str | Path, AfterValidator(_check_place)]
 
 # The files of utils/datasets/ that DATASET may name; the first one is the default.
 DATASETS = (
