@@ -69,8 +69,9 @@ class Node:
 
     @property
     def host(self) -> str:
-        """The "name:port" that it was configured for; empty if it was not."""
-        return self._property("advertised.listeners").partition("://")[2]
+        """The "name:port" of its first listener, as it was configured; empty if it was not."""
+        first = self._property("advertised.listeners").partition(",")[0]
+        return first.partition("://")[2]
 
     def _property(self, name: str) -> str:
         text = self._properties.read_text() if self._properties.exists() else ""

@@ -35,7 +35,7 @@ PARTITIONS = 4
 RETRAIN_EVERY = 2_000
 KAFKA = {  # one listener for the first host, one for the others
     "listeners": f"PLAINTEXT://127.0.0.1:9092,HOSTS://{FIRST}:9094,CONTROLLER://127.0.0.1:9093",
-    "advertised.listeners": f"HOSTS://{FIRST}:9094,PLAINTEXT://localhost:9092",
+    "advertised.listeners": f"PLAINTEXT://localhost:9092,HOSTS://{FIRST}:9094",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,HOSTS:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "inter.broker.listener.name": "PLAINTEXT",
     "controller.quorum.voters": "1@127.0.0.1:9093",
