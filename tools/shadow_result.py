@@ -108,10 +108,8 @@ def _judge(result: Result, rows: np.ndarray, cost: float) -> None:
         result.why = "not judged: all outcomes are the same"
         return
     other = _named(result.given.models)
-    comparison, margin = (
-        Comparison(other, *found, found[0], cost),
-        margin_of(outcomes, given, groups),
-    )
+    comparison = Comparison(other, *found, found[0], cost)
+    margin = margin_of(outcomes, given, groups)
     finding = decide([comparison], margin)
     result.decision = "promoted" if finding in PROMOTED else "rejected"
     result.why = explain(finding, [comparison], groups, margin, "observations")

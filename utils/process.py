@@ -158,6 +158,14 @@ def was_restarted() -> bool:
     return _RESTARTS in os.environ
 
 
+def patience(seconds: float) -> float:
+    """Return how long a starting script waits for a server: infinity if it restarted itself.
+
+    Then it has reached the server before, and waits as long as it takes.
+    """
+    return math.inf if was_restarted() else seconds
+
+
 def reset_restarts() -> None:
     """Count restarts from zero again: the program works."""
     os.environ.pop(_RESTARTS, None)

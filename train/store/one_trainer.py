@@ -1,6 +1,5 @@
 """One trainer at a time works on a store; another one waits, and takes over when it ends."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +12,7 @@ from train.store.observations import Observations
 from train.store.place import Place, Server, connect, open_as_trainer
 from utils.console import say
 from utils.files import locked
-from utils.process import only_one, was_restarted
+from utils.process import only_one, patience
 from utils.settings import settings
 
 if TYPE_CHECKING:
@@ -75,15 +74,14 @@ def _wait_for_lock(server: Server, stop: Event) -> "Postgres":
         if stop.wait(ASK_EVERY):
             raise SystemExit(0)
 
-    # As for Kafka: a restarted process has reached it before, and waits as long as it takes.
-    patience = math.inf if was_restarted() else settings.broker_timeout
-    deadline = time.monotonic() + patience
+    longest = patience(settings.broker_timeout)
+    deadline = time.monotonic() + longest
     while True:
         try:
             return open_as_trainer(server, wait)
         except StoreUnreachable as error:
             # Another trainer is connected, so the server will be back; or it is still starting.
             if WAITING not in said and time.monotonic() > deadline:
-                waited = f"waited {patience:g} s (BROKER_TIMEOUT)"
+                waited = f"waited {longest:g} s (BROKER_TIMEOUT)"
                 raise SystemExit(f"{error}; {waited}") from None
             wait(f"{error}. Trying again.")

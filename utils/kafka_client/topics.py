@@ -1,6 +1,5 @@
 """The topics of the pipeline: their names, and how a script makes sure that they exist."""
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
@@ -12,7 +11,7 @@ from utils.console import say, warn
 from utils.kafka_client.connection import is_listening, is_reachable, make_admin
 from utils.kafka_client.replication import create_replicated, warn_of_few_copies
 from utils.kafka_client.rights import Rights, is_forbidden
-from utils.process import reset_restarts, stopping, was_restarted
+from utils.process import patience, reset_restarts, stopping
 from utils.settings import settings
 
 APP_MESSAGES = settings.topic_prefix + "app_messages"
@@ -66,8 +65,7 @@ def existing_topics(read: Iterable[str]) -> list[str]:
 
 
 def _wait_for_admin() -> KafkaAdminClient:
-    # A restarted process has reached Kafka before: it waits as long as it takes.
-    deadline = math.inf if was_restarted() else time.monotonic() + settings.broker_timeout
+    deadline = time.monotonic() + patience(settings.broker_timeout)
     if not is_reachable():
         warn(f"Waiting for Kafka at {settings.kafka_host} ...")
         reset_restarts()  # the outage was the reason for those so far

@@ -1,13 +1,12 @@
 """How a script that starts waits for an object store that is away."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from utils.console import warn
 from utils.model_store.storage import StorageAway
-from utils.process import stopping, was_restarted
+from utils.process import patience, stopping
 from utils.settings import settings
 
 Result = TypeVar("Result")
@@ -18,9 +17,8 @@ def patiently(work: Callable[[], Result]) -> Result:
 
     SystemExit after BROKER_TIMEOUT seconds.
     """
-    # As for Kafka: a restarted process has reached it before, and waits as long as it takes.
-    patience = math.inf if was_restarted() else settings.broker_timeout
-    deadline, has_said = time.monotonic() + patience, False
+    longest = patience(settings.broker_timeout)
+    deadline, has_said = time.monotonic() + longest, False
     while True:
         try:
             return work()
@@ -31,6 +29,6 @@ def patiently(work: Callable[[], Result]) -> Result:
             if stopping():
                 raise SystemExit(0) from None
             if time.monotonic() > deadline:
-                waited = f"waited {patience:g} s (BROKER_TIMEOUT)"
+                waited = f"waited {longest:g} s (BROKER_TIMEOUT)"
                 raise SystemExit(f"MODELS_DIR: {error}; {waited}") from None
             time.sleep(0.5)
