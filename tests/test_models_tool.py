@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from tests.harness.terminal import run_on_a_terminal
 from tests.test_model_store import add_copy, cut
 from tools.local_kafka import free_port
 from utils.files import ROOT
+from utils.model_store.card import Card, Judgement
 from utils.model_store.registry import Registry
 
 
@@ -72,3 +74,11 @@ def test_a_model_that_can_not_be_used_is_refused_before_kafka_is_waited_for(mode
     ended = run(models, "promote", "3")
     refused = "Not promoted: model 3: model_3.p does not match the digest in its card\n"
     assert (ended.stdout, ended.stderr) == ("", refused)
+
+
+def test_the_page_about_models_explains_every_field_of_a_card():
+    page = (ROOT / "docs" / "models.md").read_text()
+    names = [field.encode_name for field in msgspec.structs.fields(Card)]
+    names += [f"judge.{field.encode_name}" for field in msgspec.structs.fields(Judgement)]
+    explained = set(re.findall(r"`([a-z_.]+)`", page.partition("## The card")[2]))
+    assert [name for name in names if name not in explained] == []
