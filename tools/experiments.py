@@ -61,9 +61,15 @@ def _row(trials: list[dict]) -> tuple[str, ...]:
 
 
 def show_best(studies: list[list[dict]]) -> None:
-    """Print the best trial of each experiment's newest study, as one list of JSON objects."""
+    """Print the best trial of each experiment's newest study, as one list of JSON objects.
+
+    Without the description of its search, which has a hundred lines.
+    """
     newest = {(trials[0]["hyper"], trials[0]["experiment"]): trials for trials in studies}
-    print(json.dumps([best_of(trials) for trials in newest.values()], indent=2))
+    best = [best_of(trials) for trials in newest.values()]
+    for trial in best:
+        trial.pop("description", None)
+    print(json.dumps(best, indent=2))
 
 
 def main() -> None:
