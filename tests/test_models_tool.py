@@ -14,6 +14,7 @@ from tests.test_model_store import add_copy, cut
 from tools.local_kafka import free_port
 from utils.files import ROOT
 from utils.model_store.card import Card, Judgement
+from utils.model_store.model import load
 from utils.model_store.registry import Registry
 
 
@@ -74,6 +75,19 @@ def test_a_model_that_can_not_be_used_is_refused_before_kafka_is_waited_for(mode
     ended = run(models, "promote", "3")
     refused = "Not promoted: model 3: model_3.p does not match the digest in its card\n"
     assert (ended.stdout, ended.stderr) == ("", refused)
+
+
+def test_an_archived_model_can_be_put_back_as_the_page_says(models):
+    Registry(models).prune(keep=0)
+    refused = "Model 3 is in the archive only: docs/models.md, "
+    assert run(models, "promote", "3").stderr.startswith(refused)
+    page = (ROOT / "docs" / "models.md").read_text()
+    commands = re.findall(r"^    ((?:zstd|cp) .*)$", page, re.MULTILINE)
+    for command in commands:
+        command = re.sub(r"\b1-", "3-", command).replace("model_1", "model_3")
+        subprocess.run(command, shell=True, cwd=models.parent, check=True)  # noqa: S602
+    assert len(commands) == 2
+    load(Registry(models), 3)
 
 
 def test_the_page_about_models_explains_every_field_of_a_card():

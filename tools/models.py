@@ -161,9 +161,12 @@ def main() -> None:
         return show_list(registry)
     if arguments.command == "sign":
         return sign(registry)
-    known = [*registry.ids(), *Archive(registry.place).ids()]
-    if arguments.model_id not in (registry.ids() if arguments.command == "promote" else known):
+    archived = () if arguments.model_id in registry.ids() else Archive(registry.place).ids()
+    if arguments.model_id not in (*registry.ids(), *archived):
         raise SystemExit(f"There is no model {arguments.model_id}: see list")
+    if archived and arguments.command == "promote":
+        how = 'docs/models.md, "Going back", says how to put it back'
+        raise SystemExit(f"Model {arguments.model_id} is in the archive only: {how}")
     if arguments.command == "promote":
         return promote(registry, arguments.model_id)
     return show(registry, arguments.model_id)
