@@ -14,7 +14,7 @@ from tests.test_model_store import add_copy, cut
 from tools.local_kafka import free_port
 from utils.files import ROOT
 from utils.model_store.card import Card, Judgement
-from utils.model_store.model import load
+from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry
 
 
@@ -77,17 +77,23 @@ def test_a_model_that_can_not_be_used_is_refused_before_kafka_is_waited_for(mode
     assert (ended.stdout, ended.stderr) == ("", refused)
 
 
-def test_an_archived_model_can_be_put_back_as_the_page_says(models):
+def test_an_archived_model_becomes_the_champion_again(pipeline):
+    folder = pipeline.folder / "models"
+    for model_id in (1, 2):
+        add_copy(folder, model_id)
+    Registry(folder).promote(2)
+    assert Registry(folder).prune(keep=0) == [0, 1]
+    pipeline.run("tools.models", "promote", "1")
+    champion, warnings = load_champion(Registry(folder))
+    assert (champion.model_id, warnings) == (1, [])
+
+
+def test_an_archived_model_that_is_damaged_is_refused(models):
     Registry(models).prune(keep=0)
-    refused = "Model 3 is in the archive only: docs/models.md, "
-    assert run(models, "promote", "3").stderr.startswith(refused)
-    page = (ROOT / "docs" / "models.md").read_text()
-    commands = re.findall(r"^    ((?:zstd|cp) .*)$", page, re.MULTILINE)
-    for command in commands:
-        command = re.sub(r"\b1-", "3-", command).replace("model_1", "model_3")
-        subprocess.run(command, shell=True, cwd=models.parent, check=True)  # noqa: S602
-    assert len(commands) == 2
-    load(Registry(models), 3)
+    [content] = (models / "archive").glob("3-*.p.zst")
+    cut(content)
+    assert run(models, "promote", "3").stderr.startswith("Not promoted: model 3: 3-")
+    assert 3 not in Registry(models).ids()
 
 
 def test_the_page_about_models_explains_every_field_of_a_card():
