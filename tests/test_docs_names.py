@@ -24,6 +24,10 @@ OF_OTHERS = {
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
     "AWS_SECRET_ACCESS_KEY",
+    "HTTPS_PROXY",
+    "PIP_FIND_LINKS",
+    "PIP_INDEX_URL",
+    "PIP_NO_INDEX",
     "PYSPARK_PYTHON",
 }
 # A word in backquotes, or a variable that a command sets.

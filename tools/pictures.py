@@ -63,9 +63,12 @@ class Source:
         with urlopen(f"{self.address}/snapshot.json", timeout=10) as answer:  # noqa: S310 (http)
             return json.load(answer)
 
+    def _has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def _wait_until(self, condition: Callable[[], bool]) -> None:
-        until(lambda: self._process.poll() is not None or condition(), TIMEOUT)
-        if self._process.poll() is not None or not condition():
+        seen = until(lambda: self._has_ended() or condition(), TIMEOUT)
+        if not seen or self._has_ended():
             raise SystemExit("The program ended, or took too long: no picture of it.")
 
 
@@ -123,7 +126,12 @@ def of_demo(open_tab: Callable, chosen: Namespace) -> None:
     host, port = f"localhost:{free_port()}", free_port()
     with tempfile.TemporaryDirectory(prefix="pictures-") as name:
         folder = Path(name)
-        own = {"KAFKA_HOST": host, "MONITOR_PORT": str(port), "DATASET": "adult"}
+        own = {
+            "KAFKA_HOST": host,
+            "MONITOR_PORT": str(port),
+            "DATASET": "adult",
+            "TOPIC_PREFIX": "",
+        }
         own |= {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
         local_kafka.start(host, folder / "kafka")
         try:
