@@ -142,3 +142,13 @@ def test_a_new_champion_is_announced_as_the_readme_shows():
     assert is_like(documented, f"Model 1 is the champion: {found} on 2,000 held-out rows.")
     source = (ROOT / "trainer.py").read_text()
     assert 'say(f"Model {model_id} is the champion: {card.why}."' in source
+
+
+def test_no_output_of_the_readme_is_unchecked():
+    lines = "".join(blocks("README.md", "text")).splitlines()
+    checked = "".join(map(printed_after, ("python initialize.py\n", "examples.count_answers\n")))
+    [summary] = [block for block in blocks("README.md", "text") if "trainings" in block]
+    rest = set(lines) - set((checked + summary).splitlines()) - {"…"}
+    # Those of a demo: tests/test_pipeline.py, test_sample_app.py and the test above.
+    programs = re.compile(r"\d\d:\d\d:\d\d (predictor|trainer|sample_app)\.1 +\|")
+    assert [line for line in rest if not programs.match(line)] == []
