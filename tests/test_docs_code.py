@@ -60,6 +60,8 @@ def steps() -> list:
 
 def test_the_walkthrough_has_all_steps():
     assert [number for number, _, _ in steps()] == STEPS
+    [picture] = blocks("README.md", "mermaid")
+    assert sorted(set(re.findall(r'-- "(\d[ab]?)', picture))) == STEPS
 
 
 @pytest.mark.parametrize(("number", "scripts", "code"), steps(), ids=STEPS)
