@@ -30,9 +30,8 @@ OF_OTHERS = {
     "PIP_NO_INDEX",
     "PYSPARK_PYTHON",
 }
-# A word in backquotes, or a variable that a command sets.
-NAMES = re.compile(r"`[^`\n]*`|\b[A-Z][A-Z0-9_]+(?==)")
-WORD = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b|^[A-Z0-9]+$")
+WORD = re.compile(r"\b[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+\b")
+SET = re.compile(r"\b([A-Z][A-Z0-9_]+)=")  # what a command, or a sentence, sets
 QUOTED = r"\"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)\""  # as os.environ has it
 CONSTANT = r"^([A-Z][A-Z0-9_]+)(?::[^=]*)? ="
 MAKE = re.compile(r"make ([a-z-]+)((?: [A-Z_]+=\S+)+)")
@@ -60,8 +59,8 @@ def known() -> set[str]:
 
 
 def names_on(page: str) -> set[str]:
-    found = NAMES.findall(pages()[page])
-    return {name for each in found for name in WORD.findall(each)}
+    quoted = " ".join(re.findall(r"`[^`\n]*`", pages()[page]))
+    return {*WORD.findall(quoted), *SET.findall(pages()[page])}
 
 
 @pytest.mark.parametrize("page", pages())
