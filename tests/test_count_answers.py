@@ -17,6 +17,7 @@ def test_every_request_has_one_answer(pipeline):
 
 
 def test_what_is_missing_and_what_is_there_twice_is_named(pipeline):
+    pipeline.environment["PARTITIONS"] = "2"
     pipeline.create_topic("app_messages", partitions=2)
     for request_id, replies in (
         ("none", 0),
