@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
+from utils.model_store.patience import patiently
 from utils.process import end_with_parent, return_freed_memory
 from utils.script import command_line
 from utils.settings import settings
@@ -51,7 +52,8 @@ def decide(registry: "Registry", champion: "Model", model: "Model", data: "Train
         why = f"not judged: model {champion.model_id} does not know the class {unlearned!r}"
         card.decision, card.why = "promoted", why
     elif Split.of(champion.card) == split:
-        anchor = load_anchor(registry, champion.card)
+        # An object store that is away for a moment must not cost the work of minutes.
+        anchor = patiently(lambda: load_anchor(registry, champion.card))
         if anchor and Split.of(anchor.card) != split:
             anchor = None
         verdict = judge(champion, model, data.judge, data.judge_groups, anchor)
@@ -84,7 +86,7 @@ def retrain(arguments: Namespace) -> None:
     registry = Registry()
     registry.exists()  # waits for an object store that is away
     replaces = registry.champion_id()  # may be None, or a model that does not load
-    champion, _ = load_champion(registry)
+    champion, _ = patiently(lambda: load_champion(registry))
     snapshot = read_snapshot(STORE, settings.train_window)
     say_what_is_filled(snapshot.filled)
     split = Split.after(champion.card)
@@ -135,10 +137,13 @@ def main() -> None:
     try:
         retrain(arguments)
     except (Exception, SystemExit) as error:
+        from train.store.database import StoreError
         from utils.datasets.base import DatasetError
+        from utils.model_store.storage import StorageAway
 
         reason = str(error)
-        if not isinstance(error, DatasetError | SystemExit):  # they say all
+        says_all = DatasetError | StoreError | StorageAway | SystemExit
+        if not isinstance(error, says_all):
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason}"
         (arguments.folder / ERROR).write_text(reason)
