@@ -36,8 +36,8 @@ from utils.script import command_line, run
 
 PICTURES = ("page", "mlflow", "drift", "drift-recovery")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PAGE = {"width": 1050, "height": 1200}
-MLFLOW_PAGE = {"width": 1700, "height": 1300}
+PAGE = {"viewport": {"width": 1500, "height": 1200}, "device_scale_factor": 0.7}
+MLFLOW_PAGE = {"viewport": {"width": 1700, "height": 1300}}
 MARGIN = 8  # pixels above and below a part of the page
 ANSWERS = 190  # of 200 in a demo
 OUTCOMES = 250  # of a new model: enough for a curve
@@ -96,7 +96,7 @@ def browser() -> Iterator[Callable]:
         raise SystemExit("Needs Chromium: install it, so that PATH has it")
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield lambda size: chromium.new_page(viewport=size, color_scheme="light")
+        yield lambda size: chromium.new_page(**size, color_scheme="light")
         chromium.close()
 
 
@@ -135,7 +135,8 @@ def of_demo(open_tab: Callable, chosen: Namespace) -> None:
         own |= {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
         local_kafka.start(host, folder / "kafka")
         try:
-            demo = (sys.executable, "-m", "tools.demo")
+            # Late outcomes, so that something flows on every arrow of the page.
+            demo = (sys.executable, "-m", "tools.demo", "--outcome-delay", "5")
             with started(*demo, port=port, environment=own) as (source, process):
                 tab = open_tab(PAGE)
                 show(tab, source.address, "body:not(.stale)")
