@@ -79,6 +79,9 @@ quality: env ## measure each data set's models beside what is reachable (ONLY=sh
 generations: env ## retrain 200 times: do models get worse, or dearer? (half an hour, TRAININGS=200)
 	$(RUN) -m bench.generations --trainings $(or $(TRAININGS),200)
 
+pictures: env .venv-mlflow/.installed ## make the screenshots of docs/ again (20 minutes; ONLY=page, mlflow, drift or drift-recovery)
+	$(RUN) -m tools.pictures $(if $(ONLY),--only $(ONLY))
+
 lint: env ## check format and rules with ruff
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -100,4 +103,4 @@ forget: ## delete the trials of all tuning
 	rm -f data/trials.*
 
 .PHONY: help env demo ui kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
-	quality generations lint format lock clean forget
+	quality generations pictures lint format lock clean forget

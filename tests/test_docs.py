@@ -7,19 +7,19 @@ from functools import cache
 
 import pytest
 
+from tests.harness.pages import pages
 from utils.files import ROOT
 from utils.settings import Settings
 
-README = (ROOT / "README.md").read_text()
-SETTINGS = (ROOT / "docs" / "settings.md").read_text()
-DOCS = "\n".join([README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
-EXAMPLES = "\n".join(page.read_text() for page in sorted((ROOT / "examples").glob("*/*.md")))
+DOCS = "\n".join(pages().values())
 BUDGETS = {"predictor.py": 120, "trainer.py": 150, "initialize.py": 120, "sample_app.py": 150}
 BUDGETS |= {"monitor.py": 150}
 
 
 def test_the_settings_table_is_what_the_settings_say():
-    rows = re.findall(r"^\| `([A-Z_]+)` \| `([^|`]*)` \| (.*) \|$", SETTINGS, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| `([^|`]*)` \| (.*) \|$", pages()["docs/settings.md"], re.MULTILINE
+    )
     assert rows == [
         (name.upper(), str(field.default) or "(empty)", field.description)
         for name, field in Settings.model_fields.items()
@@ -33,11 +33,23 @@ def test_every_make_target_exists(target):
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`([\w./-]+\.(?:py|md|txt|lock|ipynb))`", DOCS)))
-)
-def test_every_file_that_is_named_exists(path):
-    assert (ROOT / path).exists()
+@cache
+def names_of_files() -> set[str]:
+    """Return the names, without folders, of all files that git tracks."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    return {path.rpartition("/")[2] for path in listed.stdout.splitlines()}
+
+
+def named_files() -> list[tuple[str, str]]:
+    """Return each page with each file that it names in backquotes."""
+    files = re.compile(r"`([\w./-]+\.(?:py|md|txt|lock|ipynb|toml|yaml|yml|service|svg|png|html))`")
+    return [(page, path) for page in pages() for path in sorted(set(files.findall(pages()[page])))]
+
+
+@pytest.mark.parametrize(("page", "path"), named_files())
+def test_every_file_that_is_named_exists(page, path):
+    is_there = (ROOT / path).exists() or ((ROOT / page).parent / path).exists()
+    assert is_there or path in names_of_files()  # in the folder that the page is about
 
 
 @cache
@@ -50,7 +62,7 @@ def help_of(*module: str) -> str:
 
 @pytest.mark.parametrize(
     "command",
-    sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS + EXAMPLES))),
+    sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS))),
 )
 def test_every_python_command_exists_with_its_options(command):
     words = command.split()
