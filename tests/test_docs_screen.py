@@ -1,4 +1,4 @@
-"""docs/screen.md quotes what scripts print: each quote is in the code, and each text on the page."""
+"""docs/screen.md quotes what scripts print: each quote is in the code, each text on the page."""
 
 import ast
 import re
@@ -46,9 +46,9 @@ def texts(tree: ast.AST) -> Iterator[str]:
     """Yield the string constants below a node, but no docstrings; parts of f-strings each alone."""
     documented = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if node not in documented:
-                yield node.value
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and node not in documented:
+            yield node.value
 
 
 def printed(tree: ast.AST) -> Iterator[str]:
