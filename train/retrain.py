@@ -8,7 +8,6 @@ them. When the trainer ends, so does the child: its standard input is closed, an
 folder and exits.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -70,6 +69,8 @@ def retrain(arguments: Namespace) -> None:
     from utils.model_store.model import load_champion, save
 
     # isort: split
+    from joblib import cpu_count  # of a container: of the cores, those that it may use
+
     from train.fit import fit_model
     from train.held_out import Split
     from train.reference import add_scores
@@ -100,7 +101,7 @@ def retrain(arguments: Namespace) -> None:
         timeout=arguments.timeout,
         known_points=champion_points(champion.card),
         trials_path=TRIALS,
-        num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
+        num_threads=max(cpu_count() - 1, 1),  # one core is left for the predictor
         spark=arguments.spark,
         shared_rows=shared if settings.observations_url.get_secret_value() else None,
     )
