@@ -84,6 +84,10 @@ def test_each_sentence_of_the_page_is_in_the_code(quote):
     assert [piece for piece in pieces if piece not in IN_CODE] == []
 
 
+def test_the_page_is_read():
+    assert len(quotes()) > 100
+
+
 def lacking() -> list[tuple[str, str]]:
     """Return what is printed and not on the page, with the name of its file."""
     return [
