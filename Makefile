@@ -4,6 +4,7 @@ VENV = .venv
 RUN = $(VENV)/bin/python
 COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+WHOLE_CLUSTER = --brokers 3 --kill-broker-every 20 --object-store --postgres --predictors 3 --partitions 3
 export PYTHONUNBUFFERED = 1
 
 help: ## list these commands
@@ -50,9 +51,9 @@ test: env lint ## run the tests, against a broker that they start themselves (un
 test-all: env lint ## run the slow tests too (half an hour)
 	$(RUN) -m pytest
 
-chaos: env ## kill and freeze processes at random, then audit the log (MINUTES=5, SEED=7, BROKERS=1)
+chaos: env ## kill and freeze processes at random, then audit the log (MINUTES=5, SEED=7; CLUSTER=1: on a whole cluster)
 	$(RUN) -m tests.chaos.run --minutes $(or $(MINUTES),5) --seed $(or $(SEED),7) \
-		$(if $(BROKERS),--brokers $(BROKERS))
+		$(if $(BROKERS),--brokers $(BROKERS)) $(if $(CLUSTER),$(WHOLE_CLUSTER))
 
 bench: env ## measure speed: tables with ratios, an hour (ONLY=throughput: 20 minutes, ROUNDS=5)
 	$(RUN) -m bench.performance $(if $(ONLY),--only $(ONLY)) --rounds $(or $(ROUNDS),5)
@@ -78,6 +79,9 @@ quality: env ## measure each data set's models beside what is reachable (ONLY=sh
 generations: env ## retrain 200 times: do models get worse, or dearer? (half an hour, TRAININGS=200)
 	$(RUN) -m bench.generations --trainings $(or $(TRAININGS),200)
 
+pictures: env .venv-mlflow/.installed ## make the screenshots of docs/ again (20 minutes; ONLY=page, mlflow, drift or drift-recovery)
+	$(RUN) -m tools.pictures $(if $(ONLY),--only $(ONLY))
+
 lint: env ## check format and rules with ruff
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -99,4 +103,4 @@ forget: ## delete the trials of all tuning
 	rm -f data/trials.*
 
 .PHONY: help env demo ui kafka stop init test test-all chaos soak day drift bench bench-retrain bench-tuning \
-	quality generations lint format lock clean forget
+	quality generations pictures lint format lock clean forget

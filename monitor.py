@@ -13,7 +13,6 @@ audit, and logs trainings to MLflow if that is installed.
 """
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
@@ -28,6 +27,7 @@ from monitoring.figures.curves import SPANS
 from monitoring.figures.database import FILE
 from monitoring.metrics.serve import serve_metrics
 from monitoring.observer import READS, Observer
+from monitoring.pace import Pace
 from monitoring.page.page import LatePage
 from monitoring.page.terminal import terminal_view
 from monitoring.rules import load_rules
@@ -48,8 +48,6 @@ from utils.process import (
 from utils.script import command_line, run
 from utils.settings import settings
 
-SHOW_EVERY = 1.0  # seconds
-
 Show = Callable[[Snapshot, dict[str, History]], None]
 
 
@@ -60,13 +58,12 @@ def follow(
     tracking: Tracking,
     shows: list[Show],
 ) -> None:
-    """Read on, and show how it is once a second, until Ctrl-C or SIGTERM."""
-    shown_at = 0.0
+    """Read on, and show how it is, once a second if it can, until Ctrl-C or SIGTERM."""
+    pace = Pace()
     while not stopping():
         observer.step()  # waits for records, at most half a second
-        if time.monotonic() < shown_at + SHOW_EVERY:
+        if not pace.is_due():
             continue
-        shown_at = time.monotonic()
         snapshot = observer.snapshot()
         for event in alerts.check(snapshot):
             observer.mark("alert" if event.state == "begin" else "end", event.text)
@@ -76,6 +73,7 @@ def follow(
         for show in shows:
             show(snapshot, histories)
         tracking.step(snapshot)
+        pace.rest()
 
 
 def watch(observer: Observer, archive: MessageArchive, in_terminal: bool) -> None:

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from tests.harness.pages import not_printed, shown_in_readme
 from tools.local_kafka import free_port
 
 PERSON = r"sample_app\.1 \| \d+, [\w?-]+ -> [01]\.\d\d, (no )?offer; (right|wrong)$"
@@ -17,6 +18,8 @@ def test_the_demo_shows_people_a_page_and_a_summary(pipeline):
     shown = pipeline.run("tools.demo", "--messages", "60", "--interval", "0.1").stdout.decode()
     assert len(re.findall(PERSON, shown, re.MULTILINE)) == 60
     assert not re.search(UUID, shown)
+    output = re.sub(r"^.*predictor\.1 *\| ", "", shown, flags=re.MULTILINE)
+    assert not_printed(shown_in_readme("predictor.1"), output) == []
     assert f"monitor.1 | The page is open: http://127.0.0.1:{port}\n" in shown
     assert "60 requests sent, 0 not answered, " in shown
     for name, value in (("requests without an answer", 0), ("duplicate answers", 0)):

@@ -3,23 +3,24 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import pytest
 
+from tests.harness.pages import pages
 from utils.files import ROOT
 from utils.settings import Settings
 
-README = (ROOT / "README.md").read_text()
-SETTINGS = (ROOT / "docs" / "settings.md").read_text()
-DOCS = "\n".join([README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
-EXAMPLES = "\n".join(page.read_text() for page in sorted((ROOT / "examples").glob("*/*.md")))
+DOCS = "\n".join(pages().values())
 BUDGETS = {"predictor.py": 120, "trainer.py": 150, "initialize.py": 120, "sample_app.py": 150}
 BUDGETS |= {"monitor.py": 150}
 
 
 def test_the_settings_table_is_what_the_settings_say():
-    rows = re.findall(r"^\| `([A-Z_]+)` \| `([^|`]*)` \| (.*) \|$", SETTINGS, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| `([^|`]*)` \| (.*) \|$", pages()["docs/settings.md"], re.MULTILINE
+    )
     assert rows == [
         (name.upper(), str(field.default) or "(empty)", field.description)
         for name, field in Settings.model_fields.items()
@@ -33,30 +34,53 @@ def test_every_make_target_exists(target):
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`([\w./-]+\.(?:py|md|txt|lock|ipynb))`", DOCS)))
-)
-def test_every_file_that_is_named_exists(path):
-    assert (ROOT / path).exists()
-
-
 @cache
-def help_of(*module: str) -> str:
-    command = [sys.executable, *module, "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    return shown.stdout
+def names_of_files() -> set[str]:
+    """Return the names, without folders, of all files that git tracks."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    return {path.rpartition("/")[2] for path in listed.stdout.splitlines()}
 
 
-@pytest.mark.parametrize(
-    "command",
-    sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS + EXAMPLES))),
-)
-def test_every_python_command_exists_with_its_options(command):
+def named_files() -> list[tuple[str, str]]:
+    """Return each page with each file that it names in backquotes."""
+    files = re.compile(r"`([\w./-]+\.(?:py|md|txt|lock|ipynb|toml|yaml|yml|service|svg|png|html))`")
+    return [(page, path) for page in pages() for path in sorted(set(files.findall(pages()[page])))]
+
+
+@pytest.mark.parametrize(("page", "path"), named_files())
+def test_every_file_that_is_named_exists(page, path):
+    is_there = (ROOT / path).exists() or ((ROOT / page).parent / path).exists()
+    assert is_there or path in names_of_files()  # in the folder that the page is about
+
+
+COMMANDS = sorted(set(re.findall(r"(?<![\w-])python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS)))
+
+
+def program_of(command: str) -> tuple[str, ...]:
+    """Return the script, or -m and the module."""
     words = command.split()
-    shown = help_of(*words[: 2 if words[0] == "-m" else 1])
-    for option in (word for word in words if word.startswith("--")):
-        assert option in shown
+    return tuple(words[: 2 if words[0] == "-m" else 1])
+
+
+def run_help(program: tuple[str, ...]) -> subprocess.CompletedProcess:
+    command = [sys.executable, *program, "--help"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[tuple[str, ...], subprocess.CompletedProcess]:
+    """What --help of each program prints; most of the time goes into imports."""
+    programs = sorted({program_of(command) for command in COMMANDS})
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(programs, pool.map(run_help, programs), strict=True))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_python_command_exists_with_its_options(helps, command):
+    shown = helps[program_of(command)]
+    assert shown.returncode == 0, shown.stderr
+    for option in (word for word in command.split() if word.startswith("--")):
+        assert option in shown.stdout
 
 
 @pytest.mark.parametrize(("script", "budget"), BUDGETS.items())

@@ -114,6 +114,7 @@ def test_a_champion_without_a_version_has_no_alias(logged, tmp_path):
     assert said.count("MLflow: its alias champion is deleted") == 1
 
 
+@pytest.mark.slow
 def test_a_logged_model_answers_elsewhere_as_the_predictor_does(logged):
     """In a process that does not know this project, but has another package `utils`."""
     rows = read_test_requests(logged.folder / "data")[:300]

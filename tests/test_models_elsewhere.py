@@ -49,6 +49,7 @@ def copy_models(pipeline: Pipeline, place: str) -> Registry:
     return registry
 
 
+@pytest.mark.slow
 def test_a_predictor_follows_the_pointer_and_goes_on_while_the_store_is_away(
     pipeline, place, proxy, monkeypatch
 ):

@@ -59,6 +59,7 @@ def test_the_page_makes_the_file_of_the_project():
     assert "diabetes" in DATASETS
 
 
+@pytest.mark.slow
 def test_each_step_does_what_the_page_says(project, broker):
     unknown = run(project, "initialize.py")
     assert unknown.stderr.startswith("DATASET: input should be 'adult' or 'shop'")

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from kafka import KafkaProducer
 
+from tests.harness.pages import not_printed, shown_in_readme
 from tests.harness.pipeline import wait_until
 from utils.model_store.registry import Registry
 
@@ -39,6 +40,9 @@ def test_requests_are_answered_and_the_model_is_replaced(pipeline):
     for process in (predictor, trainer):
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) == 0, process.log.read_text()
+    assert not_printed(shown_in_readme("predictor.1"), predictor.log.read_text()) == []
+    begin, _ = shown_in_readme("trainer.1")  # the second depends on the model
+    assert not_printed([begin], trainer.log.read_text()) == []
 
 
 @pytest.mark.slow

@@ -61,6 +61,21 @@ def test_a_success_resets_the_number_of_restarts():
     assert run(restarts=MAX_RESTARTS, before=stop).returncode == 7
 
 
+def test_a_late_answer_to_a_transaction_at_the_start_restarts_the_process():
+    raises = """
+from kafka.errors import KafkaError
+from utils.script import run
+
+def main():
+    raise KafkaError("Could not execute transactional request for unknown reasons: late")
+
+run(main, restart=True)
+"""
+    result = run_program(raises, PIPELINE_RESTARTS=str(MAX_RESTARTS))
+    assert result.returncode == 1
+    assert "giving up after" in result.stdout
+
+
 def test_a_timer_of_the_old_program_does_not_end_the_new_one():
     result = run_program(RESTARTS_WITH_A_TIMER_ARMED)
     assert result.returncode == 7, result

@@ -7,6 +7,7 @@ import signal
 import numpy as np
 import pytest
 
+from tests.harness.pages import shown_in_readme
 from tests.harness.pipeline import wait_until
 from tests.harness.terminal import run_on_a_terminal
 from utils.company import LATER, Company, visitors
@@ -23,7 +24,9 @@ def test_one_line_a_person(pipeline):
     assert app.wait(timeout=60) == 0, app.log.read_text()
     *answers, last = [line for line in app.log.read_text().splitlines() if "topic" not in line]
     assert len(answers) == 20
-    assert all(re.fullmatch(ANSWER, line) for line in answers)
+    documented = shown_in_readme("sample_app.1")
+    assert documented
+    assert all(re.fullmatch(ANSWER, line) for line in answers + documented)
     assert answers[0].startswith("25, Machine-op-inspct -> 0.0")
     accuracy = sum(line.endswith("right") for line in answers) / 20
     assert last == (

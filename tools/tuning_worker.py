@@ -9,9 +9,10 @@ Ctrl-C or SIGTERM gives its trial back at once, and another process takes it; af
 happens 20 seconds later. See docs/tuning_workers.md.
 """
 
-import os
 import signal
 import time
+
+from joblib import cpu_count  # of a container: of the cores, those that it may use
 
 from train.store.database import StoreError
 from utils.console import say, warn
@@ -48,10 +49,27 @@ def work(num_threads: int, seen: set[str]) -> None:
         close_storage(storage)
 
 
+def wait_for_database() -> None:
+    """Return when the database can be used; SystemExit after BROKER_TIMEOUT seconds."""
+    from train.shared_study import close_storage, open_storage, reason
+
+    deadline, said = time.monotonic() + settings.broker_timeout, ""
+    while True:
+        try:
+            return close_storage(open_storage())
+        except Exception as error:  # of psycopg, SQLAlchemy or Optuna
+            text = reason(error)
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{text}; waited {settings.broker_timeout:g} s (BROKER_TIMEOUT)")
+        if said != (said := text):
+            warn(f"Waiting for the database: {text} ...")
+        time.sleep(POLL)
+
+
 def main() -> None:
     """Wait for searches, and take part in them, until Ctrl-C or SIGTERM."""
     parser = command_line(__doc__, "tools.tuning_worker")
-    cores = os.cpu_count() or 1
+    cores = cpu_count()
     parser.add_argument("--threads", type=int, default=cores, help=f"for LightGBM ({cores})")
     threads = parser.parse_args().threads
     if threads < 1:
@@ -66,6 +84,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Optuna gives the trial back
     said, seen = "", set()
     try:
+        wait_for_database()
         say("The worker waits for a search.", "bold")
         while True:
             try:

@@ -6,9 +6,9 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaError
 
-from train.store.database import StoreReplaced
+from train.store.database import StoreError, StoreReplaced
 from train.store.observations import Observations
-from utils.console import warn
+from utils.console import say, warn
 from utils.kafka_client.connection import is_reachable
 from utils.kafka_client.dead_letter_notice import DeadLetterNotice
 from utils.kafka_client.dead_letters import encode_letter
@@ -23,6 +23,7 @@ from utils.telemetry import telemetry
 Observed = tuple[str, bytes | None, float | None]  # request_id, data, outcome
 READS = (APP_MESSAGES, OUTCOMES_TOPIC, RETRAIN_TOPIC)
 WRITES = (RETRAIN_TOPIC, DEAD_LETTER_TOPIC)  # announcements are written by the trainer itself
+OVER_AFTER = 5.0  # seconds without an error
 RECOVERY_TIMEOUT = 60.0  # seconds of one error, while Kafka answers, until a restart
 # Counters of the store that are metrics too.
 SHOWN = (
@@ -56,6 +57,7 @@ class Ingest:
         self._stepped_at = self._reads_until = 0.0
         # The kind of the present error, when it began, and when the last error was.
         self._problem, self._problem_at, self._failed_at = "", 0.0, 0.0
+        self._went_on = False  # the last round of the trainer's loop has succeeded
 
     def step(self) -> None:
         """Poll once, and store what came and the positions behind it in one transaction.
@@ -63,6 +65,7 @@ class Ingest:
         KafkaError or StoreError if that fails; then call retry() before the next step().
         """
         health.beat(within=STUCK_AFTER)
+        self._note_recovery()
         if self._is_behind:
             self._reader.return_to(self._store.positions())
             self._is_behind = False
@@ -79,7 +82,14 @@ class Ingest:
 
         Work that needs the store is put off meanwhile: a publication that fails may take a minute.
         """
-        return time.monotonic() < self._reads_until
+        self._went_on = time.monotonic() >= self._reads_until
+        return not self._went_on
+
+    def _note_recovery(self) -> None:
+        """Say that a problem is over, once the trainer's loop has worked for some seconds."""
+        if self._problem and self._went_on and time.monotonic() > self._failed_at + OVER_AFTER:
+            self._problem = ""
+            say("The trainer works again.")
 
     def _note_counters(self) -> None:
         telemetry.trainer.observations = self._store.count()
@@ -93,15 +103,15 @@ class Ingest:
         answers restarts the process: a topic may have to be created again, for example. So does a
         store that was replaced: the positions of this process belong to another file.
         """
-        health.ready = False
+        health.ready = self._went_on = False
         telemetry.trainer.failures += 1
         if isinstance(error, StoreReplaced):
             restart_process(str(error))
         kind, now = type(error).__name__, time.monotonic()
         if kind != self._problem or now > self._failed_at + RECOVERY_TIMEOUT:
             self._problem, self._problem_at = kind, now
-            what = str(error) if kind in str(error) else f"{kind}: {error}"
-            warn(f"{what}. Trying again.")
+            is_sentence = kind in str(error) or isinstance(error, StoreError | StorageAway)
+            warn(f"{error if is_sentence else f'{kind}: {error}'}. Trying again.")
         elif not is_reachable():
             self._problem_at = now
         elif now > self._problem_at + RECOVERY_TIMEOUT and isinstance(error, KafkaError):

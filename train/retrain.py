@@ -8,7 +8,6 @@ them. When the trainer ends, so does the child: its standard input is closed, an
 folder and exits.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.console import drop_unwritable_output
+from utils.model_store.patience import patiently
 from utils.process import end_with_parent, return_freed_memory
 from utils.script import command_line
 from utils.settings import settings
@@ -52,7 +52,8 @@ def decide(registry: "Registry", champion: "Model", model: "Model", data: "Train
         why = f"not judged: model {champion.model_id} does not know the class {unlearned!r}"
         card.decision, card.why = "promoted", why
     elif Split.of(champion.card) == split:
-        anchor = load_anchor(registry, champion.card)
+        # An object store that is away for a moment must not cost the work of minutes.
+        anchor = patiently(lambda: load_anchor(registry, champion.card))
         if anchor and Split.of(anchor.card) != split:
             anchor = None
         verdict = judge(champion, model, data.judge, data.judge_groups, anchor)
@@ -70,6 +71,8 @@ def retrain(arguments: Namespace) -> None:
     from utils.model_store.model import load_champion, save
 
     # isort: split
+    from joblib import cpu_count  # of a container: of the cores, those that it may use
+
     from train.fit import fit_model
     from train.held_out import Split
     from train.reference import add_scores
@@ -83,7 +86,7 @@ def retrain(arguments: Namespace) -> None:
     registry = Registry()
     registry.exists()  # waits for an object store that is away
     replaces = registry.champion_id()  # may be None, or a model that does not load
-    champion, _ = load_champion(registry)
+    champion, _ = patiently(lambda: load_champion(registry))
     snapshot = read_snapshot(STORE, settings.train_window)
     say_what_is_filled(snapshot.filled)
     split = Split.after(champion.card)
@@ -100,7 +103,7 @@ def retrain(arguments: Namespace) -> None:
         timeout=arguments.timeout,
         known_points=champion_points(champion.card),
         trials_path=TRIALS,
-        num_threads=max((os.cpu_count() or 1) - 1, 1),  # one core is left for the predictor
+        num_threads=max(cpu_count() - 1, 1),  # one core is left for the predictor
         spark=arguments.spark,
         shared_rows=shared if settings.observations_url.get_secret_value() else None,
     )
@@ -134,10 +137,13 @@ def main() -> None:
     try:
         retrain(arguments)
     except (Exception, SystemExit) as error:
+        from train.store.database import StoreError
         from utils.datasets.base import DatasetError
+        from utils.model_store.storage import StorageAway
 
         reason = str(error)
-        if not isinstance(error, DatasetError | SystemExit):  # they say all
+        says_all = DatasetError | StoreError | StorageAway | SystemExit
+        if not isinstance(error, says_all):
             traceback.print_exc()
             reason = f"{type(error).__name__}: {reason}"
         (arguments.folder / ERROR).write_text(reason)

@@ -47,6 +47,8 @@ def run(main: Callable[[], None], restart: bool = False) -> None:
     except Refused as refused:
         raise SystemExit(printable(str(refused))) from None
     except (KafkaError, OSError) as error:
-        if restart and isinstance(error, RetriableError | ConnectionError):
+        # The client raises a plain KafkaError where the answer to a transaction's request is late.
+        is_late = type(error) is KafkaError
+        if restart and (is_late or isinstance(error, RetriableError | ConnectionError)):
             restart_process(f"{'Kafka: ' if isinstance(error, KafkaError) else ''}{error}")
         raise SystemExit(printable(f"{type(error).__name__}: {error}")) from None

@@ -174,7 +174,7 @@ def parse_options() -> argparse.Namespace:
     if not found and not options.dry_run:
         parser.error("--smtp: expected host:port")
     if found:
-        login = (os.environ.get(f"SMTP_{name}", "") for name in ("USERNAME", "PASSWORD"))
+        login = (os.environ.get(name, "") for name in ("SMTP_USERNAME", "SMTP_PASSWORD"))
         options.server = Server(found[1].strip("[]"), int(found[2]), *login)
     return options
 
