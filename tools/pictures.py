@@ -36,7 +36,7 @@ from utils.script import command_line, run
 
 PICTURES = ("page", "mlflow", "drift", "drift-recovery")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PAGE = {"viewport": {"width": 1500, "height": 1200}, "device_scale_factor": 0.7}
+PAGE = {"viewport": {"width": 1400, "height": 1200}, "device_scale_factor": 0.75}
 MLFLOW_PAGE = {"viewport": {"width": 1700, "height": 1300}}
 MARGIN = 8  # pixels above and below a part of the page
 ANSWERS = 190  # of 200 in a demo
