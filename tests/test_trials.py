@@ -481,7 +481,9 @@ def test_experiments_shows_what_both_optimizers_did(path, monkeypatch, capsys):
         experiment, data = optimizer.experiment_id[:8], optimizer.data_id[:8]
         row = rf"{optimizer.hyper} +{experiment} +{data} +2,000 +6 +0 +0\.\d{{4}}"
         assert len(re.findall(row, listed)) == 1
-    best = [json.loads(line) for line in shown(capsys, monkeypatch, path, "best").splitlines()]
+    said = shown(capsys, monkeypatch, path, "best")
+    assert '\n    "hyper": "optuna",\n' in said  # a person can read it
+    best = json.loads(said)
     assert {trial["hyper"]: trial["params"] for trial in best} == {
         "hyperopt": best_point(done[2]),
         "optuna": best_point(done[1]),
@@ -497,7 +499,7 @@ def test_experiments_shows_trials_from_before_losses_were_penalized(path, monkey
     trial = {"value": 0.28, "params": START, "distributions": distributions()}
     study.add_trial(optuna.trial.create_trial(**trial, user_attrs=measured))
     assert "0.2800" in shown(capsys, monkeypatch, path, "list")
-    assert json.loads(shown(capsys, monkeypatch, path, "best"))["loss"] == 0.28
+    assert json.loads(shown(capsys, monkeypatch, path, "best"))[0]["loss"] == 0.28
 
 
 def test_experiments_says_when_there_are_none(path, monkeypatch, capsys):

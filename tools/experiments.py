@@ -1,7 +1,7 @@
 """Shows what tuning has tried: all searches, and the best trial of each experiment.
 
     python -m tools.experiments list     # one line per study, the newest last
-    python -m tools.experiments best     # the best trial of each experiment, as JSON lines
+    python -m tools.experiments best     # the best trial of each experiment, as JSON
 
 A study holds the trials of one optimizer on the same data, with the same seed; losses can be
 compared within one study only. The best trial of an experiment is that of its newest study.
@@ -61,10 +61,15 @@ def _row(trials: list[dict]) -> tuple[str, ...]:
 
 
 def show_best(studies: list[list[dict]]) -> None:
-    """Print the best trial of each experiment's newest study, one JSON object per line."""
+    """Print the best trial of each experiment's newest study, as one list of JSON objects.
+
+    Without the description of its search, which has a hundred lines.
+    """
     newest = {(trials[0]["hyper"], trials[0]["experiment"]): trials for trials in studies}
-    for trials in newest.values():
-        print(json.dumps(best_of(trials)))
+    best = [best_of(trials) for trials in newest.values()]
+    for trial in best:
+        trial.pop("description", None)
+    print(json.dumps(best, indent=2))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Lists the models, shows their cards, and makes one of them the champion by hand.
 
-    python -m tools.models list          # all models; the champion has an asterisk
+    python -m tools.models list          # all models: * is the champion, anchor the best before it
     python -m tools.models show 3        # its card: data, parameters, figures, decision
     python -m tools.models promote 3     # every predictor changes to it within a second
     python -m tools.models sign          # sign all cards that are not signed with MODELS_KEY
@@ -24,19 +24,32 @@ from utils.settings import settings
 def show_list(registry: Registry) -> None:
     """Print one line for each model: its data, what it costs, and what the judge decided."""
     columns = "model", "created (UTC)", "rows", "trees", "us/row", "kB", "decision"
+    cards, problems = _read_cards(registry)
     champion = registry.champion_id()
-    rows = [
-        (f"{model_id}{' *' if model_id == champion else ''}", *_figures(registry, model_id))
-        for model_id in registry.ids()
-    ]
-    print_table(columns, rows)
+    marks = {champion: " *"}
+    if cards.get(champion):
+        marks.setdefault(cards[champion].anchor, " anchor")
+    rows = [(f"{each}{marks.get(each, '')}", *_figures(card)) for each, card in cards.items()]
+    print_table(columns, rows, box=None, pad_edge=False)
+    for problem in problems:
+        warn(problem)
 
 
-def _figures(registry: Registry, model_id: int) -> tuple[str, ...]:
-    try:
-        card = registry.card(model_id)
-    except ModelError as error:
-        return "", "", "", "", "", str(error)
+def _read_cards(registry: Registry) -> tuple[dict[int, Card | None], list[str]]:
+    """Return the card of each model, None for one that can't be read, and the reasons."""
+    cards, problems = {}, []
+    for model_id in registry.ids():
+        cards[model_id] = None
+        try:
+            cards[model_id] = registry.card(model_id)
+        except ModelError as error:
+            problems.append(str(error))
+    return cards, problems
+
+
+def _figures(card: Card | None) -> tuple[str, ...]:
+    if card is None:
+        return "", "", "", "", "", "not usable, see below"
     known = card.trees or card.file_bytes  # not in the cards of older versions
     return (
         card.created[:16].replace("T", " "),
@@ -74,7 +87,10 @@ def show(registry: Registry, model_id: int) -> None:
 
 
 def promote(registry: Registry, model_id: int) -> None:
-    """Make a model the champion and announce it to the predictors; SystemExit if it can't load."""
+    """Make a model the champion and announce it to the predictors; SystemExit if it can't load.
+
+    Waits for Kafka, as every script that starts does, but not for a model that can't be used.
+    """
     from kafka.errors import KafkaError
 
     from utils.kafka_client.sender import Sender
@@ -82,10 +98,14 @@ def promote(registry: Registry, model_id: int) -> None:
     from utils.model_store.announcements import announce
     from utils.model_store.model import load
 
+    try:
+        load(registry, model_id)
+    except ModelError as error:
+        raise SystemExit(f"Not promoted: {error}") from None
     prepare_topics(write=(RETRAIN_TOPIC,))
     with closing(Sender()) as sender, registry.locked() as champion:
         try:
-            card = load(registry, model_id).card
+            card = registry.card(model_id)  # it may have been deleted meanwhile
             card.anchor = None  # no earlier champion may undo the choice
             registry.write_card(card)
             registry.promote(model_id, champion)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+MOST_COLUMNS = 10_000  # of a table that is not printed on a terminal
 _console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
@@ -93,12 +94,20 @@ def status_line(seconds: float = 10) -> Iterator[Callable[[str], None]]:
 def print_table(
     columns: Iterable[str], rows: Iterable[Iterable[str]], title: str = "", **options
 ) -> None:
-    """Print a table; options are those of rich.table.Table."""
-    headers = (Column(_cell(name)) for name in columns)
+    """Print a table; options are those of rich.table.Table.
+
+    On a narrow terminal only its last column is wrapped. Elsewhere a row is one line, which other
+    programs can search.
+    """
+    names = [_cell(name) for name in columns]
+    headers = [Column(name, no_wrap=name is not names[-1]) for name in names]
     table = Table(*headers, title=_cell(title) if title else None, **options)
     for row in rows:
         table.add_row(*map(_cell, row))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = MOST_COLUMNS
+    console.print(table)
 
 
 def _cell(text: str) -> Text:
