@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import pytest
@@ -52,23 +53,34 @@ def test_every_file_that_is_named_exists(page, path):
     assert is_there or path in names_of_files()  # in the folder that the page is about
 
 
-@cache
-def help_of(*module: str) -> str:
-    command = [sys.executable, *module, "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0, shown.stderr
-    return shown.stdout
+COMMANDS = sorted(set(re.findall(r"(?<![\w-])python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS)))
 
 
-@pytest.mark.parametrize(
-    "command",
-    sorted(set(re.findall(r"python ((?:-m )?[\w./]+(?: --[a-z-]+ \S+)*)", DOCS))),
-)
-def test_every_python_command_exists_with_its_options(command):
+def program_of(command: str) -> tuple[str, ...]:
+    """Return the script, or -m and the module."""
     words = command.split()
-    shown = help_of(*words[: 2 if words[0] == "-m" else 1])
-    for option in (word for word in words if word.startswith("--")):
-        assert option in shown
+    return tuple(words[: 2 if words[0] == "-m" else 1])
+
+
+def run_help(program: tuple[str, ...]) -> subprocess.CompletedProcess:
+    command = [sys.executable, *program, "--help"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[tuple[str, ...], subprocess.CompletedProcess]:
+    """What --help of each program prints; most of the time goes into imports."""
+    programs = sorted({program_of(command) for command in COMMANDS})
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(programs, pool.map(run_help, programs), strict=True))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_python_command_exists_with_its_options(helps, command):
+    shown = helps[program_of(command)]
+    assert shown.returncode == 0, shown.stderr
+    for option in (word for word in command.split() if word.startswith("--")):
+        assert option in shown.stdout
 
 
 @pytest.mark.parametrize(("script", "budget"), BUDGETS.items())

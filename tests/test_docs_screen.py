@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,7 @@ def test_the_page_is_read():
     assert len(quotes()) > 100
 
 
+@cache
 def lacking() -> list[tuple[str, str]]:
     """Return what is printed and not on the page, with the name of its file."""
     return [
