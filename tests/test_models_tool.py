@@ -14,6 +14,7 @@ from tests.test_model_store import add_copy, cut
 from tools.local_kafka import free_port
 from utils.files import ROOT
 from utils.model_store.card import Card, Judgement
+from utils.model_store.model import load_champion
 from utils.model_store.registry import Registry
 
 
@@ -74,6 +75,25 @@ def test_a_model_that_can_not_be_used_is_refused_before_kafka_is_waited_for(mode
     ended = run(models, "promote", "3")
     refused = "Not promoted: model 3: model_3.p does not match the digest in its card\n"
     assert (ended.stdout, ended.stderr) == ("", refused)
+
+
+def test_an_archived_model_becomes_the_champion_again(pipeline):
+    folder = pipeline.folder / "models"
+    for model_id in (1, 2):
+        add_copy(folder, model_id)
+    Registry(folder).promote(2)
+    assert Registry(folder).prune(keep=0) == [0, 1]
+    pipeline.run("tools.models", "promote", "1")
+    champion, warnings = load_champion(Registry(folder))
+    assert (champion.model_id, warnings) == (1, [])
+
+
+def test_an_archived_model_that_is_damaged_is_refused(models):
+    Registry(models).prune(keep=0)
+    [content] = (models / "archive").glob("3-*.p.zst")
+    cut(content)
+    assert run(models, "promote", "3").stderr.startswith("Not promoted: model 3: 3-")
+    assert 3 not in Registry(models).ids()
 
 
 def test_the_page_about_models_explains_every_field_of_a_card():

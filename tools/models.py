@@ -5,8 +5,9 @@
     python -m tools.models promote 3     # every predictor changes to it within a second
     python -m tools.models sign          # sign all cards that are not signed with MODELS_KEY
 
-promote works with older models too: it is the way back. Before the first `sign`, look at the models
-(list, show): with MODELS_KEY set, what it signs can be loaded, and nothing else.
+promote works with older models too, archived ones among them: it is the way back. Before the first
+`sign`, look at the models (list, show): with MODELS_KEY set, what it signs can be loaded, and
+nothing else.
 """
 
 import json
@@ -16,7 +17,7 @@ from utils.console import print_table, say, warn
 from utils.datasets import dataset
 from utils.model_store.archive import Archive
 from utils.model_store.card import Card, encode_card
-from utils.model_store.registry import ChampionChanged, ModelError, Registry
+from utils.model_store.registry import ChampionChanged, ModelError, Registry, Seen
 from utils.script import command_line, run
 from utils.settings import settings
 
@@ -89,22 +90,23 @@ def show(registry: Registry, model_id: int) -> None:
 def promote(registry: Registry, model_id: int) -> None:
     """Make a model the champion and announce it to the predictors; SystemExit if it can't load.
 
-    Waits for Kafka, as every script that starts does, but not for a model that can't be used.
+    An archived model is put back first. Waits for Kafka, as every script that starts does, but not
+    for a model that can't be used.
     """
     from kafka.errors import KafkaError
 
     from utils.kafka_client.sender import Sender
     from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
     from utils.model_store.announcements import announce
-    from utils.model_store.model import load
 
     try:
-        load(registry, model_id)
+        model = _usable(registry, model_id)
     except ModelError as error:
         raise SystemExit(f"Not promoted: {error}") from None
     prepare_topics(write=(RETRAIN_TOPIC,))
     with closing(Sender()) as sender, registry.locked() as champion:
         try:
+            _put_back(registry, model_id, champion, model)
             card = registry.card(model_id)  # it may have been deleted meanwhile
             card.anchor = None  # no earlier champion may undo the choice
             registry.write_card(card)
@@ -117,6 +119,25 @@ def promote(registry: Registry, model_id: int) -> None:
             warn(f"Model {model_id} is the champion, but could not be announced: {error}")
             return
     say(f"Model {model_id} is the champion, and announced to the predictors.", "bold green")
+
+
+def _usable(registry: Registry, model_id: int) -> tuple[Card, bytes]:
+    """Return a model, or else the one that was archived last; ModelError if it can't be used."""
+    from utils.model_store.model import decode
+
+    archive, is_there = Archive(registry.place), model_id in registry.ids()
+    cards = [registry.card(model_id)] if is_there else [*archive.cards(model_id)]
+    if not cards:
+        raise ModelError(f"model {model_id}: its card in the archive can't be read")
+    content = (registry if is_there else archive).content(cards[-1])
+    decode(cards[-1], content)
+    return cards[-1], content
+
+
+def _put_back(registry: Registry, model_id: int, seen: Seen, model: tuple[Card, bytes]) -> None:
+    """Publish an archived model again, unless it is being deleted."""
+    if model_id not in (*registry.ids(), *seen.champion.deleting):
+        registry.publish(*model)
 
 
 def sign(registry: Registry) -> None:
@@ -161,8 +182,7 @@ def main() -> None:
         return show_list(registry)
     if arguments.command == "sign":
         return sign(registry)
-    known = [*registry.ids(), *Archive(registry.place).ids()]
-    if arguments.model_id not in (registry.ids() if arguments.command == "promote" else known):
+    if arguments.model_id not in [*registry.ids(), *Archive(registry.place).ids()]:
         raise SystemExit(f"There is no model {arguments.model_id}: see list")
     if arguments.command == "promote":
         return promote(registry, arguments.model_id)
