@@ -47,7 +47,7 @@ def test_a_picture_ends_where_the_curves_do(tmp_path):
         show(tab, page.address, "body:not(.stale)")
         save(tab, tmp_path / "whole.png")
         save(tab, tmp_path / "part.png", "header", "#curves")
-    whole, part = (Image.open(tmp_path / f"{name}.png") for name in ("whole", "part"))
-    assert part.mode == "P"
-    assert part.width == whole.width == 1050
-    assert part.width / 2 < part.height < whole.height
+    with Image.open(tmp_path / "whole.png") as whole, Image.open(tmp_path / "part.png") as part:
+        assert part.mode == "P"
+        assert part.width == whole.width == 1050
+        assert part.width / 2 < part.height < whole.height

@@ -36,13 +36,13 @@ from utils.script import command_line, run
 
 PICTURES = ("page", "mlflow", "drift", "drift-recovery")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-PAGE = {"viewport": {"width": 1500, "height": 1200}, "device_scale_factor": 0.7}
+PAGE = {"viewport": {"width": 1400, "height": 1200}, "device_scale_factor": 0.75}
 MLFLOW_PAGE = {"viewport": {"width": 1700, "height": 1300}}
 MARGIN = 8  # pixels above and below a part of the page
 ANSWERS = 190  # of 200 in a demo
 OUTCOMES = 250  # of a new model: enough for a curve
 TIMEOUT = 1_800  # seconds for a run
-LOADED = "Registered models"  # the last words that MLflow shows of a training
+LOADED = ("learning_curve", "learning_rate", "Registered models")  # what MLflow has to show
 
 
 class Source:
@@ -113,10 +113,11 @@ def save(tab, path: Path, begin: str = "body", end: str = "body") -> None:
     say(f"Wrote {path}.", "bold")
 
 
-def show(tab, address: str, until_seen: str) -> None:
-    """Open a page, and return when it shows this element."""
+def show(tab, address: str, *until_seen: str) -> None:
+    """Open a page, and return when it shows these elements."""
     tab.goto(address)
-    tab.locator(until_seen).first.wait_for()
+    for selector in until_seen:
+        tab.locator(selector).first.wait_for()
 
 
 def of_demo(open_tab: Callable, chosen: Namespace) -> None:
@@ -166,8 +167,7 @@ def of_mlflow(open_tab: Callable, store: Path, path: Path) -> None:
     with started(*server, *address, port=port, environment=quiet) as (source, _):
         tab = open_tab(MLFLOW_PAGE)
         page = f"{source.address}/#/experiments/{experiment}/runs/{run_id}"
-        show(tab, page, f"text={LOADED}")
-        tab.wait_for_load_state("networkidle")
+        show(tab, page, *(f"text={each}" for each in LOADED))
         save(tab, path)
 
 
