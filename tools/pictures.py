@@ -42,6 +42,8 @@ MARGIN = 8  # pixels above and below a part of the page
 ANSWERS = 190  # of 200 in a demo
 OUTCOMES = 250  # of a new model: enough for a curve
 TIMEOUT = 1_800  # seconds for a run
+OF_TRAINING = "workflowType=machine_learning"  # else it shows what it has for language models
+CLOSE_ASSISTANT = '[data-component-id="mlflow.assistant.chat_panel.close"]'
 LOADED = ("learning_curve", "learning_rate", "Registered models")  # what MLflow has to show
 
 
@@ -167,7 +169,9 @@ def of_mlflow(open_tab: Callable, store: Path, path: Path) -> None:
     with started(*server, *address, port=port, environment=quiet) as (source, _):
         tab = open_tab(MLFLOW_PAGE)
         page = f"{source.address}/#/experiments/{experiment}/runs/{run_id}"
-        show(tab, page, *(f"text={each}" for each in LOADED))
+        show(tab, f"{page}?{OF_TRAINING}", *(f"text={each}" for each in LOADED))
+        if (assistant := tab.locator(CLOSE_ASSISTANT)).count():
+            assistant.first.click()
         save(tab, path)
 
 
