@@ -23,7 +23,8 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -61,11 +62,16 @@ class Source:
 
     def wait_for(self, seen: Callable[[dict], bool]) -> None:
         """Return when the monitor's snapshot is as wanted; SystemExit if the program has ended."""
-        self._wait_until(lambda: seen(self._snapshot()))
+        self._wait_until(lambda: bool(found := self._snapshot()) and seen(found))
 
     def _snapshot(self) -> dict:
-        with urlopen(f"{self.address}/snapshot.json", timeout=10) as answer:  # noqa: S310 (http)
+        """Return the monitor's snapshot; {} while it does not answer, at its end for example."""
+        with (
+            suppress(OSError, HTTPException),
+            urlopen(f"{self.address}/snapshot.json", timeout=10) as answer,  # noqa: S310 (http)
+        ):
             return json.load(answer)
+        return {}
 
     def _has_ended(self) -> bool:
         return self._process.poll() is not None
