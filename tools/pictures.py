@@ -119,7 +119,9 @@ def save(tab, path: Path, begin: str = "body", end: str = "body") -> None:
     clip = {"x": 0, "y": max(top - MARGIN, 0), "width": tab.viewport_size["width"]}
     clip["height"] = last["y"] + last["height"] + MARGIN - clip["y"]
     shot = tab.screenshot(full_page=True, clip=clip)
-    Image.open(io.BytesIO(shot)).convert("RGB").quantize(256).save(path, optimize=True)
+    # MAXCOVERAGE keeps the few pixels of a color that is nowhere else, such as those of a sign.
+    colors = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    colors.save(path, optimize=True)
     say(f"Wrote {path}.", "bold")
 
 
