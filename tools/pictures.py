@@ -17,6 +17,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -220,6 +221,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PICTURES, default=PICTURES, metavar="PICTURE")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder (docs/)")
     chosen = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # both clean up as Ctrl-C does
+        signal.signal(number, signal.default_int_handler)
     with browser() as open_tab:
         if {"page", "mlflow"} & set(chosen.only):
             of_demo(open_tab, chosen)
