@@ -221,9 +221,9 @@ def main() -> None:
                     pipeline.create_topic(topic, PARTITIONS, **appended)
                 script = pipeline.start_and_wait(options.predictor, until=" answers with model ")
                 measure(cluster, pipeline, options.faults, table)
+                print(script.log.read_text())
             finally:
                 pipeline.stop_all()
-                print(script.log.read_text())
     Console().print(table)
 
 

@@ -3,7 +3,7 @@
 import time
 
 LOOK_EVERY = 1.0  # seconds
-LOOK_AT_LEAST_EVERY = 5.0
+LOOK_AT_LEAST_EVERY = 4.0  # with a poll, less than what the page takes for stale (app.js)
 LARGEST_SHARE = 1 / 20  # of a core: the rest is for reading, or the monitor falls behind
 
 

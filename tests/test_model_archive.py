@@ -88,6 +88,7 @@ def test_two_models_of_one_id_are_both_kept(folder):
     Registry(folder).prune(keep=3)
     assert archived(folder) == [1, 1]
     assert len({card.digest for card in Archive(folder).cards(1)}) == 2
+    assert [card.model_id for card in Archive(folder).cards(1, 7)] == [1, 1]
 
 
 class Killed(BaseException):

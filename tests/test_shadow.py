@@ -20,7 +20,7 @@ from monitoring.figures import shadow as figures
 from monitoring.figures import table
 from tests.harness.brokers import QUICK, initialize
 from tests.harness.pipeline import Pipeline
-from tools.shadow import find_model
+from tools.shadow import _answering, champion, find_model
 from utils.datasets import dataset
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 from utils.model_store import registry
@@ -212,6 +212,13 @@ def test_an_archived_model_and_one_elsewhere_are_found(first_model, models):
     Archive(models).add(card, elsewhere.content(card))
     for text in ("0", str(first_model / "models" / "model_0.p")):
         assert find_model(text).card.digest == card.digest
+
+
+def test_a_model_that_was_away_is_found_once_it_is_back(first_model, models):
+    assert champion(0) is None
+    shutil.copytree(first_model / "models", models, dirs_exist_ok=True)
+    assert champion(0).model_id == 0
+    _answering.cache_clear()
 
 
 # Many requests, late outcomes

@@ -209,6 +209,7 @@ def slowly(test):
 @slowly
 def test_two_workers_take_part_in_a_search_and_end_by_a_signal(site):
     workers = [site.worker(name) for name in ("first", "second")]
+    assert all(os.getpriority(os.PRIO_PROCESS, each.pid) > 0 for each in workers)
     site.check_result(site.training())
     for name, worker in zip(("first", "second"), workers, strict=True):
         site.takes_part(name)

@@ -108,9 +108,9 @@ def promote(registry: Registry, model_id: int) -> None:
         try:
             _put_back(registry, model_id, champion, model)
             card = registry.card(model_id)  # it may have been deleted meanwhile
+            registry.promote(model_id, champion)
             card.anchor = None  # no earlier champion may undo the choice
             registry.write_card(card)
-            registry.promote(model_id, champion)
         except (ModelError, ChampionChanged) as error:
             raise SystemExit(f"Not promoted: {error}") from None
         try:

@@ -41,7 +41,11 @@ MLFLOW_PAGE = {"viewport": {"width": 1700, "height": 1300}}
 MARGIN = 8  # pixels above and below a part of the page
 ANSWERS = 190  # of 200 in a demo
 OUTCOMES = 250  # of a new model: enough for a curve
+# At full rate all requests may be answered before the model that has learned from them is there.
+SLOWER = ("--requests", "24000", "--interval", "0.01")
 TIMEOUT = 1_800  # seconds for a run
+OF_TRAINING = "workflowType=machine_learning"  # else it shows what it has for language models
+CLOSE_ASSISTANT = '[data-component-id="mlflow.assistant.chat_panel.close"]'
 LOADED = ("learning_curve", "learning_rate", "Registered models")  # what MLflow has to show
 
 
@@ -167,14 +171,16 @@ def of_mlflow(open_tab: Callable, store: Path, path: Path) -> None:
     with started(*server, *address, port=port, environment=quiet) as (source, _):
         tab = open_tab(MLFLOW_PAGE)
         page = f"{source.address}/#/experiments/{experiment}/runs/{run_id}"
-        show(tab, page, *(f"text={each}" for each in LOADED))
+        show(tab, f"{page}?{OF_TRAINING}", *(f"text={each}" for each in LOADED))
+        if (assistant := tab.locator(CLOSE_ASSISTANT)).count():
+            assistant.first.click()
         save(tab, path)
 
 
 def of_drift(open_tab: Callable, chosen: Namespace) -> None:
     """Run a drift; make the pictures of the page while it is bad, and when it is good again."""
     port = free_port()
-    drift = (sys.executable, "-m", "bench.drift")
+    drift = (sys.executable, "-m", "bench.drift", *SLOWER)
     own = {"MONITOR_PORT": str(port), "DATASET": "adult"}
     with started(*drift, port=port, environment=own) as (source, _):
         tab = open_tab(PAGE)

@@ -15,6 +15,7 @@ instead; the candidate may have been trained on these requests, and then seems t
 
 import os
 import re
+import sqlite3
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from kafka.errors import KafkaError
 from rich.console import Console
 from rich.live import Live
 
+from monitoring.figures.database import Damaged
 from monitoring.figures.shadow import Shadow
 from tools.shadow_result import Result, result_of, view
 from utils.console import say, speak_on_stderr, warn
@@ -40,7 +42,7 @@ from utils.process import collect_garbage_rarely, lower_priority, stop_on_signal
 from utils.script import command_line, run
 
 READS = (APP_MESSAGES, OUTCOMES_TOPIC)
-REST = 20  # times as long as the figures took to compute, until they are computed again
+TIMES_THE_COST = 20  # the pause after the figures were computed
 
 
 def find_model(text: str) -> Model:
@@ -61,11 +63,13 @@ def find_model(text: str) -> Model:
     return decode(archived[-1], archive.content(archived[-1]))
 
 
-@lru_cache(2)
+_answering = lru_cache(2)(find_model)
+
+
 def champion(model_id: int) -> Model | None:
-    """Return a model that has answered, None if it can't be loaded any more."""
+    """Return a model that has answered, None if it can't be loaded now."""
     try:
-        return find_model(str(model_id))
+        return _answering(str(model_id))
     except (ModelError, OSError):  # or its store is away
         return None
 
@@ -131,10 +135,13 @@ def follow(following: Following, chosen: Namespace, show: Callable[[Result], Non
     """Follow the topics until a limit is reached, or Ctrl-C; show the result now and then."""
     due = 0.0
     while not stopping() and not following.is_enough(chosen):
-        following.step()
+        try:
+            following.step()
+        except (sqlite3.OperationalError, Damaged) as error:
+            return warn(f"The temporary folder can't be used ({error}): the comparison ends here.")
         if show and (began := time.monotonic()) >= due:
             show(following.result())
-            due = time.monotonic() + max(REST * (time.monotonic() - began), 1)
+            due = time.monotonic() + max(TIMES_THE_COST * (time.monotonic() - began), 1)
 
 
 @contextmanager

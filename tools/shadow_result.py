@@ -113,6 +113,8 @@ def _judge(result: Result, rows: np.ndarray, cost: float) -> None:
     finding = decide([comparison], margin)
     result.decision = "promoted" if finding in PROMOTED else "rejected"
     result.why = explain(finding, [comparison], groups, margin, "observations")
+    if math.isnan(cost):
+        result.why += f"; its cost is not compared, as model {result.given.models[-1]} is away"
 
 
 def _named(models: list[int]) -> str:

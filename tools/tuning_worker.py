@@ -9,6 +9,7 @@ Ctrl-C or SIGTERM gives its trial back at once, and another process takes it; af
 happens 20 seconds later. See docs/tuning_workers.md.
 """
 
+import os
 import signal
 import time
 
@@ -17,6 +18,7 @@ from joblib import cpu_count  # of a container: of the cores, those that it may 
 from train.store.database import StoreError
 from utils.console import say, warn
 from utils.datasets.base import DatasetError
+from utils.process import lower_priority
 from utils.script import command_line, run
 from utils.settings import settings
 
@@ -26,7 +28,7 @@ POLL = 1  # seconds between two looks for a search, or for a database that is aw
 def work(num_threads: int, seen: set[str]) -> None:
     """Take part in one search after another; ends by an error of the database.
 
-    seen : the studies that this worker is done with; it adds those that it begins.
+    seen : the studies that this worker is done with; it adds to them.
     """
     from train.shared_study import close_storage, open_storage
     from train.shared_worker import NotTheSame, open_search, take_part
@@ -38,13 +40,13 @@ def work(num_threads: int, seen: set[str]) -> None:
             if study is None:
                 time.sleep(POLL)
                 continue
-            seen.add(study.study_name)
             try:
                 say(f"Done: {take_part(study, num_threads)} trials.")
             except KeyError:  # the training process has deleted the study
                 say("Done: the search has ended.")
             except (NotTheSame, StoreError, DatasetError) as error:
                 warn(f"Not taking part in this search: {error}")
+            seen.add(study.study_name)  # not after an error of the database: then it goes on
     finally:
         close_storage(storage)
 
@@ -81,6 +83,7 @@ def main() -> None:
     except ImportError:
         needs = "it needs psycopg: pip install -r requirements-cluster.txt"
         raise SystemExit(f"OBSERVATIONS_URL: {needs}") from None
+    lower_priority(os.getpid())  # predictors on this host come first
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Optuna gives the trial back
     said, seen = "", set()
     try:

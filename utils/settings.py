@@ -102,7 +102,7 @@ _ONLY_WITH = {
 
 
 class Settings(BaseSettings):
-    """The settings, named as the environment variables in capitals; see the README's table."""
+    """The settings, named as the environment variables in capitals; see docs/settings.md."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True, frozen=True, validate_default=True, hide_input_in_errors=True
@@ -220,7 +220,9 @@ class Settings(BaseSettings):
         "installed; none: the monitor logs nothing",
     )
     broker_timeout: float = Field(
-        60, gt=0, description="seconds that a starting script waits for Kafka"
+        60,
+        gt=0,
+        description="seconds that a starting script waits for Kafka, PostgreSQL or an object store",
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT",

@@ -127,7 +127,8 @@ def index_of(messages: list[tuple]) -> tuple[int, bytes]:
     for *_, value in messages:
         head = _head(value)
         requests += head.data is not msgspec.UNSET
-        ids.add(head.request_id) if type(head.request_id) is str else None
+        if type(head.request_id) is str:
+            ids.add(head.request_id)
     return requests, hashes_of(ids).tobytes()
 
 

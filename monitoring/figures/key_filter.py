@@ -6,9 +6,8 @@ errors, CACM 1970). Keys are hashes themselves, so the hash of a key is its firs
 
 import numpy as np
 
-_BYTES = (
-    2**23
-)  # of bits: of five million keys that are not there, it says of one in 14 that it may be
+# Of five million keys that are not there, it then says of one in 14 that it may be.
+_BYTES = 2**23
 _SHIFT = np.uint32(6)  # 32 - log2(8 * _BYTES)
 
 

@@ -74,9 +74,9 @@ class Models:
         archive = Archive(self._registry.place)
         if self._searched == (search := (archive.storage.state(), deleted)):
             return
-        found = {each: list(archive.cards(each)) for each in deleted}
-        # The last one: after `make clean`, ids are given out again.
-        self._archived = {each: cards[-1] for each, cards in found.items() if cards}
+        found = archive.cards(*deleted) if deleted else ()
+        # The last one counts: after `make clean`, ids are given out again.
+        self._archived = {card.model_id: card for card in found}
         self._searched = search
 
     def _read(self, model_id: int, mark: object) -> tuple[object, Card | None]:

@@ -3,7 +3,7 @@
 New rows are written in generations, each of which is one range of a B-tree: so rows with random
 keys are appended, where one B-tree of all keys would touch a page for each row. In memory are, of
 each generation, the upper halves of its keys, sorted (4 bytes a row): they tell which generation to
-ask. A wrong hit costs one query, and one of 30,000 keys has one.
+ask. A wrong hit costs one query, and at most one of 800 keys has one.
 """
 
 import math

@@ -216,6 +216,7 @@ def main() -> int:
     parser.add_argument("--former", help="a commit whose code is mixed with this one")
     options = parser.parse_args()
     enter_network("tests.chaos.hosts")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     folder = Path(tempfile.mkdtemp(prefix="hosts-"))
     former = checkout(options.former, folder / "former") if options.former else None
     initialize(folder, *QUICK, project=former or ROOT)

@@ -35,6 +35,9 @@ class ObjectStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ports = {name: local_kafka.free_port() for name in (*PORTS, *map(_grpc, PORTS))}
+        # Their paths may have at most 107 bytes, and those of folders of tests are long.
+        sockets = f"/tmp/object-store-{self._ports['s3']}"  # noqa: S108
+        self._sockets = {name: f"{sockets}-{name}.sock" for name in ("filer", "s3")}
         self.address = f"127.0.0.1:{self._ports['s3']}"
         self.environment = LOGIN | {"AWS_ENDPOINT_URL": f"http://{self.address}"}
 
@@ -45,9 +48,7 @@ class ObjectStore:
         options = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self._folder / 'store'}"]
         options += ["-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=20"]
         options += ["-filer", "-s3", "-s3.iam=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        # Sockets have paths of at most 107 bytes, and those of folders of tests are long.
-        sockets = f"/tmp/object-store-{self._ports['s3']}"  # noqa: S108
-        options += [f"-{name}.localSocket={sockets}-{name}.sock" for name in ("filer", "s3")]
+        options += [f"-{name}.localSocket={path}" for name, path in self._sockets.items()]
         options += [f"-{name}.port={self._ports[name]}" for name in PORTS]
         options += [f"-{name}.port.grpc={self._ports[_grpc(name)]}" for name in PORTS]
         with open(self._folder / "weed.log", "ab") as log:
@@ -80,6 +81,8 @@ class ObjectStore:
         """End it, as kill -9 does."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        for path in self._sockets.values():
+            Path(path).unlink(missing_ok=True)
 
 
 def _grpc(name: str) -> str:

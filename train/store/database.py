@@ -8,6 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 MOVE_AWAY = "move it away: the trainer then makes a new one, and reads again what Kafka still has"
+OTHER_VERSION = (
+    "it was made by another version of this program: install that one, or delete it with make clean"
+)
 LOCK_TIMEOUT = 60  # seconds; another process may be upgrading the file
 CACHE = 32_000  # kB of pages in memory: random keys would otherwise be read and written again
 MOST_PARAMETERS = 1_000  # of a statement; SQLite allows 32,766
@@ -81,8 +84,7 @@ class Database:
             [(tables, found)] = self.query(both)
             if tables and found != version:
                 if found not in upgrades:
-                    problem = "it was made by another version of this program"
-                    raise StoreError(f"{self._path}: {problem}: delete it with make clean")
+                    raise StoreError(f"{self._path}: {OTHER_VERSION}")
                 upgrades[found](self)
             self.execute_script(f"{schema}; PRAGMA user_version = {version}")
         if self.query("PRAGMA auto_vacuum")[0][0] == 0:  # a file of an earlier version

@@ -19,7 +19,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from train.store.database import StoreError, StoreReplaced, StoreUnreachable
+from train.store.database import OTHER_VERSION, StoreError, StoreReplaced, StoreUnreachable
 from train.store.place import Server
 from train.store.postgres_connection import Connection, connect, quoted
 
@@ -155,8 +155,7 @@ class Postgres:
     def _upgrade(self, version: int, upgrades: Mapping) -> None:
         [(found,)] = self.query("SELECT value FROM counters WHERE name = 'schema_version'")
         if found != version and found not in upgrades:
-            problem = "it was made by another version of this program"
-            raise StoreError(f"{self._server}: {problem}: delete it with make clean")
+            raise StoreError(f"{self._server}: {OTHER_VERSION}")
         if found != version:
             upgrades[found](self)
 

@@ -23,7 +23,8 @@ _HEADER = 100  # bytes; a tuple, a name and a value
 class LimitedFetcher(Fetcher):
     """Returns records until they take MAX_BYTES; the rest follows with the next poll().
 
-    Invariant: in memory are at most MAX_BYTES of records, one more record, and one batch.
+    Invariant: in memory are at most MAX_BYTES of records, one more record, and one batch, which may
+    be decoded in part.
     """
 
     _room = MAX_BYTES

@@ -43,13 +43,14 @@ class Archive:
         """Write or replace the card of a model; OSError."""
         self.storage.write(f"{_stem(card)}.json", seal(card))
 
-    def cards(self, model_id: int | None = None, verify: bool = True) -> Iterator[Card]:
-        """Yield the cards of all models, or of those with this id, the first archived one first.
+    def cards(self, *model_ids: int, verify: bool = True) -> Iterator[Card]:
+        """Yield the cards of all models, or of those with these ids, the first archived one first.
 
         Cards that can't be read, or are not to be trusted, are left out. verify : as unseal().
         """
+        chosen = {str(each) for each in model_ids}
         for name in _cards(self.storage.list()):
-            if model_id is None or name.startswith(f"{model_id}-"):
+            if not chosen or name.partition("-")[0] in chosen:
                 card = self._card(name, verify)
                 if card is not None and name == f"{_stem(card)}.json":
                     yield card
