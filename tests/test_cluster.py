@@ -1,19 +1,24 @@
 """Three brokers: how topics are made there, and that no answer is lost or doubled with a broker."""
 
 import itertools
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import InvalidReplicationFactorError
 
-from tests.harness.brokers import running_cluster
+from tests.harness.brokers import Cluster, running_cluster
 from tests.harness.pipeline import Pipeline, wait_until
 from tools import local_kafka
 from tools.kafka_install import BrokerError
@@ -147,6 +152,43 @@ def test_topics_get_three_copies_also_while_a_broker_is_away(cluster, monkeypatc
         warn_of_few_copies(admin, admin.describe_topics(["whole", "poor"]))
     said = " ".join(capsys.readouterr().out.split())
     assert "These topics have fewer than 3 copies: poor (1). What is on one broker" in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_script_that_starts_with_the_brokers_waits_for_all_three(tmp_path):
+    """One of them starts late: it would get no copies, and the topic could be lost with another."""
+    late, log = Cluster(tmp_path), tmp_path / "script.log"
+    starting = threading.Thread(target=late.start)
+    with ended_script("examples.count_answers", late.host, log) as script:
+        try:
+            starting.start()
+            wait_until(lambda: late.nodes[3].pid, 120, "the process of broker 3")
+            late.send(3, signal.SIGSTOP)
+            wait_until(lambda: "Waiting until Kafka knows 3 brokers" in log.read_text(), 120)
+            late.send(3, signal.SIGCONT)
+            assert script.wait(120) == 0, log.read_text()
+            with closing(KafkaAdminClient(bootstrap_servers=late.host)) as admin:
+                assert describe(admin, "app_messages") == ({3}, "2")
+        finally:
+            late.send(3, signal.SIGCONT)
+            starting.join()
+            late.stop()
+    assert "fewer than" not in log.read_text()
+
+
+@contextmanager
+def ended_script(module: str, host: str, log: Path) -> Iterator[subprocess.Popen]:
+    """A script that runs, and is killed at the end if it still does."""
+    environment = os.environ | {"KAFKA_HOST": host, "BROKER_TIMEOUT": "180"}
+    with open(log, "wb") as file:
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        script = subprocess.Popen([sys.executable, "-m", module], env=environment, **output)
+        try:
+            yield script
+        finally:
+            script.kill()
+            script.wait()
 
 
 @pytest.mark.slow

@@ -263,6 +263,35 @@ def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
     assert no_broker(pid)
 
 
+def test_an_interrupted_first_start_leaves_one_cluster(monkeypatch, tmp_path):
+    """The nodes that are formatted later get the id of the first one."""
+    host, home, folder = (
+        f"localhost:{local_kafka.free_port()}",
+        tmp_path / "home",
+        tmp_path / "kafka",
+    )
+    monkeypatch.setenv("KAFKA_HOME", str(home))
+    executable(home / "bin" / "kafka-server-start.sh", "exit 1")
+    for formats, problem in [("node-1", "no room for node-2"), ("node-", "exited while starting")]:
+        executable(home / "bin" / "kafka-storage.sh", formatter(formats))
+        with pytest.raises(BrokerError, match=problem):
+            local_kafka.start(host, folder, brokers=3)
+    ids = {node.cluster for node in local_kafka._cluster(folder)}
+    assert len(ids) == 1
+    assert ids != {""}
+
+
+def formatter(of: str) -> str:
+    """kafka-storage that makes a new id each time, and formats only nodes with these names."""
+    return f"""
+        [ "$1" = random-uuid ] && echo "cluster-$$" && exit  # the shell's pid
+        node=${{3%/server.properties}}
+        case $node in
+            */{of}*) mkdir "$node/data" && echo "cluster.id=$5" >"$node/data/meta.properties" ;;
+            *) echo "error: no room for ${{node##*/}}" >&2; exit 1 ;;
+        esac"""
+
+
 @pytest.mark.parametrize("proc", [Path("/proc"), Path("/no/proc/as/on/a/Mac")])
 def test_a_stale_pid_file_harms_nobody(proc, monkeypatch, tmp_path):
     monkeypatch.setattr(kafka_node, "PROC", proc)

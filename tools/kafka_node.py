@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tools.kafka_install import BrokerError, Kafka, run
-from tools.kafka_probe import address, is_kafka, until
+from tools.kafka_probe import address, count_brokers, is_kafka, until
 
 STOP_TIMEOUT = 20.0  # seconds for a broker to stop after SIGTERM, before it is killed
 PROC = Path("/proc")
@@ -52,6 +52,7 @@ class Node:
     def __init__(self, folder: Path, number: int = 1) -> None:
         self.folder, self.number = folder, number
         self._properties = folder / "server.properties"
+        self._meta = folder / "data" / "meta.properties"  # Kafka writes it last as it formats
 
     @property
     def pid(self) -> int | None:
@@ -70,12 +71,13 @@ class Node:
     @property
     def host(self) -> str:
         """The "name:port" of its first listener, as it was configured; empty if it was not."""
-        first = self._property("advertised.listeners").partition(",")[0]
+        first = _property(self._properties, "advertised.listeners").partition(",")[0]
         return first.partition("://")[2]
 
-    def _property(self, name: str) -> str:
-        text = self._properties.read_text() if self._properties.exists() else ""
-        return f"\n{text}".partition(f"\n{name}=")[2].partition("\n")[0]
+    @property
+    def cluster(self) -> str:
+        """The id of the cluster that its data is of; empty before they are formatted."""
+        return _property(self._meta, "cluster.id")
 
     def configure(
         self, host: str, controllers: Mapping[int, int], extra: Mapping[str, str]
@@ -103,9 +105,9 @@ class Node:
     def launch(self, kafka: Kafka, cluster: str) -> None:
         """Start it in a session of its own, so that it outlives this terminal.
 
-        Its data are formatted first, unless they are: Kafka writes meta.properties last.
+        cluster : the id with which its data are formatted first, unless they are.
         """
-        if not (self.folder / "data" / "meta.properties").exists():
+        if not self._meta.exists():
             config = ["--config", str(self._properties)]
             command = [*kafka.storage, "format", *config, "--cluster-id", cluster]
             run(command, kafka.env, self.folder)
@@ -149,6 +151,20 @@ def stop_all(nodes: list[Node]) -> list[int]:
     return pids
 
 
+def wait_for_all(nodes: list[Node], name: str, timeout: float) -> None:
+    """Return when all nodes answer, and each of them knows that all take part.
+
+    BrokerError if they do not. name : of the Kafka that they run. Until a node takes part, topics
+    can be created as if it did not exist.
+    """
+    for node in nodes:
+        node.wait(name, timeout)
+    if len(nodes) == 1:
+        return
+    if not until(lambda: all(count_brokers(n.host) == len(nodes) for n in nodes), timeout):
+        raise BrokerError(f"{name}: {len(nodes)} brokers answer, but do not find each other")
+
+
 def command_of(pid: int) -> str:
     """Return the command line of a process; empty if it has ended."""
     if PROC.is_dir():  # Linux; a small container has no ps
@@ -157,6 +173,11 @@ def command_of(pid: int) -> str:
         return ""
     ps = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
     return os.fsdecode(subprocess.run(ps, capture_output=True).stdout)
+
+
+def _property(file: Path, name: str) -> str:
+    text = file.read_text() if file.exists() else ""
+    return f"\n{text}".partition(f"\n{name}=")[2].partition("\n")[0]
 
 
 def _exists(pid: int) -> bool:

@@ -10,14 +10,21 @@ from contextlib import suppress
 from tools.kafka_install import BrokerError
 
 CORRELATION = 431  # any number; the response must repeat it
-# A complete ApiVersions request: size, API key 18, version 0, correlation id, no client id.
+# Complete requests: size, API key, version, correlation id, no client id, and what they ask for.
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, CORRELATION, -1)
+METADATA = struct.pack(">ihhihib", 15, 3, 4, CORRELATION, -1, 0, 0)  # of no topics
 _PORTS = range(20_000, 30_000)
 
 
 def is_kafka(host: str, timeout: float = 5) -> bool:
     """Return True if a Kafka at host ("name:port", or several, with commas) answers ApiVersions."""
     return any(_answers(address(one), timeout) for one in host.split(","))
+
+
+def count_brokers(host: str, timeout: float = 5) -> int:
+    """Return how many brokers take part, as the one at host ("name:port") knows; 0: no answer."""
+    answer = _ask(address(host), METADATA, 16, timeout)  # the delay, the number of brokers
+    return struct.unpack_from(">i", answer, 12)[0] if len(answer) == 16 else 0
 
 
 def listens(host: str) -> bool:
@@ -81,11 +88,17 @@ def until(condition: Callable, timeout: float) -> object:
 
 
 def _answers(where: tuple[str, int], timeout: float) -> bool:
+    answer = _ask(where, API_VERSIONS, 10, timeout)
+    return answer[8:] == b"\0\0"  # no error
+
+
+def _ask(where: tuple[str, int], request: bytes, length: int, timeout: float) -> bytes:
+    """Return the first bytes of the response, from its size on; nothing if there is none."""
     try:
         with socket.create_connection(where, timeout) as connection:
-            connection.sendall(API_VERSIONS)
+            connection.sendall(request)
             with connection.makefile("rb") as stream:
-                answer = stream.read(10)  # size, correlation, error code
+                answer = stream.read(length)
     except OSError:
-        return False
-    return answer[4:] == struct.pack(">ih", CORRELATION, 0)
+        return b""
+    return answer if answer[4:8] == struct.pack(">i", CORRELATION) else b""

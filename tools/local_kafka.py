@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.kafka_install import FOLDER, BrokerError, find_java, usable_kafka
-from tools.kafka_node import Node, stop_all
+from tools.kafka_node import Node, stop_all, wait_for_all
 from tools.kafka_probe import (
     address,
     free_port,
@@ -48,9 +48,10 @@ def start(
 ) -> str:
     """Make sure that a Kafka answers at host; return a sentence that says what was done.
 
-    folder : for its data. timeout : seconds until it must answer, after it was fetched, if that
-    is necessary. properties : added to server.properties, unless some of its brokers are running.
-    brokers : 1 or 3. BrokerError if no Kafka can be started; then no process is left running.
+    folder : for its data. timeout : seconds until it must answer, and brokers find each other,
+    after it was fetched, if that is necessary. properties : added to server.properties, unless some
+    of its brokers are running. brokers : 1 or 3. BrokerError if no Kafka can be started; then no
+    process is left running.
     """
     folder = Path(folder).resolve()
     with locked(folder / "start.lock"):
@@ -75,7 +76,9 @@ def start(
 def _launch(nodes: list[Node], away: list[Node], folder: Path, timeout: float) -> str:
     for node in away:
         require_startable(node.host)
-    kafka, cluster = usable_kafka(folder)
+    kafka, new = usable_kafka(folder)
+    # Nodes with different ids never find each other: an interrupted start may have formatted some.
+    cluster = next((node.cluster for node in nodes if node.cluster), new)
     if len(nodes) > 1:
         kafka = kafka.with_heap(CLUSTER_HEAP)
     try:
@@ -88,8 +91,7 @@ def _launch(nodes: list[Node], away: list[Node], folder: Path, timeout: float) -
 
 
 def _wait(name: str, nodes: list[Node], timeout: float) -> str:
-    for node in nodes:
-        node.wait(name, timeout)
+    wait_for_all(nodes, name, timeout)
     return f"{name} is up at {','.join(n.host for n in nodes)} ({_pids(nodes)})"
 
 

@@ -45,16 +45,8 @@ class Cluster:
         self.nodes = {n: Node(folder / f"node-{n}", n) for n in (1, 2, 3)}
 
     def start(self) -> str:
-        """Start the brokers that do not run, and return when all of them answer."""
-        said = local_kafka.start(self.host, self.folder, START_TIMEOUT, self._properties, brokers=3)
-        wait_until(self._is_whole, what="three brokers that are members of the cluster")
-        return said
-
-    def _is_whole(self) -> bool:
-        with suppress(KafkaError), closing(KafkaAdminClient(bootstrap_servers=self.host)) as admin:
-            brokers = admin.describe_cluster()["brokers"]
-            return len([each for each in brokers if not each["is_fenced"]]) == len(self.nodes)
-        return False
+        """Start the brokers that do not run, and return when all of them take part."""
+        return local_kafka.start(self.host, self.folder, START_TIMEOUT, self._properties, brokers=3)
 
     def stop(self) -> None:
         """Stop all of them, frozen ones too."""

@@ -5,10 +5,21 @@ are in sync have it. So it takes min.insync.replicas=2 too: else one copy is eno
 the one that is lost.
 """
 
+import time
+from contextlib import suppress
+
 from kafka import KafkaAdminClient
-from kafka.errors import InvalidReplicationFactorError
+from kafka.errors import (
+    InvalidReplicationFactorError,
+    KafkaError,
+    NodeNotReadyError,
+    RetriableError,
+    TopicAlreadyExistsError,
+    UnknownBrokerIdError,
+)
 
 from utils.console import warn
+from utils.process import stopping
 from utils.settings import settings
 
 MOST = 3  # copies by default: one broker may be away for maintenance while another one fails
@@ -16,14 +27,67 @@ MOST = 3  # copies by default: one broker may be away for maintenance while anot
 INTERNAL = ("__consumer_offsets", "__transaction_state")
 
 
-def create_replicated(admin: KafkaAdminClient, name: str, options: dict) -> None:
-    """Create a topic with as many copies as REPLICATION says; errors as create_topics().
+def wait_for_brokers(admin: KafkaAdminClient, deadline: float) -> None:
+    """Return when Kafka knows as many brokers as KAFKA_HOST names, or at the deadline.
+
+    Where brokers start for the first time, all topics would have their only copy on the first one.
+    deadline : as time.monotonic() counts.
+    """
+    named = min(len(settings.kafka_host.split(",")), settings.replication or MOST)
+    if named == 1 or _registered(admin) >= named:
+        return
+    warn(f"Waiting until Kafka knows {named} brokers: KAFKA_HOST names as many ...")
+    while _registered(admin) < named and time.monotonic() < deadline:
+        _pause()
+    _refresh(admin)
+
+
+def _registered(admin: KafkaAdminClient) -> int:
+    """Return how many brokers Kafka knows; one that is away counts, since Kafka 4.0."""
+    with suppress(KafkaError):
+        return len(admin.describe_cluster()["brokers"])
+    return 0
+
+
+def _pause() -> None:
+    if stopping():
+        raise SystemExit(0)
+    time.sleep(0.2)
+
+
+def _refresh(admin: KafkaAdminClient) -> None:
+    """Let the client find the brokers that take part now, and the controller."""
+    admin._controller_id = None
+    with suppress(KafkaError):
+        admin._manager.run(admin._manager.cluster.refresh_metadata)
+
+
+def create_replicated(
+    admin: KafkaAdminClient, name: str, options: dict, deadline: float = 0
+) -> bool:
+    """Create a topic with as many copies as REPLICATION says; return False if it exists already.
 
     By default as many as there are brokers, at most three. A broker that is away counts, unless
-    Kafka is older than 4.0 or uses ZooKeeper.
+    Kafka is older than 4.0 or uses ZooKeeper. deadline : as time.monotonic() counts; until then a
+    failure that may pass, as brokers are starting, is followed by another attempt. Other errors as
+    create_topics().
     """
-    attempts = _attempts(admin)
-    for copies in attempts:
+    while True:
+        try:
+            _create(admin, name, options)
+            return True
+        except TopicAlreadyExistsError:  # another script was faster
+            admin.wait_for_topics([name])
+            return False
+        except (RetriableError, UnknownBrokerIdError):
+            if time.monotonic() > deadline:
+                raise
+        _pause()
+        _refresh(admin)
+
+
+def _create(admin: KafkaAdminClient, name: str, options: dict) -> None:
+    for copies in _attempts(admin):
         configs = options.get("configs", {})
         if copies >= MOST:
             configs = {"min.insync.replicas": "2"} | configs
@@ -35,16 +99,14 @@ def create_replicated(admin: KafkaAdminClient, name: str, options: dict) -> None
             if settings.replication:
                 text = f"REPLICATION={copies}, but Kafka has fewer brokers"
                 raise InvalidReplicationFactorError(text) from None
-            if copies == attempts[-1]:  # no broker is ready
-                raise
+    raise NodeNotReadyError("no broker is ready")
 
 
 def _attempts(admin: KafkaAdminClient) -> list[int]:
-    """Return the numbers of copies to try: a broker that is away may be known to Kafka only."""
-    brokers = len(admin._manager.cluster.brokers())
+    """Return the numbers of copies to try: Kafka may know more brokers than it reports."""
     if settings.replication:
         return [settings.replication]
-    return [1] if brokers == 1 else list(range(MOST, 0, -1))
+    return [1] if _registered(admin) == 1 else list(range(MOST, 0, -1))
 
 
 def warn_of_few_copies(admin: KafkaAdminClient, described: list[dict]) -> None:

@@ -37,16 +37,17 @@ class Rights:
         """The names of all topics."""
         return list(self._operations)
 
-    def check_topics(self, admin: KafkaAdminClient) -> None:
-        """Raise Refused, which names all missing rights on topics."""
-        missing = []
-        for topic in admin.describe_topics(self.topics):
+    def check_topics(self, admin: KafkaAdminClient) -> list[dict]:
+        """Return what describe_topics() says; Refused, which names all missing rights on topics."""
+        missing, described = [], admin.describe_topics(self.topics)
+        for topic in described:
             name, allowed = topic["name"], set(topic["authorized_operations"] or ())
             if allowed or is_forbidden(topic):  # brokers before 2.3 do not report the operations
                 lacking = sorted(self._operations[name] - allowed)
                 missing += [f"{operation} topic {name}" for operation in lacking]
         if missing:
             raise not_authorized(*missing)
+        return described
 
     def refusal(self, error: Exception) -> Refused | None:
         """Return the reason if retrying does not help against this error of a client, else None."""

@@ -5,11 +5,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 
 from kafka import KafkaAdminClient
-from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
+from kafka.errors import AuthorizationError, KafkaError
 
 from utils.console import say, warn
 from utils.kafka_client.connection import is_listening, is_reachable, make_admin
-from utils.kafka_client.replication import create_replicated, warn_of_few_copies
+from utils.kafka_client.replication import (
+    create_replicated,
+    wait_for_brokers,
+    warn_of_few_copies,
+)
 from utils.kafka_client.rights import Rights, is_forbidden
 from utils.process import patience, reset_restarts, stopping
 from utils.settings import settings
@@ -35,6 +39,7 @@ def prepare_topics(
 ) -> None:
     """Wait until Kafka answers, then create those of the topics that do not exist.
 
+    Before it creates one, it waits until Kafka knows as many brokers as KAFKA_HOST names.
     others : how to create topics that are not among those above, as the values of _TOPICS.
     Raises SystemExit with one sentence when Kafka does not answer within BROKER_TIMEOUT seconds of
     the script's start (a process that restarted itself waits without a limit), or when a topic is
@@ -42,17 +47,16 @@ def prepare_topics(
     write a topic is missing.
     """
     rights, known = Rights(read, write), _TOPICS | (others or {})
-    with closing(_wait_for_admin()) as admin:
-        described = admin.describe_topics(rights.topics)
+    deadline = time.monotonic() + patience(settings.broker_timeout)
+    with closing(_wait_for_admin(deadline)) as admin:
+        found = admin.describe_topics(rights.topics)
+        missing = [t["name"] for t in found if not t["partitions"] and not is_forbidden(t)]
+        _create_topics(admin, {name: known[name] for name in missing}, deadline)
+        described = rights.check_topics(admin)
         for topic in described:
             name, partitions = topic["name"], len(topic["partitions"])
-            if is_forbidden(topic):
-                continue
-            if not partitions:
-                _create_topic(admin, name, known[name])
-            elif partitions != known[name]["num_partitions"]:
+            if partitions not in (0, known[name]["num_partitions"]):
                 _accept_partitions(name, partitions)
-        rights.check_topics(admin)
         warn_of_few_copies(admin, described)
 
 
@@ -64,8 +68,7 @@ def existing_topics(read: Iterable[str]) -> list[str]:
         return [each["name"] for each in admin.describe_topics(rights.topics) if each["partitions"]]
 
 
-def _wait_for_admin() -> KafkaAdminClient:
-    deadline = time.monotonic() + patience(settings.broker_timeout)
+def _wait_for_admin(deadline: float) -> KafkaAdminClient:
     if not is_reachable():
         warn(f"Waiting for Kafka at {settings.kafka_host} ...")
         reset_restarts()  # the outage was the reason for those so far
@@ -85,16 +88,22 @@ def _wait_for_admin() -> KafkaAdminClient:
     )
 
 
-def _create_topic(admin: KafkaAdminClient, name: str, options: dict) -> None:
+def _create_topics(admin: KafkaAdminClient, missing: dict[str, dict], deadline: float) -> None:
+    # A process that restarted itself waits for Kafka without a limit, but not for more brokers.
+    deadline = min(deadline, time.monotonic() + settings.broker_timeout)
+    if missing:
+        wait_for_brokers(admin, deadline)
+    for name, options in missing.items():
+        _create_topic(admin, name, options, deadline)
+
+
+def _create_topic(admin: KafkaAdminClient, name: str, options: dict, deadline: float) -> None:
     try:
-        create_replicated(admin, name, options)
-    except TopicAlreadyExistsError:  # another script was faster
-        admin.wait_for_topics([name])
+        if create_replicated(admin, name, options, deadline):
+            say(f"Created the topic {name}.")
     except KafkaError as error:
         reason = "not authorized to CREATE it" if isinstance(error, AuthorizationError) else error
         raise SystemExit(f"Topic {name} is missing and can't be created: {reason}") from error
-    else:
-        say(f"Created the topic {name}.")
 
 
 def _accept_partitions(name: str, partitions: int) -> None:
