@@ -89,10 +89,15 @@ def started(
 ) -> Iterator[tuple[Source, subprocess.Popen]]:
     """Run a program that serves a page until the block ends; the page is there."""
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **options)
+    is_open = False
     try:
-        yield Source(process, port), process
+        source = Source(process, port)
+        is_open = True
+        yield source, process
     finally:
-        process.terminate()
+        # One whose page has gone ends by itself, and a signal would interrupt its cleaning up.
+        if not is_open or listens(f"127.0.0.1:{port}"):
+            process.terminate()
         process.wait()
 
 
