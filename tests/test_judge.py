@@ -301,7 +301,7 @@ def sample(rows, size: int, seed: int) -> LabeledRows:
 
 UNCERTAIN = (
     r"can't tell if it is worse than model 1 \(95 %: [\d.]+ better to [\d.]+ worse in log loss\) "
-    r"on 34 held-out rows; a loss of [\d.]+ can't be ruled out with fewer than about ([\d,]+) rows"
+    r"on 34 held-out rows; a loss of [\d.]+ can't be ruled out: that takes about ([\d,]+) rows"
 )
 
 

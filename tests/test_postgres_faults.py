@@ -36,9 +36,10 @@ def test_each_observation_counts_once_whatever_is_killed(pipeline, postgres):
     pipeline.requests(25)
     postgres.start()
     wait_until(lambda: pipeline.covered() == 2, 120)
+    pipeline.wait_for_output(trainer, "Model 2 is the champion")
     postgres.kill()
     pipeline.requests(25)
-    wait_until(lambda: trainer.log.read_text().count("Trying again") == 2, 60)
+    pipeline.wait_for_output(trainer, "unexpected postmaster exit. Trying again")
     postgres.start()
     last = pipeline.wait_for_control(lambda ms: ms[-1].get("retrain_requests_covered") == 3, 120)[
         -1

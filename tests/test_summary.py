@@ -73,7 +73,7 @@ def test_a_small_difference_is_called_noise():
     assert shown["accuracy of 200 answers"].startswith("0.870 (95 %: 0.816 to 0.910), logloss ")
     assert shown["of model 0 (34)"].startswith("0.971 (95 %: 0.851 to 0.995), logloss ")
     assert shown["of later models (166)"].startswith("0.849 (95 %: ")
-    assert shown["later models minus first"] == "(95 %: -0.188 to +0.007), within noise"
+    assert shown["accuracy, later minus first"] == "-0.121 (95 %: -0.188 to +0.007), within noise"
 
 
 def test_late_outcomes_count():

@@ -31,6 +31,7 @@ from train.store.database import StoreError
 from train.train_optuna import LGBOptimizer
 from utils.files import ROOT
 from utils.model_store.registry import Registry
+from utils.process import lower_priority
 from utils.settings import settings
 
 EVALS = 24
@@ -172,7 +173,9 @@ class Site:
         result.mkdir()
         arguments = ["--folder", str(result), "--model-id", "1", "--hyper", "optuna"]
         limits = ["--max-evals", str(EVALS), "--timeout", str(timeout)]
-        return self.start("training", "train.retrain", *arguments, *limits)
+        process = self.start("training", "train.retrain", *arguments, *limits)
+        lower_priority(process.pid)  # as the trainer does
+        return process
 
     def takes_part(self, name: str) -> None:
         wait_until(lambda: "Taking part" in self.log(name), timeout=300, what=f"{name} takes part")

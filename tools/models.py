@@ -13,6 +13,7 @@ nothing else.
 import json
 from contextlib import closing, suppress
 
+from train.judge import PROMOTED
 from utils.console import print_table, say, warn
 from utils.datasets import dataset
 from utils.model_store.archive import Archive
@@ -66,6 +67,8 @@ def _decision(card: Card) -> str:
     """Return the decision with what the judge found, such as "promoted: better by 0.0031"."""
     if not (card.judge and card.judge.finding):
         return card.decision
+    if (card.decision == "promoted") != (card.judge.finding in PROMOTED):  # it was overruled
+        return f"{card.decision}: {card.why.partition(';')[0]}"
     found = card.judge.finding
     size = f" by {dataset.target.shown(abs(card.judge.estimate))}"
     return f"{card.decision}: {found}" + (size if found in ("better", "worse") else "")

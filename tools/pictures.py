@@ -17,13 +17,15 @@ import io
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -61,11 +63,16 @@ class Source:
 
     def wait_for(self, seen: Callable[[dict], bool]) -> None:
         """Return when the monitor's snapshot is as wanted; SystemExit if the program has ended."""
-        self._wait_until(lambda: seen(self._snapshot()))
+        self._wait_until(lambda: bool(found := self._snapshot()) and seen(found))
 
     def _snapshot(self) -> dict:
-        with urlopen(f"{self.address}/snapshot.json", timeout=10) as answer:  # noqa: S310 (http)
+        """Return the monitor's snapshot; {} while it does not answer, at its end for example."""
+        with (
+            suppress(OSError, HTTPException),
+            urlopen(f"{self.address}/snapshot.json", timeout=10) as answer,  # noqa: S310 (http)
+        ):
             return json.load(answer)
+        return {}
 
     def _has_ended(self) -> bool:
         return self._process.poll() is not None
@@ -82,10 +89,15 @@ def started(
 ) -> Iterator[tuple[Source, subprocess.Popen]]:
     """Run a program that serves a page until the block ends; the page is there."""
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **options)
+    is_open = False
     try:
-        yield Source(process, port), process
+        source = Source(process, port)
+        is_open = True
+        yield source, process
     finally:
-        process.terminate()
+        # One whose page has gone ends by itself, and a signal would interrupt its cleaning up.
+        if not is_open or listens(f"127.0.0.1:{port}"):
+            process.terminate()
         process.wait()
 
 
@@ -113,7 +125,9 @@ def save(tab, path: Path, begin: str = "body", end: str = "body") -> None:
     clip = {"x": 0, "y": max(top - MARGIN, 0), "width": tab.viewport_size["width"]}
     clip["height"] = last["y"] + last["height"] + MARGIN - clip["y"]
     shot = tab.screenshot(full_page=True, clip=clip)
-    Image.open(io.BytesIO(shot)).convert("RGB").quantize(256).save(path, optimize=True)
+    # MAXCOVERAGE keeps the few pixels of a color that is nowhere else, such as those of a sign.
+    colors = Image.open(io.BytesIO(shot)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    colors.save(path, optimize=True)
     say(f"Wrote {path}.", "bold")
 
 
@@ -212,6 +226,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PICTURES, default=PICTURES, metavar="PICTURE")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder (docs/)")
     chosen = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # both clean up as Ctrl-C does
+        signal.signal(number, signal.default_int_handler)
     with browser() as open_tab:
         if {"page", "mlflow"} & set(chosen.only):
             of_demo(open_tab, chosen)

@@ -42,15 +42,17 @@ def quality(answers: Answers) -> str:
 
 
 def difference(first: Answers, later: Answers) -> str:
-    """Return the 95 % interval of the difference of the measure, and whether that may be noise."""
+    """Return the difference of the measure, its 95 % interval, and whether it may be noise."""
     if IS_NUMBER:
         low, high = mean_difference_interval(first.errors(), later.errors())
-        interval = f"{_signed(low)} to {_signed(high)}"
+        means = later.errors().mean() - first.errors().mean(), low, high
+        value, low_text, high_text = (_signed(float(each)) for each in means)
     else:
         low, high = difference_interval(*_counts(first), *_counts(later))
-        interval = f"{low:+.3f} to {high:+.3f}"
+        means = later.hits().mean() - first.hits().mean(), low, high
+        value, low_text, high_text = (f"{each:+.3f}" for each in means)
     noise = "within noise" if low <= 0 <= high else "beyond noise"
-    return f"(95 %: {interval}), {noise}"
+    return f"{value} (95 %: {low_text} to {high_text}), {noise}"
 
 
 def _counts(answers: Answers) -> tuple[int, int]:

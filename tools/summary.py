@@ -108,7 +108,7 @@ class Summary:
             name = f"of model {next(iter(self._predictions))} ({len(first):,})"
             yield name, quality(_answers(first))
             yield f"of later models ({len(later):,})", quality(_answers(later))
-            yield "later models minus first", difference(_answers(first), _answers(later))
+            yield f"{MEASURE}, later minus first", difference(_answers(first), _answers(later))
 
     def _known(self, predictions: list[tuple]) -> list[tuple]:
         """Return (outcome, scores) of the predictions with a known outcome."""

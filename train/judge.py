@@ -216,5 +216,5 @@ def doubt(comparison: Comparison, rows: int, margin: float) -> str:
     if not margin:
         return "only a better model can replace one that is no better than the mean outcome"
     needed = rows * (POWER * comparison.error / margin) ** 2
-    fewer = f" with fewer than about {needed:,.0f} rows" if needed > rows else ""
-    return f"a loss of {dataset.target.shown(margin)} can't be ruled out{fewer}"
+    more = f": that takes about {needed:,.0f} rows" if needed > rows else ""
+    return f"a loss of {dataset.target.shown(margin)} can't be ruled out{more}"

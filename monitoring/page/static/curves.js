@@ -48,7 +48,7 @@ const CHARTS = [
     { name: "p50", colour: "--accent", show: duration, of: (point) => point?.p50 ?? null }] },
   { title: "Requests", unit: "per second", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
     { name: "requests", colour: "--accent", fill: true, show: rate, of: (point, seconds) => perSecond(point?.requests, seconds) }] },
-  { title: "Unanswered", unit: "of the requests of this time", nothing: FIRST_REQUEST, axis: short, from0: true, whole: true, series: [
+  { title: "Unanswered", unit: "now, by the time of the request", nothing: FIRST_REQUEST, axis: short, from0: true, whole: true, series: [
     { name: "unanswered", colour: "--bad", fill: true, show: count, of: (point) => point?.unanswered ?? 0 }] },
   { title: "Errors", unit: "error replies per minute", nothing: FIRST_REQUEST, axis: short, from0: true, series: [
     { name: "errors", colour: "--bad", fill: true, show: rate, of: (point, seconds) => perSecond(point?.errors * 60, seconds) }] },
