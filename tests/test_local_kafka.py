@@ -265,15 +265,10 @@ def test_ctrl_c_leaves_no_half_started_broker(jars, tmp_path):
 
 def test_an_interrupted_first_start_leaves_one_cluster(monkeypatch, tmp_path):
     """The nodes that are formatted later get the id of the first one."""
-    host, home, folder = (
-        f"localhost:{local_kafka.free_port()}",
-        tmp_path / "home",
-        tmp_path / "kafka",
-    )
-    monkeypatch.setenv("KAFKA_HOME", str(home))
-    executable(home / "bin" / "kafka-server-start.sh", "exit 1")
+    host, folder = f"localhost:{local_kafka.free_port()}", tmp_path / "kafka"
+    monkeypatch.setenv("KAFKA_HOME", str(tmp_path))
     for formats, problem in [("node-1", "no room for node-2"), ("node-", "exited while starting")]:
-        executable(home / "bin" / "kafka-storage.sh", formatter(formats))
+        kafka_that_ends(tmp_path / "bin", formats)
         with pytest.raises(BrokerError, match=problem):
             local_kafka.start(host, folder, brokers=3)
     ids = {node.cluster for node in local_kafka._cluster(folder)}
@@ -281,15 +276,29 @@ def test_an_interrupted_first_start_leaves_one_cluster(monkeypatch, tmp_path):
     assert ids != {""}
 
 
-def formatter(of: str) -> str:
-    """kafka-storage that makes a new id each time, and formats only nodes with these names."""
-    return f"""
+def test_what_is_advertised_may_be_in_use(monkeypatch, tmp_path):
+    """By a proxy, which listens before the broker does."""
+    host, folder = f"localhost:{local_kafka.free_port()}", tmp_path / "kafka"
+    monkeypatch.setenv("KAFKA_HOME", str(tmp_path))
+    kafka_that_ends(tmp_path / "bin", formats="kafka")
+    with listener(b"") as port:
+        advertised = {"advertised.listeners": f"PLAINTEXT://localhost:{port}"}
+        with pytest.raises(BrokerError, match="exited while starting"):
+            local_kafka.start(host, folder, properties=advertised)
+
+
+def kafka_that_ends(path: Path, formats: str) -> None:
+    """Programs that make a new id each time, format such nodes only, and end without a broker."""
+    executable(path / "kafka-server-start.sh", "exit 1")
+    text = f"""
         [ "$1" = random-uuid ] && echo "cluster-$$" && exit  # the shell's pid
         node=${{3%/server.properties}}
         case $node in
-            */{of}*) mkdir "$node/data" && echo "cluster.id=$5" >"$node/data/meta.properties" ;;
+            */{formats}*) mkdir "$node/data" && cd "$node/data" ;;
             *) echo "error: no room for ${{node##*/}}" >&2; exit 1 ;;
-        esac"""
+        esac
+        echo "cluster.id=$5" >meta.properties"""
+    executable(path / "kafka-storage.sh", text)
 
 
 @pytest.mark.parametrize("proc", [Path("/proc"), Path("/no/proc/as/on/a/Mac")])

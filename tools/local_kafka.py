@@ -68,14 +68,16 @@ def start(
         away = [node for node in nodes if not node.pid]
         if not away:
             return _wait("Kafka", nodes, timeout)
-        if len(away) == len(nodes):
-            _configure(host, nodes, properties or {})
+        none_runs = len(away) == len(nodes)
+        chosen = _choose_hosts(host, nodes) if none_runs else [node.host for node in away]
+        for each in chosen:
+            require_startable(each)
+        if none_runs:
+            _configure(chosen, nodes, properties or {})
         return _launch(nodes, away, folder, timeout)
 
 
 def _launch(nodes: list[Node], away: list[Node], folder: Path, timeout: float) -> str:
-    for node in away:
-        require_startable(node.host)
     kafka, new = usable_kafka(folder)
     # Nodes with different ids never find each other: an interrupted start may have formatted some.
     cluster = next((node.cluster for node in nodes if node.cluster), new)
@@ -95,9 +97,8 @@ def _wait(name: str, nodes: list[Node], timeout: float) -> str:
     return f"{name} is up at {','.join(n.host for n in nodes)} ({_pids(nodes)})"
 
 
-def _configure(host: str, nodes: list[Node], properties: Mapping[str, str]) -> None:
-    hosts, controllers = _choose_hosts(host, nodes), {}
-    taken = {address(each)[1] for each in hosts}
+def _configure(hosts: list[str], nodes: list[Node], properties: Mapping[str, str]) -> None:
+    controllers, taken = {}, {address(each)[1] for each in hosts}
     for node in nodes:
         while (port := free_port()) in taken:
             pass
