@@ -193,7 +193,9 @@ def as_user(script: str, **environment: str) -> dict[str, str]:
 
 
 def start(pipeline: Pipeline, script: str, **environment: str) -> subprocess.Popen:
-    return pipeline.start(*COMMANDS.get(script, [script]), **as_user(script, **environment))
+    module = ["-m", script.removesuffix(".py").replace("/", ".")]
+    command = COMMANDS.get(script, module if "/" in script else [script])
+    return pipeline.start(*command, **as_user(script, **environment))
 
 
 def what_it_says(process: subprocess.Popen, timeout: float = 30) -> list[str]:
