@@ -64,7 +64,9 @@ def measure(folder: Path, url: str, processes: int, trials: int) -> tuple[str, .
         for log in logs:
             stack.enter_context(worker(env, log))
         before, began = cpu_seconds(), time.perf_counter()
-        subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, check=True)
+        # The training process ends when its standard input is closed.
+        with subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE) as training:
+            assert training.wait() == 0, "the training failed"
         seconds = time.perf_counter() - began
     card = Registry(result).card(1)
     by_workers = sum(int(n) for log in logs for n in re.findall(r"Done: (\d+)", log.read_text()))
