@@ -163,3 +163,8 @@ def test_capacity():
     assert len(figures["**brokers**"]) == 3
     measured = [name for name in figures if name.startswith("us of CPU")]
     assert all(float(figures[name][0]) > 0 for name in measured)
+
+
+def test_workers(first_model):
+    output = run("bench.workers", str(first_model), "--processes", "1", "2", "--trials", "4")
+    assert [row[0] for row in rows_of("processes", output)] == ["1", "2"]
