@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.years import make_store
+from bench.years import PREFIX
 from tests.harness.pipeline import wait_until
 from tests.harness.postgres import running_postgres
 from utils.files import ROOT
@@ -47,18 +47,30 @@ def worker(env: dict, log: Path):
         process.wait()
 
 
-def measure(folder: Path, url: str, processes: int, trials: int) -> tuple[str, ...]:
+MAKE_STORE = """
+import sys
+from bench.years import make_store
+from utils.settings import settings
+
+make_store(settings.data_dir, int(sys.argv[1]))
+"""
+
+
+def measure(folder: Path, url: str, processes: int, options: Namespace) -> tuple[str, ...]:
     """Return a row of the table: a search by so many processes, the training process among them."""
     for path in folder.glob("data/trials.*"):
         path.unlink()
     variables = {"DATA_DIR": folder / "data", "MODELS_DIR": folder / "models"}
     threads = {"OMP_NUM_THREADS": "1", "OBSERVATIONS_URL": url if processes > 1 else ""}
+    threads["TOPIC_PREFIX"] = PREFIX
     env = os.environ | {name: str(value) for name, value in variables.items()} | threads
+    make = [sys.executable, "-c", MAKE_STORE, str(options.rows)]
+    subprocess.run(make, cwd=ROOT, env=env, check=True)
     result = folder / "result"
     shutil.rmtree(result, ignore_errors=True)
     result.mkdir()
     command = [sys.executable, "-m", "train.retrain", "--folder", str(result), "--model-id", "1"]
-    command += ["--hyper", "optuna", "--max-evals", str(trials), "--timeout", str(LIMIT)]
+    command += ["--hyper", "optuna", "--max-evals", str(options.trials), "--timeout", str(LIMIT)]
     logs = [folder / f"worker-{number}.log" for number in range(1, processes)]
     with ExitStack() as stack:
         for log in logs:
@@ -70,7 +82,7 @@ def measure(folder: Path, url: str, processes: int, trials: int) -> tuple[str, .
         seconds = time.perf_counter() - began
     card = Registry(result).card(1)
     by_workers = sum(int(n) for log in logs for n in re.findall(r"Done: (\d+)", log.read_text()))
-    assert card.evaluations == trials
+    assert card.evaluations == options.trials
     figures = f"{seconds:.0f}", f"{card.durations['tuning']:.0f}", f"{cpu_seconds() - before:.0f}"
     return str(processes), *figures, str(by_workers), f"{card.tuning_loss:.4f}"
 
@@ -87,7 +99,7 @@ def show(options: Namespace, copy: Path) -> None:
     table = Table(*columns, title=f"{options.trials} trials")
     with running_postgres() as server:
         for processes in options.processes:
-            row = measure(copy, server.url, processes, options.trials)
+            row = measure(copy, server.url, processes, options)
             print(*row, flush=True)
             table.add_row(*row)
     Console().print(table)
@@ -103,7 +115,6 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(options.folder, copy, dirs_exist_ok=True)
-        make_store(Path(copy) / "data", options.rows)
         show(options, Path(copy))
 
 
