@@ -96,7 +96,7 @@ lock: env ## update requirements*.lock from requirements*.txt
 	$(COMPILE) -c requirements.lock requirements-full.txt -o requirements-full.lock
 	$(COMPILE) -c requirements.lock requirements-predictor.txt -o requirements-predictor.lock
 
-clean: env ## delete models, observations, topics and unpacked data; Kafka and the trials stay (YES=1)
+clean: env ## delete models, observations, unpacked data, and topics (without a running Kafka, its data); trials stay (YES=1)
 	$(RUN) -m tools.clean $(if $(YES),--yes)
 
 forget: ## delete the trials of all tuning
