@@ -68,6 +68,7 @@ def change_model(pipeline, model_id: int) -> None:
     pipeline.wait_for_output(pipeline.processes[0], f"Model {model_id} answers from now on")
 
 
+@pytest.mark.slow
 def test_answers_of_deleted_models_to_deleted_requests(pipeline):
     """Models 0 to 2 answer; the archiver is killed; Kafka forgets; an answer is forged."""
     pipeline.create_topic("app_messages", partitions=2)

@@ -68,14 +68,22 @@ def run_help(program: tuple[str, ...]) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def helps() -> dict[tuple[str, ...], subprocess.CompletedProcess]:
+def helps(request) -> dict[tuple[str, ...], subprocess.CompletedProcess]:
     """What --help of each program prints; most of the time goes into imports."""
-    programs = sorted({program_of(command) for command in COMMANDS})
+    found = (item.callspec.params for item in request.session.items if hasattr(item, "callspec"))
+    programs = sorted({program_of(each["command"]) for each in found if "command" in each})
     with ThreadPoolExecutor() as pool:
         return dict(zip(programs, pool.map(run_help, programs), strict=True))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def are_slow(commands: list[str]) -> list:
+    """Return the commands, those of bench/ and tests/ as slow ones: they import all there is."""
+    long = re.compile("-m (bench|tests)[.]")
+    slow = pytest.mark.slow
+    return [pytest.param(each, marks=slow) if long.match(each) else each for each in commands]
+
+
+@pytest.mark.parametrize("command", are_slow(COMMANDS))
 def test_every_python_command_exists_with_its_options(helps, command):
     shown = helps[program_of(command)]
     assert shown.returncode == 0, shown.stderr

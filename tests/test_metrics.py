@@ -146,6 +146,7 @@ def alive() -> None:
     health.beat(within=600)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("alive")
 def test_slow_and_hostile_clients_are_bounded(server, port, monkeypatch):
     monkeypatch.setattr(endpoint, "CONNECTION_TIMEOUT", 1.0)

@@ -59,6 +59,7 @@ def card_of(folder: Path, model_id: int = 0) -> dict:
     return json.loads((folder / "models" / f"model_{model_id}.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_training_is_one_run_with_its_trial_whatever_is_killed(logged):
     trial, training = logged.content["runs"]
     card = card_of(logged.folder)
@@ -78,12 +79,14 @@ def test_a_training_is_one_run_with_its_trial_whatever_is_killed(logged):
     assert {"card.json", "model"} | pictures <= {*training["files"]}
 
 
+@pytest.mark.slow
 def test_make_ui_opens_the_trainings(logged, tmp_path):
     runs = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     assert ui.mlflow_page(logged.folder / "data" / "mlflow.db") == runs
     assert ui.mlflow_page(tmp_path / "none.db") == "http://127.0.0.1:5000"
 
 
+@pytest.mark.slow
 def test_live_figures_are_metrics_of_the_models_run_once(logged):
     _, training = logged.content["runs"]
     (first, five), (second, nine) = training["metrics"]["live/answers"]
@@ -92,6 +95,7 @@ def test_live_figures_are_metrics_of_the_models_run_once(logged):
     assert not [*(logged.folder / "data").glob("mlflow_*.jsonl")]
 
 
+@pytest.mark.slow
 def test_a_model_is_one_version_with_an_alias_and_the_date(logged):
     [version] = logged.content["versions"]
     assert version["run"] == logged.content["runs"][1]["id"]

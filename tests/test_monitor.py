@@ -178,7 +178,8 @@ def test_a_frozen_monitor_goes_on_and_a_damaged_file_is_made_anew(pipeline):
     check(once(pipeline), expected)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [1, 3])
 def test_a_killed_monitor_goes_on_to_the_same_figures(pipeline, kills):
     chance = random.Random(kills)
     pipeline.predictor()

@@ -96,6 +96,7 @@ def test_each_sentence_about_a_mistake_is_what_a_script_says(project, sentence):
             '{"progression": lambda _: "high", "sex"',
         ),
     }
+    change_list(project, list(DATASETS))
     [change] = [change for start, change in mistakes.items() if f": {start}" in sentence]
     source = file_of(COLUMNS, ROWS, WORDS, FUNCTION, LAST_LINE)
     (project / FILE).write_text(source.replace(*change, 1))

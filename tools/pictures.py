@@ -148,7 +148,7 @@ def of_demo(open_tab: Callable, chosen: Namespace) -> None:
         own = {
             "KAFKA_HOST": host,
             "MONITOR_PORT": str(port),
-            "DATASET": "adult",
+            "DATASET": "",
             "TOPIC_PREFIX": "",
         }
         own |= {"DATA_DIR": str(folder / "data"), "MODELS_DIR": str(folder / "models")}
@@ -195,7 +195,7 @@ def of_drift(open_tab: Callable, chosen: Namespace) -> None:
     """Run a drift; make the pictures of the page while it is bad, and when it is good again."""
     port = free_port()
     drift = (sys.executable, "-m", "bench.drift", *SLOWER)
-    own = {"MONITOR_PORT": str(port), "DATASET": "adult"}
+    own = {"MONITOR_PORT": str(port), "DATASET": ""}  # the default one
     with started(*drift, port=port, environment=own) as (source, _):
         tab = open_tab(PAGE)
         show(tab, source.address, "body:not(.stale)")
