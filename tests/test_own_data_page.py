@@ -60,6 +60,20 @@ def test_the_page_makes_the_file_of_the_project():
 
 
 @pytest.mark.slow
+def test_the_smallest_data_set_makes_a_model(project):
+    change_list(project, ["churn"])
+    page = (ROOT / "docs" / "own_csv.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (project / "utils" / "datasets" / "churn.py").write_text(code)
+    rows = (f"{n % 60 + 18},{'ab'[n % 2]},{('no', 'yes')[n % 5 < 2]}" for n in range(500))
+    (project / "churn.csv").write_text("\n".join(["age,plan,left", *rows]))
+    made = run(project, "initialize.py", DATASET="churn")
+    assert made.returncode == 0, made.stderr
+    assert "Saved model 0, the champion" in made.stdout
+    change_list(project, [name for name in DATASETS if name != "diabetes"])
+
+
+@pytest.mark.slow
 def test_each_step_does_what_the_page_says(project, broker):
     unknown = run(project, "initialize.py")
     assert unknown.stderr.startswith("DATASET: input should be 'adult' or 'shop'")
