@@ -70,7 +70,8 @@ def run_help(program: tuple[str, ...]) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def helps(request) -> dict[tuple[str, ...], subprocess.CompletedProcess]:
     """What --help of each program prints; most of the time goes into imports."""
-    found = (item.callspec.params for item in request.session.items if hasattr(item, "callspec"))
+    mine = [item for item in request.session.items if item.path == request.path]
+    found = (item.callspec.params for item in mine if hasattr(item, "callspec"))
     programs = sorted({program_of(each["command"]) for each in found if "command" in each})
     with ThreadPoolExecutor() as pool:
         return dict(zip(programs, pool.map(run_help, programs), strict=True))

@@ -42,6 +42,7 @@ def chromium():
 # In the browser
 
 
+@pytest.mark.slow
 def test_the_page_follows_the_prediction(journey, chromium):
     tab = Tab(chromium, journey.port, source="mail")
     layouts = set()

@@ -27,6 +27,7 @@ def report(pipeline, request_id: str, outcome: str) -> None:
     pipeline.send({"request_id": request_id, "outcome": outcome}, topic="outcomes_topic")
 
 
+@pytest.mark.slow
 def test_retraining_waits_for_the_outcomes_across_a_kill(pipeline):
     pipeline.predictor()
     trainer = pipeline.trainer()
