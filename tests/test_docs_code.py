@@ -1,6 +1,7 @@
 """Code and output on the pages: it is Python, it is in the scripts, it runs, and prints that."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from tests.test_summary import add_reply, add_request, rows
 from tools.summary import Summary
 from train.comparison import Comparison
 from utils.files import ROOT
-from utils.messages import decode_control
+from utils.messages import decode_control, decode_outcome
 
 README = pages()["README.md"]
 WALKTHROUGH = README.partition("## Walkthrough")[2].partition("\n## ")[0]
@@ -96,12 +97,12 @@ def printed_after(code: str) -> str:
     return re.search(r"^```text\n(.*?)^```", README.split(code, 1)[1], re.MULTILINE | re.DOTALL)[1]
 
 
-def run_client(pipeline: Pipeline) -> str:
-    """Run the README's client on the pipeline's Kafka and topic; return what it prints."""
-    code = CLIENT.replace("localhost:9092", pipeline.host)
-    code = code.replace('"app_messages"', f'"{pipeline.prefix}app_messages"')
-    assert code.count(pipeline.prefix) == 2
-    assert code.count(pipeline.host) == 2
+def run_block(pipeline: Pipeline, code: str, topic: str) -> str:
+    """Run a page's program on the pipeline's Kafka and this topic; return what it prints."""
+    code = code.replace("localhost:9092", pipeline.host)
+    code = code.replace(f'"{topic}"', f'"{pipeline.prefix}{topic}"')
+    assert pipeline.prefix in code
+    assert pipeline.host in code
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
@@ -110,7 +111,7 @@ def run_client(pipeline: Pipeline) -> str:
 def test_the_client_runs_and_the_answers_are_counted(pipeline):
     pipeline.predictor()
     documented = re.search(r"{'request_id': '...'.*?}", README)[0]
-    printed = run_client(pipeline).strip()
+    printed = run_block(pipeline, CLIENT, "app_messages").strip()
     request_id = ast.literal_eval(printed)["request_id"]
     assert is_like(documented, printed.replace(request_id, "...")), printed
 
@@ -118,6 +119,14 @@ def test_the_client_runs_and_the_answers_are_counted(pipeline):
     [documented] = printed_after(command).splitlines()
     counted = pipeline.run("examples.count_answers").stdout.decode().strip()
     assert counted == re.sub(r"^\d+", "1", documented)
+
+
+def test_the_program_that_reports_outcomes_reports_them(pipeline):
+    pipeline.create_topic("outcomes_topic")
+    [code] = blocks("docs/messages.md", "python")
+    run_block(pipeline, code, "outcomes_topic")
+    found = [decode_outcome(json.dumps(m).encode()) for m in pipeline.messages("outcomes_topic")]
+    assert found == [("my-1", 1.0), ("my-2", 0.0)]
 
 
 def test_the_first_model_is_announced_as_the_readme_shows(first_model):
