@@ -9,9 +9,11 @@ Ctrl-C or SIGTERM gives its trial back at once, and another process takes it; af
 happens 20 seconds later. See docs/tuning_workers.md.
 """
 
+import math
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 from joblib import cpu_count  # of a container: of the cores, those that it may use
 
@@ -22,18 +24,20 @@ from utils.process import lower_priority
 from utils.script import command_line, run
 from utils.settings import settings
 
+if TYPE_CHECKING:
+    from train.shared_study import SharedStorage
+
 POLL = 1  # seconds between two looks for a search, or for a database that is away
 
 
-def work(num_threads: int, seen: set[str]) -> None:
+def work(storage: "SharedStorage", num_threads: int, seen: set[str]) -> None:
     """Take part in one search after another; ends by an error of the database.
 
     seen : the studies that this worker is done with; it adds to them.
     """
-    from train.shared_study import close_storage, open_storage
+    from train.shared_study import close_storage
     from train.shared_worker import NotTheSame, open_search, take_part
 
-    storage = open_storage()
     try:
         while True:
             study = open_search(storage, seen)
@@ -51,23 +55,6 @@ def work(num_threads: int, seen: set[str]) -> None:
         close_storage(storage)
 
 
-def wait_for_database() -> None:
-    """Return when the database can be used; SystemExit after BROKER_TIMEOUT seconds."""
-    from train.shared_study import close_storage, open_storage, reason
-
-    deadline, said = time.monotonic() + settings.broker_timeout, ""
-    while True:
-        try:
-            return close_storage(open_storage())
-        except Exception as error:  # of psycopg, SQLAlchemy or Optuna
-            text = reason(error)
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{text}; waited {settings.broker_timeout:g} s (BROKER_TIMEOUT)")
-        if said != (said := text):
-            warn(f"Waiting for the database: {text} ...")
-        time.sleep(POLL)
-
-
 def main() -> None:
     """Wait for searches, and take part in them, until Ctrl-C or SIGTERM."""
     parser = command_line(__doc__, "tools.tuning_worker")
@@ -79,22 +66,28 @@ def main() -> None:
     if not settings.observations_url.get_secret_value():
         raise SystemExit("OBSERVATIONS_URL: a worker needs the trainer's database; it is empty")
     try:
-        from train.shared_study import reason
+        from train.shared_study import open_storage, reason
     except ImportError:
         needs = "it needs psycopg: pip install -r requirements-cluster.txt"
         raise SystemExit(f"OBSERVATIONS_URL: {needs}") from None
     lower_priority(os.getpid())  # predictors on this host come first
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Optuna gives the trial back
-    said, seen = "", set()
+    said, seen, deadline = "", set(), time.monotonic() + settings.broker_timeout
     try:
-        wait_for_database()
-        say("The worker waits for a search.", "bold")
         while True:
             try:
-                work(threads, seen)
+                storage = open_storage()
+                if deadline < math.inf:
+                    say("The worker waits for a search.", "bold")
+                deadline = math.inf  # a database that was there once is waited for
+                work(storage, threads, seen)
             except Exception as error:  # of psycopg, SQLAlchemy or Optuna
-                if said != (said := reason(error)):
-                    warn(said)
+                text = reason(error)
+                if time.monotonic() > deadline:
+                    waited = f"waited {settings.broker_timeout:g} s (BROKER_TIMEOUT)"
+                    raise SystemExit(f"{text}; {waited}") from None
+                if said != (said := text):
+                    warn(f"Waiting for the database: {text} ..." if deadline < math.inf else text)
                 time.sleep(POLL)
     except KeyboardInterrupt:
         say("The worker has ended.")
