@@ -114,8 +114,13 @@ class _Search:
                 taken.add(place)
             elif trial.params:
                 self._points[place] = trial.params
-        for place in set(range(self._size)) - taken:
+        missing = set(range(self._size)) - taken
+        for place in missing:
             self._study.enqueue_trial(self._points.get(place, {}), {PLACE: place})
+        # Optuna never gives up a trial without a sign of life: that of a process, for example, that
+        # was killed before its first one.
+        for trial in trials_of(self._study, TrialState.WAITING) if missing else ():
+            self._study._storage.record_heartbeat(trial._trial_id)
 
     def _evaluate(self) -> None:
         evaluate_next(self._study, self._measure)
