@@ -7,12 +7,13 @@ from collections.abc import Callable
 from types import MethodType
 
 import pytest
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import ConsumerGroupMetadata
 
 from tests.harness.pipeline import answer, next_batch, wait_until
 from utils.kafka_client import producer
 from utils.kafka_client.batch import Batch
+from utils.kafka_client.consumer import Consumer
 
 
 def committed(stream, partition: TopicPartition) -> int | None:
@@ -182,3 +183,35 @@ def test_the_wait_for_a_coordinator_that_refuses_connections_ends(stream, pipeli
     assert lost
     assert stream.commit(answer(next_batch(stream)))
     assert [reply["request_id"] for reply in pipeline.replies()] == [request_id]
+
+
+def read_beside_an_empty_partition(consumer_class: type, pipeline) -> int:
+    """Return how many of 400 records in one of two partitions come before Kafka's long wait ends.
+
+    poll() returns a few of them at a time, and a fetch brings no more than some dozen.
+    """
+    pipeline.create_topic("numbers", partitions=2)
+    full, empty = (TopicPartition(f"{pipeline.prefix}numbers", number) for number in range(2))
+    for number in range(400):
+        pipeline.send({"number": number, "text": "x" * 1_000}, topic="numbers", partition=0)
+        if number % 40 == 0:
+            pipeline.producer.flush()  # batches of less than a fetch
+    pipeline.producer.flush()
+    sizes = {"max_poll_records": 10, "max_partition_fetch_bytes": 50_000}
+    with consumer_class(
+        bootstrap_servers=pipeline.host, fetch_max_wait_ms=25_000, metrics_enabled=False, **sizes
+    ) as consumer:
+        consumer.assign([full, empty])
+        consumer.seek_to_beginning(full, empty)
+        found = 0
+        while found < 400 and (polled := consumer.poll(timeout_ms=5_000)):
+            found += sum(map(len, polled.values()))
+        return found
+
+
+def test_e_an_empty_partition_holds_up_a_full_one_without_our_cover(pipeline):
+    assert read_beside_an_empty_partition(KafkaConsumer, pipeline) < 400
+
+
+def test_e_an_empty_partition_holds_up_nobody(pipeline):
+    assert read_beside_an_empty_partition(Consumer, pipeline) == 400

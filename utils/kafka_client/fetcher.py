@@ -11,6 +11,7 @@ from itertools import islice
 from kafka import IsolationLevel, TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 from kafka.errors import CorruptRecordError
+from kafka.future import Future
 from kafka.record.abc import ABCRecordBatch
 from kafka.record.memory_records import MemoryRecords
 
@@ -33,6 +34,18 @@ class LimitedFetcher(Fetcher):
         """Return records by partition; see Fetcher.fetched_records."""
         self._room = MAX_BYTES
         return super().fetched_records(*arguments, **options)
+
+    async def _send_fetches_async(self) -> list[Future]:
+        """Fetch nothing while records are here that poll() has not returned.
+
+        kafka-python 3.0.12 then fetches the other partitions. Where those have nothing, Kafka waits
+        for their next record, up to fetch_max_wait_ms, and it gets no other fetch meanwhile: the
+        partition with the records would stand still. Kafka's own consumer had the same trap
+        (KAFKA-17182).
+        """
+        if self._completed_fetches or self._next_partition_records:
+            return []
+        return await super()._send_fetches_async()
 
     def _append(self, drained: dict, part, max_records: int, update_offsets: bool) -> int:
         if part:
