@@ -4,6 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
 
@@ -54,6 +55,11 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
+def small_generations(monkeypatch, rows: int) -> None:
+    monkeypatch.setattr(table, "CHUNK", 1)
+    monkeypatch.setattr(table, "GENERATION", rows)
+
+
 def count(log: Log, first: int = 0) -> None:
     log.send(*(("request", f"{first + n}", n, None) for n in range(REQUESTS)))
 
@@ -68,18 +74,33 @@ def test_damaged_pages_are_found(path):
         State(database)
 
 
-def test_a_damaged_key_is_found(following):
-    Log(following).send(*pair("a"))
+NO_CHUNKS = {
+    "null": lambda content: None,
+    "number": lambda content: 7,
+    "text": lambda content: "text",
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:-1],
+    "too long": lambda content: content * 2,
+    "rows of text": lambda content: msgspec.msgpack.encode({1: "text"}),
+    "a key of text": lambda content: msgspec.msgpack.encode({"a": b""}),
+    "a list": lambda content: msgspec.msgpack.encode([1]),
+}
+
+
+@pytest.mark.parametrize("damaged", NO_CHUNKS.values(), ids=NO_CHUNKS)
+def test_a_chunk_that_is_none_is_found(following, damaged):
+    Log(following).send(*pair("a"), ("request", "b", 5, None))
     following.save(NOW)
-    following.database.query("UPDATE known SET key = CAST(x'ff' AS TEXT)")
-    with pytest.raises(Damaged, match="ValueError"):
-        State(following.database)
+    database = following.database
+    database._connection.create_function("damaged", 1, damaged)
+    database.query("UPDATE known SET content = damaged(content)")
+    with pytest.raises(Damaged, match="of known: "):
+        State(database)
+    with pytest.raises(Damaged, match="of known: "):
+        following.known.delete([1])
 
 
 NO_ROWS = {
-    "null": lambda row: None,
-    "number": lambda row: 7,
-    "text": lambda row: row.decode("latin-1"),
     "empty": lambda row: b"",
     "cut": lambda row: row[:-1],
     "too long": lambda row: row * 2,
@@ -92,7 +113,12 @@ def test_a_row_that_is_none_is_found(path, damaged):
     with closing(Database(path)) as database:
         Log(following := State(database)).send(*pair("a"), ("request", "b", 5, None))
         following.save(NOW)
-        database._connection.create_function("damaged", 1, damaged)
+
+        def damage_rows(content: bytes) -> bytes:
+            rows = msgspec.msgpack.decode(content, strict=False)
+            return msgspec.msgpack.encode({key: damaged(row) for key, row in rows.items()})
+
+        database._connection.create_function("damaged", 1, damage_rows)
         database.query("UPDATE known SET content = damaged(content)")
         database.query("UPDATE waiting SET content = damaged(content)")
     with closing(Database(path)) as database:
@@ -191,7 +217,7 @@ def test_an_error_that_passes_changes_nothing(following, monkeypatch):
 
 
 def test_a_deletion_that_fails_forgets_nothing(following, monkeypatch):
-    monkeypatch.setattr(table, "GENERATION", 10)
+    small_generations(monkeypatch, 10)
     monkeypatch.setattr(following.known, "_in_memory", 1)
     log, outcomes = Log(following), Log(following, OUTCOMES)
     for first in (0, 20):
@@ -225,7 +251,7 @@ def test_what_is_dropped_and_added_again_is_kept(following):
 
 
 def test_the_oldest_request_is_found_wherever_it_is(following, monkeypatch):
-    monkeypatch.setattr(table, "GENERATION", 3)
+    small_generations(monkeypatch, 3)
     monkeypatch.setattr(following.waiting, "_in_memory", 2)
     log = Log(following)
 
@@ -251,13 +277,13 @@ def test_the_oldest_request_is_found_wherever_it_is(following, monkeypatch):
 
 
 def test_rows_that_were_joined_are_forgotten_without_a_word(following, monkeypatch):
-    monkeypatch.setattr(table, "GENERATION", 10)
+    small_generations(monkeypatch, 10)
     log, outcomes = Log(following), Log(following, OUTCOMES)
     for first in range(0, 40, 20):
         log.send(*(each for n in range(20) for each in pair(f"{first + n}")))
         following.save(NOW)
     following.forget_old(NOW + 1)
-    assert len(following.known._indexes) == 1
+    assert len(following.known._began) == 1
     assert following.counts.forgotten == 0
     log.send(*(("request", f"unanswered {n}", 0, None) for n in range(12)))
     log.send(*(("request", f"no outcome {n}", 0, None) for n in range(6)))
@@ -287,7 +313,7 @@ def test_a_full_disk_is_said_with_what_it_lost(following, monkeypatch):
 
 
 def test_the_size_of_rows_is_bounded(following, monkeypatch):
-    monkeypatch.setattr(table, "GENERATION", 10)
+    small_generations(monkeypatch, 10)
     monkeypatch.setattr(table, "MOST_BYTES", 5_000)
     log = Log(following)
     for first in range(0, 200, 20):

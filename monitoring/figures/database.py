@@ -8,21 +8,15 @@ it comes from messages.
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import chain, islice
 from pathlib import Path
 
 FILE = "monitor.db"  # in DATA_DIR
-VERSION = 2
-_AT_ONCE = 100  # rows
+VERSION = 3
 _SCHEMA = """
 CREATE TABLE parts (name TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID;
 CREATE TABLE intervals (span TEXT, place INTEGER, content BLOB, PRIMARY KEY (span, place))
     WITHOUT ROWID;
 CREATE TABLE generations (name TEXT, generation INTEGER, began REAL, PRIMARY KEY (name, generation))
-    WITHOUT ROWID;
-CREATE TABLE waiting (generation INTEGER, key INTEGER, content BLOB, PRIMARY KEY (generation, key))
-    WITHOUT ROWID;
-CREATE TABLE known (generation INTEGER, key INTEGER, content BLOB, PRIMARY KEY (generation, key))
     WITHOUT ROWID;
 """
 
@@ -64,14 +58,6 @@ class Database:
         """Execute a statement once for each row of parameters."""
         with _damage():
             self._connection.executemany(sql, rows)
-
-    def replace(self, table: str, rows: Iterable[tuple]) -> None:
-        """Add rows of three columns, or replace them; a third cheaper than one by one."""
-        rows = iter(rows)
-        while some := list(islice(rows, _AT_ONCE)):
-            values = ",".join(["(?,?,?)"] * len(some))
-            sql = f"REPLACE INTO {table} VALUES {values}"  # noqa: S608  the table is ours
-            self.query(sql, tuple(chain.from_iterable(some)))
 
     @contextmanager
     def transaction(self) -> Iterator[Callable]:

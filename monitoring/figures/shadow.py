@@ -26,8 +26,6 @@ WINDOW = 50_000 if OUTPUTS <= 10 else 5_000  # observations
 MOST_UNSAVED = 100_000  # rows; more are written to the temporary file
 _FIELDS = [("model_id", np.int64), ("outcome", np.float64)]
 _FIELDS += [("given", np.float64, (OUTPUTS,)), ("own", np.float64, (OUTPUTS,))]
-_SCHEMA = """CREATE TABLE scores (generation INTEGER, key INTEGER, content BLOB,
-    PRIMARY KEY (generation, key)) WITHOUT ROWID"""
 
 
 class Shadow:
@@ -41,7 +39,6 @@ class Shadow:
 
     def __init__(self, candidate: Model) -> None:
         self._candidate, self._database = candidate, Database("")
-        self._database.query(_SCHEMA)
         self._waiting = Table(self._database, "waiting", is_waiting, lambda row: True)
         self._known = Table(self._database, "known", is_known, lacks_a_part)
         self._scores = Table(self._database, "scores", bool, lambda row: True)

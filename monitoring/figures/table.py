@@ -1,29 +1,27 @@
 """A map from 64-bit keys to bytes that is larger than memory: the newest in memory, all in SQLite.
 
-New rows are written in generations, each of which is one range of a B-tree: so rows with random
-keys are appended, where one B-tree of all keys would touch a page for each row. In memory are, of
-each generation, the upper halves of its keys, sorted (4 bytes a row): they tell which generation to
-ask. A wrong hit costs one query, and at most one of 800 keys has one.
+Rows are written in the order in which they came, CHUNK of them as one blob (chunks.py): what came
+together is needed together, and mostly removed together. A row that changes is replaced in its
+chunk. Chunks belong to generations, the oldest of which are deleted.
 """
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 
 import numpy as np
 
+from monitoring.figures.chunks import FIRST_CHUNK, Chunks, Rows
 from monitoring.figures.database import Damaged, Database
-from monitoring.figures.key_filter import KeyFilter
+from monitoring.figures.key_index import KeyIndex
 
 IN_MEMORY = 100_000  # rows
+CHUNK = 64  # rows
 GENERATION = 100_000  # rows
 MOST_ROWS = 5_000_000
 MOST_BYTES = 1_000_000_000  # of the rows' content
-_SOME_ROWS = 1_000  # tell how large those of a generation are
-_MOST_PARAMETERS = 10_000
-START = 32  # bytes
 
 
 class Table:
@@ -34,7 +32,7 @@ class Table:
     sqlite3.OperationalError, which changes nothing.
 
     is_row : tells whether bytes that the file has are a row. is_open : tells whether a row is
-    needed for a join that has not come; it is given the row's first bytes, START of them.
+    needed for a join that has not come.
     """
 
     def __init__(
@@ -47,56 +45,30 @@ class Table:
     ) -> None:
         self._database, self._name = database, name
         self._is_row, self._is_open, self._in_memory = is_row, is_open, in_memory
-        self._stored: dict[int, bytes] = {}  # rows as they are in the file, oldest first
-        self._changed: dict[int, bytes] = {}  # rows that are not, or not like this, in the file
+        self._stored: Rows = {}  # rows as they are in the file, oldest first
+        self._changed: Rows = {}  # rows that are not, or not like this, in the file
         self.put = self._changed.__setitem__  # add or replace a row: key, content
         self._gone: set[int] = set()  # of the rows in the file
-        self._indexes: dict[int, np.ndarray] = {}
-        self._began: dict[int, float] = {}
         # See _oldest_stored(); None: look again.
         self._oldest: list[tuple[float, int]] | None = None
-        self._filter = KeyFilter()
-        self._read_indexes()
-
-    def _read_indexes(self) -> None:
+        self._index, self._chunks = KeyIndex(), Chunks(database, name)
         sql = "SELECT generation, began FROM generations WHERE name = ? ORDER BY generation"
-        self._began = dict(self._database.query(sql, (self._name,)))
+        self._began: dict[int, float] = dict(self._database.query(sql, (name,)))
         for generation in self._began:
-            sql = f"SELECT key FROM {self._name} WHERE generation = ?"
-            keys = [key for (key,) in self._database.query(sql, (generation,))]
-            self._indexes[generation] = np.sort(_upper(np.array(keys, np.int64)))
-            self._filter.add(self._indexes[generation])
+            self._add_to_index(self._chunks.of(generation))
 
     def load(self, keys: Sequence[int] | np.ndarray) -> None:
         """Bring rows into memory."""
-        if not self._indexes or not len(keys):
-            return
-        keys = np.asarray(keys, np.int64)
-        found = set(keys[self._filter.has(_upper(keys))].tolist()) - self._gone
+        found = set(self._index.likely(np.asarray(keys, np.int64)).tolist()) - self._gone
         # Not `found - self._stored.keys()`, which would look at all of these keys.
         wanted = [key for key in found if key not in self._stored and key not in self._changed]
-        array = np.fromiter(wanted, np.int64, len(wanted))
-        for generation, index in self._indexes.items():
-            self._stored.update(self._select(generation, array[_hits(index, array)].tolist()))
-
-    def _select(self, generation: int, keys: list[int]) -> list[tuple[int, bytes]]:
-        found = []
-        for first in range(0, len(keys), _MOST_PARAMETERS):
-            some = keys[first : first + _MOST_PARAMETERS]
-            marks = ",".join("?" * len(some))
-            sql = f"SELECT key, content FROM {self._name} WHERE generation = ? AND key IN ({marks})"
-            found += self._checked(self._database.query(sql, (generation, *some)))
-        return found
+        for chunk, own in self._index.find(np.array(wanted, np.int64)).items():
+            rows = self._chunks.read(chunk)
+            self._stored |= {key: self._checked(key, rows[key]) for key in own if key in rows}
 
     def get(self, key: int) -> bytes | None:
         """Return a row, None if there is none."""
         return self._changed.get(key) or self._stored.get(key)
-
-    def _checked(self, rows: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        for key, content in rows:
-            if type(content) is not bytes or not self._is_row(content):
-                raise Damaged(f"the row {key} of {self._name} is none")
-        return rows
 
     def pop(self, key: int) -> None:
         """Remove a row."""
@@ -105,7 +77,7 @@ class Table:
             self._gone.add(key)
 
     @property
-    def rows(self) -> dict[int, bytes]:
+    def rows(self) -> Rows:
         """The rows in memory, oldest first."""
         return self._stored | self._changed
 
@@ -116,47 +88,81 @@ class Table:
 
     def save(self, now: float) -> None:
         """Write the changes within the open transaction."""
-        newest = max(self._began, default=0)
-        if newest not in self._began or len(self._indexes[newest]) >= GENERATION:
-            newest += 1
-        self._delete_gone()
-        changed = np.fromiter(self._changed, np.int64, len(self._changed))
-        changed.sort()
-        generations, keys = self._generations_of(changed, newest), changed.tolist()
-        rows = zip(generations.tolist(), keys, map(self._changed.get, keys), strict=True)
-        self._database.replace(self._name, rows)
-        if newest not in self._began:
-            self._database.query(
-                "REPLACE INTO generations VALUES (?,?,?)", (self._name, newest, now)
-            )
-        self._saved = newest, now, changed[generations == newest]
+        placed, emptied = self._save_old()
+        new = [key for key in self._changed if key not in placed]
+        self._saved = now, emptied, self._save_new(iter(new), now)
 
-    def _delete_gone(self) -> None:
-        gone = np.fromiter(self._gone, np.int64, len(self._gone))
-        for generation, index in self._indexes.items():
-            keys = gone[_hits(index, gone)].tolist()
-            sql = f"DELETE FROM {self._name} WHERE generation = ? AND key = ?"
-            self._database.write(sql, ((generation, key) for key in keys))
+    def _save_old(self) -> tuple[set[int], list[int]]:
+        """Write changes of rows that the file has; return their keys, and chunks now empty."""
+        keys = np.fromiter(chain(self._changed, self._gone), np.int64, self.unsaved)
+        placed, emptied = set(), []
+        for chunk, own in self._index.find(keys).items():
+            rows = self._chunks.read(chunk)
+            if not (own := [key for key in own if key in rows]):
+                continue
+            for key in own:
+                if key in self._changed:
+                    rows[key] = self._changed[key]
+                else:
+                    rows.pop(key, None)
+            placed.update(own)
+            self._chunks.write(chunk, rows)
+            if not rows:
+                emptied.append(chunk)
+        return placed, emptied
 
-    def _generations_of(self, keys: np.ndarray, newest: int) -> np.ndarray:
-        found = np.full(len(keys), newest)
-        old = np.flatnonzero(self._filter.has(_upper(keys)))
-        for generation, index in self._indexes.items():
-            found[old[_hits(index, keys[old])]] = generation
-        return found
+    def _save_new(self, keys: Iterator[int], now: float) -> list[tuple[int, list[int]]]:
+        """Write rows that the file does not have; return which chunks have them."""
+        added = []
+        chunk, rows = self._last_chunk()
+        while own := list(islice(keys, CHUNK - len(rows))):
+            rows |= {key: self._changed[key] for key in own}
+            self._chunks.write(chunk, rows)
+            added.append((chunk, own))
+            chunk, rows = chunk + 1, {}
+        generation = chunk // FIRST_CHUNK
+        if added and generation not in self._began:
+            sql = "REPLACE INTO generations VALUES (?,?,?)"
+            self._database.query(sql, (self._name, generation, now))
+        return added
+
+    def _last_chunk(self) -> tuple[int, Rows]:
+        """Return the chunk that has room for new rows, and the rows in it."""
+        newest = max(self._began, default=1)
+        if (last := self._chunks.last(newest)) is None:
+            return newest * FIRST_CHUNK, {}
+        if (last + 1) % FIRST_CHUNK >= GENERATION // CHUNK:
+            return (newest + 1) * FIRST_CHUNK, {}
+        rows = self._chunks.read(last)
+        return (last, rows) if len(rows) < CHUNK else (last + 1, {})
 
     def confirm(self) -> None:
         """Take note that what save() wrote is committed; keep the newest rows only in memory."""
-        newest, now, keys = self._saved
-        self._began.setdefault(newest, now)
-        before = self._indexes.get(newest, np.empty(0, np.uint32))
-        self._indexes[newest] = np.union1d(before, _upper(keys))
-        self._filter.add(_upper(keys))
+        now, emptied, added = self._saved
+        self._index.remove(emptied)
+        self._add_to_index(added)
+        if added:
+            self._began.setdefault(added[0][0] // FIRST_CHUNK, now)
         self._stored |= self._changed
         self._changed.clear()
         self._gone.clear()
         self._oldest = None
         _keep(self._stored, self._in_memory)
+
+    def _add_to_index(self, added: Iterable[tuple[int, Collection[int]]]) -> None:
+        """Add the keys in some chunks of one generation."""
+        numbers, lengths, keys = [], [], []
+        for chunk, own in added:
+            numbers.append(chunk)
+            lengths.append(len(own))
+            keys += own
+        chunks = np.repeat(np.array(numbers, np.int64), lengths)
+        self._index.add(np.array(keys, np.int64), chunks)
+
+    def _checked(self, key: int, row: bytes) -> bytes:
+        if not self._is_row(row):
+            raise Damaged(f"the row {key} of {self._name} is none")
+        return row
 
     def oldest(self, number: int, time_of: Callable[[bytes], float]) -> float:
         """Return the time of the oldest row, infinity if there is none.
@@ -181,11 +187,10 @@ class Table:
         return islice((time for time, k in self._oldest or () if not self._is_old(k)), 1)
 
     def _first_stored(self, time_of: Callable[[bytes], float]) -> list[tuple[float, int]]:
-        for generation in self._indexes:
-            sql = f"SELECT key, content FROM {self._name} WHERE generation = ?"
-            rows = self._checked(self._database.query(sql, (generation,)))
+        for generation in self._began:
+            rows = [row for _, chunk in self._chunks.of(generation) for row in chunk.items()]
             if not all(self._is_old(key) for key, _ in rows):
-                return sorted((time_of(content), key) for key, content in rows)
+                return sorted((time_of(self._checked(*row)), row[0]) for row in rows)
         return []
 
     def _is_old(self, key: int) -> bool:
@@ -193,35 +198,28 @@ class Table:
         return key in self._gone or key in self._changed
 
     def old_generations(self, since: float) -> list[int]:
-        """Return the generations that ended before this time.
+        """Return the generations that ended before this time, or are empty.
 
         And the oldest ones while the others have more than MOST_ROWS or MOST_BYTES.
         """
-        old, generations = [], sorted(self._began)
-        rows = {each: len(self._indexes[each]) for each in generations}
-        sizes = {each: rows[each] * self._row_size(each) for each in generations}
+        generations = sorted(self._began)
+        sizes = {g: (self._index.size_of(g), self._chunks.bytes_of(g)) for g in generations}
+        old = [each for each in generations[:-1] if not sizes[each][0]]
         for generation, following in zip(generations, generations[1:], strict=False):
-            is_small = sum(rows.values()) <= MOST_ROWS and sum(sizes.values()) <= MOST_BYTES
-            if is_small and self._began[following] >= since:
+            rows, size = map(sum, zip(*sizes.values(), strict=True))
+            if rows <= MOST_ROWS and size <= MOST_BYTES and self._began[following] >= since:
                 break
             old.append(generation)
-            del rows[generation], sizes[generation]
-        return old
-
-    def _row_size(self, generation: int) -> float:
-        sql = f"SELECT content FROM {self._name} WHERE generation = ? LIMIT {_SOME_ROWS}"
-        [(size,)] = self._database.query(f"SELECT avg(length(content)) FROM ({sql})", (generation,))
-        return size or 0.0
+            del sizes[generation]
+        return sorted({*old})
 
     def delete(self, generations: list[int]) -> int:
         """Delete generations, within the open transaction; return how many rows were open."""
         found = 0
         for generation in generations:
-            sql = f"SELECT substr(content, 1, {START}) FROM {self._name} WHERE generation = ?"
-            rows = self._database.query(f"{sql} AND typeof(content) = 'blob'", (generation,))
-            found += sum(self._is_open(row) for (row,) in rows)
-            sql = f"DELETE FROM {self._name} WHERE generation = ?"
-            self._database.query(sql, (generation,))
+            for _, rows in self._chunks.of(generation):
+                found += sum(map(self._is_open, rows.values()))
+            self._chunks.delete(generation)
             sql = "DELETE FROM generations WHERE name = ? AND generation = ?"
             self._database.query(sql, (self._name, generation))
         return found
@@ -229,32 +227,17 @@ class Table:
     def forget(self, generations: list[int]) -> None:
         """Take note that their deletion is committed; their rows in memory stay."""
         self._oldest = None
+        self._index.forget(generations)
         for generation in generations:
-            del self._indexes[generation], self._began[generation]
-        if generations:
-            self._filter = KeyFilter()
-            for index in self._indexes.values():
-                self._filter.add(index)
+            del self._began[generation]
 
     def forget_unsaved(self) -> int:
         """Forget the oldest rows in memory: the disk is full. Return how many were open."""
         lost = _keep(self._changed, self._in_memory)
         self._stored = {key: row for key, row in self._stored.items() if key in self._changed}
-        return sum(self._is_open(row[:START]) for row in lost)
+        return sum(map(self._is_open, lost))
 
 
-def _keep(rows: dict[int, bytes], number: int) -> list[bytes]:
+def _keep(rows: Rows, number: int) -> list[bytes]:
     """Delete the oldest rows but for `number`, and return them."""
     return [rows.pop(key) for key in list(rows)[: max(len(rows) - number, 0)]]
-
-
-def _upper(keys: np.ndarray) -> np.ndarray:
-    return (keys.view(np.uint64) >> np.uint64(32)).astype(np.uint32)
-
-
-def _hits(index: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Return which of the keys a sorted index of upper halves may have, bool of their shape."""
-    if not len(index) or not len(keys):
-        return np.zeros(len(keys), bool)
-    upper = _upper(keys)
-    return index[np.minimum(np.searchsorted(index, upper), len(index) - 1)] == upper

@@ -1,0 +1,84 @@
+"""Which chunk of a table (chunks.py) may hold a key, for millions of 64-bit keys.
+
+A key takes 6 bytes: in memory are, of each generation, the upper halves of its keys, sorted, and
+the chunk of each. A key that shares its upper half with another one has two candidates; of five
+million keys, one in 800 does.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from monitoring.figures.chunks import FIRST_CHUNK
+from monitoring.figures.key_filter import KeyFilter
+
+_NOTHING = np.empty(0, np.uint32), np.empty(0, np.uint16)
+
+
+class KeyIndex:
+    """Keys are arrays of int64, of shape (n,); they are hashes, so their upper halves are too."""
+
+    def __init__(self) -> None:
+        # By generation: upper halves, and the chunks within the generation.
+        self._generations: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._filter = KeyFilter()
+
+    def add(self, keys: np.ndarray, chunks: np.ndarray) -> None:
+        """Add keys, with the chunk of each, all of one generation."""
+        if not len(keys):
+            return
+        generation = int(chunks[0]) // FIRST_CHUNK
+        uppers, old = _upper(keys), self._generations.get(generation, _NOTHING)
+        order = np.argsort(uppers)
+        places = np.searchsorted(old[0], uppers[order])
+        self._generations[generation] = (
+            np.insert(old[0], places, uppers[order]),
+            np.insert(old[1], places, (chunks % FIRST_CHUNK).astype(np.uint16)[order]),
+        )
+        self._filter.add(uppers)
+
+    def likely(self, keys: np.ndarray) -> np.ndarray:
+        """Return the keys that some chunk may hold, in a fraction of the time that find() takes."""
+        return keys[self._filter.has(_upper(keys))] if self._generations else keys[:0]
+
+    def find(self, keys: np.ndarray) -> dict[int, list[int]]:
+        """Return the chunks that may hold some of these keys, and which."""
+        found = defaultdict(list)
+        keys = self.likely(keys)
+        for generation, (uppers, chunks) in self._generations.items():
+            first, end = (np.searchsorted(uppers, _upper(keys), side) for side in ("left", "right"))
+            number = end - first  # of candidates
+            own = np.repeat(keys, number)
+            nth = np.arange(len(own)) - np.repeat(np.cumsum(number) - number, number)
+            candidates = chunks[np.repeat(first, number) + nth].tolist()
+            for chunk, key in zip(candidates, own.tolist(), strict=True):
+                found[generation * FIRST_CHUNK + chunk].append(key)
+        return found
+
+    def remove(self, chunks: Iterable[int]) -> None:
+        """Remove chunks that are empty."""
+        of_generation = defaultdict(list)
+        for chunk in chunks:
+            of_generation[chunk // FIRST_CHUNK].append(chunk % FIRST_CHUNK)
+        for generation, empty in of_generation.items():
+            uppers, numbers = self._generations[generation]
+            stay = ~np.isin(numbers, empty)
+            self._generations[generation] = uppers[stay], numbers[stay]
+
+    def forget(self, generations: Collection[int]) -> None:
+        """Remove generations."""
+        for each in generations:
+            self._generations.pop(each, None)
+        if generations:
+            self._filter = KeyFilter()
+            for uppers, _ in self._generations.values():
+                self._filter.add(uppers)
+
+    def size_of(self, generation: int) -> int:
+        """Return how many keys a generation has."""
+        return len(self._generations.get(generation, _NOTHING)[0])
+
+
+def _upper(keys: np.ndarray) -> np.ndarray:
+    return (keys.view(np.uint64) >> np.uint64(32)).astype(np.uint32)
