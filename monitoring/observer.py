@@ -15,6 +15,7 @@ from pathlib import Path
 from kafka.errors import KafkaError
 
 from monitoring.figures.database import Damaged, Database, remove
+from monitoring.figures.decoding import Decoded, decode
 from monitoring.figures.drift_watch import DriftWatch
 from monitoring.figures.models_view import Models
 from monitoring.figures.state import Counts, State
@@ -48,15 +49,16 @@ DAY = 86_400
 class Observer:
     """What the monitor knows, and how it learns more: step() again and again.
 
-    path : of its file; None: memory only. keep : is given what each poll has returned, before the
-    positions behind it are saved. from_beginning : forget the file, read all that Kafka has.
-    clock : returns the seconds since 1970. KafkaError if the topics can't be found.
+    path : of its file; None: memory only. keep : is given what each poll has returned, and decode()
+    has made of it, before the positions behind it are saved. from_beginning : forget the file, read
+    all that Kafka has. clock : returns the seconds since 1970. KafkaError if the topics can't be
+    found.
     """
 
     def __init__(
         self,
         path: Path | None,
-        keep: Callable[[Polled], None] = lambda polled: None,
+        keep: Callable[[Polled, Decoded], None] = lambda polled, decoded: None,
         from_beginning: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -101,13 +103,15 @@ class Observer:
         if self._is_of_another_topic(polled.positions):
             self._begin_anew("What the monitor knows is of a former topic")
             return Polled({}, {})
-        self._keep(polled)
+        now = self._clock()
+        decoded = decode(polled.records, now)
+        self._keep(polled, decoded)
         self._note_gaps(polled)
         self._were_full.append(sum(map(len, polled.records.values())) >= FULL_POLL)
         if polled.records:
             try:
                 self._models.update(self._state)  # which ids are real
-                self._state.add(polled.records, self._clock(), not any(self._were_full))
+                self._state.add(polled.records, now, not any(self._were_full), decoded)
             except Damaged as error:
                 self._begin_anew(f"{self.path} is damaged: {error}")
                 return Polled({}, {})

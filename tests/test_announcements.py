@@ -5,8 +5,9 @@ import pytest
 from kafka import TopicPartition
 
 from monitoring.figures.database import Database
+from monitoring.figures.decoding import AHEAD
 from monitoring.figures.drift_watch import LOOK_EVERY, DriftWatch
-from monitoring.figures.state import AHEAD, State
+from monitoring.figures.state import State
 from tests.test_monitor_faults import Log, pair
 from tests.test_observer import NOW, START, look, record
 from utils.kafka_client.topics import RETRAIN_TOPIC

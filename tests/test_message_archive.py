@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from kafka import TopicPartition
@@ -12,9 +14,11 @@ from kafka.consumer.fetcher import ConsumerRecord
 
 from monitoring.audit import message_archive
 from monitoring.audit.kept_messages import KeptMessages
-from monitoring.audit.message_archive import MessageArchive
+from monitoring.audit.message_archive import NOT_DECODED, MessageArchive
 from monitoring.audit.message_blocks import BLOCK, Message, pack, unpack
+from monitoring.figures.decoding import decode
 from tests.harness.pipeline import wait_until
+from tests.test_observer import DATA
 from tests.test_reader import create_again
 from utils.files import ROOT
 from utils.kafka_client.reader import Polled
@@ -96,30 +100,59 @@ def test_all_messages_of_a_request_are_found_however_they_came(path, sizes):
     assert not found(path, "r")
 
 
+ODD = [
+    None,
+    Unreadable("why"),
+    b"",
+    b"\xff\xfe",
+    b"[1]",
+    b"[" * 100_000,
+    b'{"request_id": 7, "data": {}}',
+    b'{"request_id": "nan", "data": {"x": NaN}}',
+    b'{"request_id": "large", "data": {"x": 1e999}}',
+    b'{"request_id": "\\ud800", "data": {}}',
+    '{"request_id": "Zoë \\u0000", "data": {}}'.encode(),
+    b'{"request_id": "twice", "request_id": "last", "data": {}}',
+]
+
+
 def test_odd_messages_are_kept_and_found_by_their_id(path):
-    odd = [
-        None,
-        Unreadable("why"),
-        b"",
-        b"\xff\xfe",
-        b"[1]",
-        b"[" * 100_000,
-        b'{"request_id": 7, "data": {}}',
-        b'{"request_id": "nan", "data": {"x": NaN}}',
-        b'{"request_id": "large", "data": {"x": 1e999}}',
-        b'{"request_id": "\\ud800", "data": {}}',
-        '{"request_id": "Zoë \\u0000", "data": {}}'.encode(),
-        b'{"request_id": "twice", "request_id": "last", "data": {}}',
-    ]
     archive = MessageArchive(path)
-    archive.add(polled(odd))
-    archive.add(polled([request("x")] * BLOCK, len(odd)))
+    archive.add(polled(ODD))
+    archive.add(polled([request("x")] * BLOCK, len(ODD)))
     archive.close()
-    values = [None if isinstance(value, Unreadable) else value for value in odd]
-    assert [message.value for message in kept(path)][: len(odd)] == values
+    values = [None if isinstance(value, Unreadable) else value for value in ODD]
+    assert [message.value for message in kept(path)][: len(ODD)] == values
     for request_id, offset in (("nan", 7), ("large", 8), ("Zoë \0", 10), ("last", 11)):
         assert [message.offset for message in found(path, request_id)] == [offset]
     assert not found(path, "twice")
+
+
+def test_what_is_decoded_already_gets_the_same_index(tmp_path):
+    data = json.dumps(DATA)
+    some = polled(
+        [
+            *ODD,
+            f'{{"request_id": "valid", "data": {data}}}'.encode(),
+            f'{{"request_id": "both", "data": {data}, "prediction": 1}}'.encode(),
+            f'{{"request_id": "{"i" * 300}", "data": {data}}}'.encode(),
+            b'{"request_id": "answered", "prediction": 1, "probability": 0.5, "model_id": 3}',
+            b'{"request_id": "plain", "prediction": 0}',
+            b'{"request_id": "refused", "error": "why"}',
+            b'{"request_id": "nothing"}',
+            *[request("x")] * BLOCK,
+        ]
+    )
+    blocks = []
+    for name, decoded in (("a.db", NOT_DECODED), ("b.db", decode(some.records, 2e9))):
+        archive = MessageArchive(tmp_path / name)
+        archive.add(some, decoded)
+        archive.close()
+        with closing(sqlite3.connect(tmp_path / name)) as database:
+            sql = "SELECT requests, hashes, content FROM blocks"
+            blocks.append(database.execute(sql).fetchall())
+    assert blocks[0] == blocks[1]
+    assert blocks[0]
 
 
 def test_a_topic_that_was_created_again_begins_anew(path):

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import zstandard
 
+from monitoring.figures.decoding import ERROR, PREDICTION, REQUEST
 from monitoring.hashes import hash_of
 
 BLOCK = 4_000  # messages
@@ -23,7 +24,8 @@ MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any numb
 class Message(NamedTuple):
     """A record of a topic; time : its timestamp, in ms since 1970.
 
-    What is written is a tuple of the same fields: names cost as much as the compression.
+    What is written is a tuple of the same fields, and of the event that the message is
+    (decoding.py), None if that is not known: names cost as much as the compression.
     """
 
     topic: str
@@ -52,6 +54,7 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 _encode_block = msgspec.msgpack.Encoder().encode
 _decode_block = msgspec.msgpack.Decoder(_Block).decode
 _NO_HEAD = _Head()
+_EVENTS_WITH_ID = frozenset((REQUEST, PREDICTION, ERROR))  # a request is what has data
 _ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError)
 
 
@@ -123,13 +126,18 @@ def index_of(messages: list[tuple]) -> tuple[int, bytes]:
 
     A hash has 8 bytes; an id that several messages have is there once.
     """
-    requests, ids = 0, set()
-    for *_, value in messages:
-        head = _head(value)
-        requests += head.data is not msgspec.UNSET
-        if type(head.request_id) is str:
-            ids.add(head.request_id)
-    return requests, hashes_of(ids).tobytes()
+    requests, hashes = 0, []
+    for message in messages:
+        event = message[5]
+        if event is not None and event[0] in _EVENTS_WITH_ID:
+            requests += event[0] == REQUEST
+            hashes.append(event[1])
+        else:
+            head = _head(message[4])
+            requests += head.data is not msgspec.UNSET
+            if type(head.request_id) is str:
+                hashes.append(hash_of(head.request_id))
+    return requests, np.unique(np.array(hashes, np.int64).view(np.uint64)).tobytes()
 
 
 def hashes_of(request_ids: Collection[str]) -> np.ndarray:
@@ -142,7 +150,7 @@ def parts(messages: list[tuple]) -> Iterator[list[tuple]]:
     part, size = [], 0
     for message in messages:
         part.append(message)
-        size += len(message[-1] or b"")
+        size += len(message[4] or b"")
         if len(part) == BLOCK or size >= BLOCK_BYTES:
             yield part
             part, size = [], 0
@@ -152,7 +160,7 @@ def parts(messages: list[tuple]) -> Iterator[list[tuple]]:
 
 def pack(messages: list[tuple]) -> bytes:
     """Return messages as one compressed blob, for unpack()."""
-    topics, partitions, offsets, times, values = zip(*messages, strict=True)
+    topics, partitions, offsets, times, values, *_ = zip(*messages, strict=True)
     runs = [(place, len([*run])) for place, run in groupby(zip(topics, partitions, strict=True))]
     places = sorted({place for place, _ in runs})
     numbers = [places.index(place) for place, _ in runs]

@@ -4,10 +4,11 @@ What is a request, a reply, an invalid message is decided as by the predictor (u
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any, NotRequired, get_args, get_origin
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, NotRequired, get_args, get_origin
 
 import msgspec
+from kafka import TopicPartition
 from kafka.consumer.fetcher import ConsumerRecord
 from msgspec import UNSET, Struct, UnsetType
 
@@ -15,6 +16,7 @@ from monitoring.hashes import hash_of_valid
 from utils.answers import IS_NUMBER, scores_of
 from utils.datasets import dataset
 from utils.datasets.target import LARGEST, Probability
+from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 from utils.messages import (
     Count,
     Data,
@@ -27,6 +29,7 @@ from utils.messages import (
 )
 
 REQUEST, INVALID, PREDICTION, ERROR, UNREADABLE, NAMELESS = range(6)
+AHEAD = 5.0  # seconds that a timestamp may be in the future: later ones are of a wrong clock
 NO_MODEL = -1  # the id in a reply without one
 UNKNOWN = math.nan  # an outcome that has not come
 
@@ -95,6 +98,29 @@ def rank_of(partition: int, offset: int) -> int:
 def time_of(record: ConsumerRecord, latest: int) -> int:
     """Return a record's timestamp in ms; a later one than `latest`, of a wrong clock, is that."""
     return max(min(record.timestamp, latest), 0)
+
+
+class Decoded(NamedTuple):
+    """What one poll has returned, decoded."""
+
+    events: dict[TopicPartition, list[Event]]  # one for each record of app_messages
+    outcomes: list[ReportedOutcome]
+    latest: int  # see time_of()
+
+
+def decode(records: Mapping[TopicPartition, list[ConsumerRecord]], now: float) -> Decoded:
+    """Decode records; those of other topics than app_messages and outcomes_topic are none.
+
+    now : seconds since 1970.
+    """
+    latest = int((now + AHEAD) * 1000)
+    found = Decoded({}, [], latest)
+    for partition, some in records.items():
+        if partition.topic == APP_MESSAGES:
+            found.events[partition] = events(some, latest)
+        elif partition.topic == OUTCOMES_TOPIC:
+            found.outcomes.extend(reported_outcomes(some, latest))
+    return found
 
 
 def events(records: Iterable[ConsumerRecord], latest: int) -> list[Event]:

@@ -5,21 +5,22 @@ answer or its outcome is in a temporary file of SQLite's, which nobody else can 
 gone with the process; memory and file are bounded as the monitor's are.
 """
 
+from itertools import chain
+
 import msgspec
 import numpy as np
 
 from monitoring.figures.database import Database
-from monitoring.figures.decoding import REQUEST, Event, events, reported_outcomes
+from monitoring.figures.decoding import REQUEST, Event, decode
 from monitoring.figures.join import Answers, Join, Observations
 from monitoring.figures.model_figures import decided
 from monitoring.figures.newest import Newest
 from monitoring.figures.rows import OUTPUTS, is_known, is_waiting, lacks_a_part
 from monitoring.figures.sample import Sample
-from monitoring.figures.state import AHEAD, Records
+from monitoring.figures.state import Records
 from monitoring.figures.table import Table
 from monitoring.hashes import hash_of
 from utils.datasets import dataset
-from utils.kafka_client.topics import APP_MESSAGES
 from utils.model_store.model import Model
 
 WINDOW = 50_000 if OUTPUTS <= 10 else 5_000  # observations
@@ -50,12 +51,8 @@ class Shadow:
 
     def add(self, records: Records, now: float) -> None:
         """Add what one poll has returned; now : seconds since 1970."""
-        latest, messages, outcomes = int((now + AHEAD) * 1000), [], []
-        for partition, found in records.items():
-            if partition.topic == APP_MESSAGES:
-                messages += events(found, latest)
-            else:
-                outcomes += reported_outcomes(found, latest)
+        messages_of, outcomes, _ = decode(records, now)
+        messages = [*chain.from_iterable(messages_of.values())]
         self._predict([each for each in messages if each[0] == REQUEST])
         self._join.load(messages, outcomes)
         joined = self._join.join(messages, outcomes)

@@ -3,6 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Mapping
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -16,8 +17,8 @@ from monitoring.figures.decoding import (
     ERROR,
     PREDICTION,
     REQUEST,
-    events,
-    reported_outcomes,
+    Decoded,
+    decode,
     time_of,
 )
 from monitoring.figures.join import Join, Joined
@@ -30,10 +31,9 @@ from monitoring.figures.table import Table
 from utils.datasets import dataset
 from utils.kafka_client.reader import Positions
 from utils.kafka_client.records import Position
-from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, OUTCOMES_TOPIC, RETRAIN_TOPIC
+from utils.kafka_client.topics import APP_MESSAGES, DEAD_LETTER_TOPIC, RETRAIN_TOPIC
 
 LEAST_AGES = 5  # polls, to say that clocks are slow
-AHEAD = 5.0  # seconds that a timestamp may be in the future: later ones are of a wrong clock
 Records = Mapping[TopicPartition, list[ConsumerRecord]]
 
 
@@ -118,25 +118,26 @@ class State:
             interval = msgspec.msgpack.decode(content, type=Interval)
             self.curves.rings[span].intervals[place] = interval
 
-    def add(self, records: Records, now: float, is_fresh: bool = False) -> Joined:
+    def add(
+        self, records: Records, now: float, is_fresh: bool = False, decoded: Decoded | None = None
+    ) -> Joined:
         """Add what one poll has returned.
 
-        now : seconds since 1970; is_fresh : the records have been sent just now.
+        now : seconds since 1970; is_fresh : the records have been sent just now. decoded : the
+        records, if they are decoded already.
         """
-        latest = int((now + AHEAD) * 1000)
-        by_topic: dict[str, list[ConsumerRecord]] = {}
-        for partition, found in records.items():
-            by_topic.setdefault(partition.topic, []).extend(found)
-        messages = events(by_topic.get(APP_MESSAGES, ()), latest)
-        outcomes = reported_outcomes(by_topic.get(OUTCOMES_TOPIC, ()), latest)
+        messages_of, outcomes, latest = decoded or decode(records, now)
+        messages = [*chain.from_iterable(messages_of.values())]
         self.join.load(messages, outcomes)  # first: if it fails, nothing has changed
         for partition, found in records.items():
             self.counts.ahead += sum(each.timestamp > latest for each in found)
             if partition.topic == APP_MESSAGES:
                 first = time_of(found[0], latest)
                 self.counts.first_times.setdefault(partition.partition, first)
-        self.control.add_letters(by_topic.get(DEAD_LETTER_TOPIC, ()))
-        self.control.add_control(by_topic.get(RETRAIN_TOPIC, ()), latest)
+            elif partition.topic == DEAD_LETTER_TOPIC:
+                self.control.add_letters(found)
+            elif partition.topic == RETRAIN_TOPIC:
+                self.control.add_control(found, latest)
         return self._add_messages(messages, outcomes, now, is_fresh)
 
     @property
