@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from monitoring.figures.exact import added, bins_of, mean, quantile, total_of
-from monitoring.figures.join import Answers, Observations
+from monitoring.figures.joined import Answers, Observations
 from monitoring.figures.model_figures import places_of, right
 from monitoring.snapshot import Point
 from utils.datasets import dataset

@@ -95,6 +95,11 @@ def rank_of(partition: int, offset: int) -> int:
     return offset << 12 | partition & 0xFFF
 
 
+def rank_in_request(partition: int, offset: int) -> int:
+    """Return the rank of an outcome that a request contains: a reported one counts more."""
+    return rank_of(partition, offset) - 2**62
+
+
 def time_of(record: ConsumerRecord, latest: int) -> int:
     """Return a record's timestamp in ms; a later one than `latest`, of a wrong clock, is that."""
     return max(min(record.timestamp, latest), 0)

@@ -5,12 +5,11 @@ answers the earliest request of its id in its partition that has no answer, whic
 predictor promises; an error reply the earliest invalid message of its id. An outcome belongs to
 an id: each answer to it is judged by the last outcome, the one with the highest offset. (For
 training, only the first request of an id counts.) A reported outcome counts more than one that a
-request contains. So the result does not depend on which topic or partition is read first.
+request contains. So the result does not depend on which topic or partition is read first. Most
+messages are joined all at once (usual_join.py); the others here, one by one.
 """
 
-import struct
 from hashlib import blake2b
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,10 +22,10 @@ from monitoring.figures.decoding import (
     UNREADABLE,
     Event,
     ReportedOutcome,
-    rank_of,
+    rank_in_request,
 )
+from monitoring.figures.joined import Builder, Joined
 from monitoring.figures.rows import (
-    ANSWER,
     ANSWERED,
     ASKED,
     FURTHER,
@@ -37,48 +36,11 @@ from monitoring.figures.rows import (
     OUTPUTS,
 )
 from monitoring.figures.table import Table
-from utils.datasets import dataset
+from monitoring.figures.usual_join import join_usual
 
 _ZERO = FURTHER.pack(0)
-# Of a reply: its latency, whether it is a prediction, and whether it is to a valid request.
-_REPLY = struct.Struct("<q??")
-_JUDGED = struct.Struct("<ddq")  # of an observation: the outcome, the one before, its time
 _REPLIES, _QUESTIONS = frozenset((PREDICTION, ERROR)), frozenset((REQUEST, INVALID))
-_IN_REQUEST = 2**62  # is taken from the rank of an outcome that a request contains
 _NO_SCORES = (0.0,) * OUTPUTS
-
-
-class Answers(NamedTuple):
-    """Replies to requests, as columns of shape (n,)."""
-
-    rows: np.ndarray  # ANSWER; an error reply has no model and no scores
-    latencies: np.ndarray  # ms
-    are_predictions: np.ndarray
-    were_valid: np.ndarray  # the requests
-
-
-class Observations(NamedTuple):
-    """Answers with their outcomes, or with new ones, as columns of shape (n,)."""
-
-    rows: np.ndarray  # ANSWER
-    outcomes: np.ndarray
-    before: np.ndarray  # the outcomes until now, NaN where there was none
-    delays: np.ndarray  # ms from request to reported outcome; -1: the request contained it
-
-    @property
-    def scores(self) -> np.ndarray:
-        """The scores as utils/datasets/target.py wants them."""
-        return dataset.target.as_scores(self.rows["scores"])
-
-
-class Joined(NamedTuple):
-    """What the events of one step lead to."""
-
-    answers: Answers
-    observations: Observations
-    unexpected: int  # replies
-    outcomes: int  # reported, or contained in a request
-    unmatched: int  # by how many more, or fewer, outcomes have no prediction
 
 
 class Join:
@@ -92,8 +54,8 @@ class Join:
 
     def join(self, events: list[Event], outcomes: list[ReportedOutcome]) -> Joined:
         """Return what these lead to; those of one partition are in order. Call load() before."""
-        masks, joined = _masks(events), _Builder()
-        for event in events:
+        masks, joined = _masks(events), Builder()
+        for event in join_usual(events, masks, self._waiting, self._known, joined):
             kind, key, time, partition, offset, _, outcome = event
             if kind in _REPLIES:
                 self._answer(event, masks, joined)
@@ -129,7 +91,7 @@ class Join:
             row = FURTHER.pack(more + 1) + row[FURTHER.size :]
         self._waiting.put(key, row)
 
-    def _answer(self, event: Event, masks: dict, joined: "_Builder") -> None:
+    def _answer(self, event: Event, masks: dict, joined: Builder) -> None:
         replied, id_key, reply_time, partition, _, content, _ = event
         own = INVALID if replied == ERROR else REQUEST
         for kind in (own, REQUEST + INVALID - own):
@@ -146,16 +108,13 @@ class Join:
             time, offset, outcome = self._take(key, row, reply_time)
         model_id, scores = content or (0, _NO_SCORES)
         place = ANSWERED.pack(model_id, time, partition, offset, *scores)
-        joined.answers.append(place)
-        flags = replied == PREDICTION, kind == REQUEST
-        joined.replies.append(_REPLY.pack(reply_time - time, *flags))
+        joined.answer(place, reply_time - time, replied == PREDICTION, kind == REQUEST)
         if replied == ERROR:
             return
         if offset >= 0:
             self._note_answer(id_key, place, joined)
         if outcome == outcome:
-            rank = rank_of(partition, offset) - _IN_REQUEST
-            self._learn(id_key, outcome, rank, -1, joined)
+            self._learn(id_key, outcome, rank_in_request(partition, offset), -1, joined)
 
     def _take(self, key: int, row: bytes, reply_time: int) -> tuple[int, int, float]:
         """Remove the earliest request of a row, and return its time, offset and outcome."""
@@ -171,7 +130,7 @@ class Join:
             self._waiting.pop(key)
         return first
 
-    def _note_answer(self, key: int, answer: bytes, joined: "_Builder") -> None:
+    def _note_answer(self, key: int, answer: bytes, joined: Builder) -> None:
         row = self._known.get(key)
         if row is None:
             self._known.put(key, NOTHING_LEARNT + answer)
@@ -182,7 +141,7 @@ class Join:
                 joined.observe(answer, outcome, UNKNOWN, time)
             self._known.put(key, row + answer)
 
-    def _learn(self, key: int, outcome: float, rank: int, time: int, joined: "_Builder") -> None:
+    def _learn(self, key: int, outcome: float, rank: int, time: int, joined: Builder) -> None:
         row = self._known.get(key) or NOTHING_LEARNT
         before, known_rank, _ = LEARNT.unpack_from(row)
         if rank <= known_rank:
@@ -193,40 +152,6 @@ class Join:
             joined.observe(answers, outcome, before, time)
         else:
             joined.unmatched += before != before
-
-
-class _Builder:
-    def __init__(self) -> None:
-        self.answers: list[bytes] = []  # as in a row of `known`
-        self.replies: list[bytes] = []  # of each of them, as _REPLY
-        self._seen: list[bytes] = []  # answers
-        self._outcomes: list[bytes] = []  # of each of them, as _JUDGED
-        self.unexpected = self.outcomes = self.unmatched = 0
-
-    def observe(self, answers: bytes, outcome: float, before: float, time: int) -> None:
-        """Add an observation for each answer of a row of `known`; time : of the outcome."""
-        self._seen.append(answers)
-        number = len(answers) // ANSWERED.size
-        self._outcomes.append(_JUDGED.pack(outcome, before, time) * number)
-
-    def result(self) -> Joined:
-        counts = self.unexpected, self.outcomes, self.unmatched
-        return Joined(self._answers(), self._observations(), *counts)
-
-    def _answers(self) -> Answers:
-        replies = np.frombuffer(b"".join(self.replies), "<i8,?,?")
-        return Answers(_rows(self.answers), *(replies[name] for name in replies.dtype.names))
-
-    def _observations(self) -> Observations:
-        rows = _rows(self._seen)
-        judged = np.frombuffer(b"".join(self._outcomes), "<f8,<f8,<i8")
-        outcomes, before, reported = (judged[name] for name in judged.dtype.names)
-        delays = np.where(reported < 0, -1, np.maximum(reported - rows["time"], 0))
-        return Observations(rows, outcomes, before, delays)
-
-
-def _rows(answers: list[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(answers), ANSWER)
 
 
 def _masks(events: list[Event]) -> dict[tuple[int, int], int]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from monitoring.figures.decoding import NO_MODEL
 from monitoring.figures.exact import mean, total_of
-from monitoring.figures.join import Answers, Observations
+from monitoring.figures.joined import Answers, Observations
 from monitoring.figures.newest import Newest
 from monitoring.figures.rows import OUTPUTS
 from monitoring.snapshot import CalibrationBin, Figures

@@ -18,6 +18,9 @@ ONE_ASKED = struct.Struct("<qqqd")  # a row with one request
 # and offset of the request, and the scores.
 LEARNT, ANSWERED = struct.Struct("<dqq"), struct.Struct(f"<qqiq{OUTPUTS}d")
 NOTHING_LEARNT = LEARNT.pack(UNKNOWN, -(2**63), 0)
+WAITING_ROW = np.dtype(  # with one request, as ONE_ASKED
+    [("further", "<i8"), ("time", "<i8"), ("offset", "<i8"), ("outcome", "<f8")]
+)
 _MOST = 2**53  # no time, offset or model id is that large
 _LOWEST = -math.inf if dataset.target.kind == "number" else 0  # outcome or score
 _HIGHEST = math.inf if dataset.target.kind == "number" else max(len(dataset.target.labels) - 1, 1)
@@ -29,6 +32,9 @@ ANSWER = np.dtype(
         ("offset", "<i8"),  # of the request; -1 if it is not known
         ("scores", "<f8", (OUTPUTS,)),
     ]
+)
+KNOWN_ROW = np.dtype(  # with one answer, as LEARNT and ANSWERED
+    [("outcome", "<f8"), ("rank", "<i8"), ("time", "<i8"), ("answer", ANSWER)]
 )
 
 

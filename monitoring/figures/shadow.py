@@ -12,7 +12,8 @@ import numpy as np
 
 from monitoring.figures.database import Database
 from monitoring.figures.decoding import REQUEST, Event, decode
-from monitoring.figures.join import Answers, Join, Observations
+from monitoring.figures.join import Join
+from monitoring.figures.joined import Answers, Observations
 from monitoring.figures.model_figures import decided
 from monitoring.figures.newest import Newest
 from monitoring.figures.rows import OUTPUTS, is_known, is_waiting, lacks_a_part

@@ -21,7 +21,8 @@ from monitoring.figures.decoding import (
     decode,
     time_of,
 )
-from monitoring.figures.join import Join, Joined
+from monitoring.figures.join import Join
+from monitoring.figures.joined import Joined
 from monitoring.figures.model_figures import WINDOW, AllModels, ModelFigures, losses_of
 from monitoring.figures.newest import Newest
 from monitoring.figures.rates import Rates

@@ -48,6 +48,7 @@ class Table:
         self._stored: Rows = {}  # rows as they are in the file, oldest first
         self._changed: Rows = {}  # rows that are not, or not like this, in the file
         self.put = self._changed.__setitem__  # add or replace a row: key, content
+        self.put_all = self._changed.update  # the same with pairs of them
         self._gone: set[int] = set()  # of the rows in the file
         # See _oldest_stored(); None: look again.
         self._oldest: list[tuple[float, int]] | None = None
