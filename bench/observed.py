@@ -34,6 +34,7 @@ from utils.script import command_line
 
 RATE = 500  # requests/s, for the latency
 CAUGHT_UP = 60  # seconds after the last answer
+WAITING = 20_000  # requests: half a second's, so that the predictor never waits for one
 
 
 class Observed(Case):
@@ -105,7 +106,7 @@ def keep_up(arena: Arena, requests: int) -> Table:
     case = Observed(arena, "full-", arena.folder / "models", 1, own)
     with case, observing(case):
         predictor, monitor = case.start("predictor.py"), case.monitor.pid
-        figures = case.measure([predictor.pid], requests)
+        figures = case.measure([predictor.pid], requests, WAITING)
         answered = time.monotonic()
         wait_until(lambda: case.snapshot()["flow"]["unanswered"] == 0, 600, "all read")
         wait_until(lambda: case.snapshot()["flow"]["predictions"] >= requests, 600, "all read")
