@@ -34,7 +34,7 @@ from utils.script import command_line
 
 RATE = 500  # requests/s, for the latency
 CAUGHT_UP = 60  # seconds after the last answer
-WAITING = 20_000  # requests: half a second's, so that the predictor never waits for one
+WAITING = 10_000  # requests: a quarter of a second, so that the predictor never waits for one
 
 
 class Observed(Case):
