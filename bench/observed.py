@@ -111,19 +111,29 @@ def keep_up(arena: Arena, requests: int) -> Table:
         wait_until(lambda: case.snapshot()["flow"]["unanswered"] == 0, 600, "all read")
         wait_until(lambda: case.snapshot()["flow"]["predictions"] >= requests, 600, "all read")
         late, found = time.monotonic() - answered, case.snapshot()
-        cpu = cpu_seconds(monitor)
+        cpu, now, most = cpu_seconds(monitor), memory(monitor), memory(monitor, "VmHWM")
+        case.monitor.terminate()
+        case.monitor.wait(60)
         table = Table("the monitor at the predictor's full rate", "")
         for name, value in {
             "requests": f"{found['flow']['requests']:,}",
             "answered, requests/s": f"{figures.rate:,.0f}",
             "the monitor has read all after": f"{late:.1f} s",
             "its CPU": f"{cpu / requests * 1e6:.1f} us a request",
-            "its memory": f"{memory(monitor):,.0f} MB, at most {memory(monitor, 'VmHWM'):,.0f} MB",
+            "its memory": f"{now:,.0f} MB, at most {most:,.0f} MB",
             "its files": f"{sum(f.stat().st_size for f in files(arena)) / 1e6:,.0f} MB",
             "its notes": "; ".join(found["following"]["notes"]),
+            "alone, it reads": f"{requests / seconds_to_read(case):,.0f} requests/s",
         }.items():
             table.add_row(name, value)
         return table
+
+
+def seconds_to_read(case: Observed) -> float:
+    """Return how long a monitor takes to read all of it while nothing else runs, with its start."""
+    began = time.monotonic()
+    case.start("monitor.py", "--once", DATA_DIR=str(case.folder / "again")).wait(600)
+    return time.monotonic() - began
 
 
 def files(arena: Arena) -> list[Path]:
