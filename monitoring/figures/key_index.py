@@ -46,9 +46,12 @@ class KeyIndex:
         """Return the chunks that may hold some of these keys, and which."""
         found = defaultdict(list)
         keys = self.likely(keys)
+        wanted = _upper(keys)
         for generation, (uppers, chunks) in self._generations.items():
-            first, end = (np.searchsorted(uppers, _upper(keys), side) for side in ("left", "right"))
-            number = end - first  # of candidates
+            first = np.searchsorted(uppers, wanted)
+            number = np.searchsorted(uppers, wanted, "right") - first  # of candidates
+            if not number.any():
+                continue
             own = np.repeat(keys, number)
             nth = np.arange(len(own)) - np.repeat(np.cumsum(number) - number, number)
             candidates = chunks[np.repeat(first, number) + nth].tolist()

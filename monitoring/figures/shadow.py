@@ -81,7 +81,7 @@ class Shadow:
         for (_, _, _, *place, _, _), own in zip(requests, scores, strict=True):
             self._scores.put(_key(*place), own.tobytes())
         self.requests += len(requests)
-        self.sample.add((*place, content) for _, _, *place, content, _ in requests)
+        self.sample.add(requests)
 
     def _own(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which of these answers the candidate's are known for, and its scores of them."""

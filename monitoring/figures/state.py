@@ -3,7 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Mapping
-from itertools import chain
+from itertools import chain, compress
 
 import msgspec
 import numpy as np
@@ -157,7 +157,7 @@ class State:
         losses = losses_of(joined.observations)
         self.models.add(joined.answers, joined.observations, losses)
         self.curves.add(requests, joined.answers, joined.observations, losses, now)
-        self.sample.add((*each[2:5], each[5]) for each in found if each[0] == REQUEST)
+        self.sample.add(compress(found, kinds == REQUEST))
         self._add_newest(joined, losses)
         reported = np.array([each[1] for each in outcomes], np.int64)
         self.rates.add(requests, replies, reported, now=now)
