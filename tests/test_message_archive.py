@@ -15,7 +15,8 @@ from kafka.consumer.fetcher import ConsumerRecord
 from monitoring.audit import message_archive
 from monitoring.audit.kept_messages import KeptMessages
 from monitoring.audit.message_archive import NOT_DECODED, MessageArchive
-from monitoring.audit.message_blocks import BLOCK, Message, pack, unpack
+from monitoring.audit.message_blocks import Message, pack, unpack
+from monitoring.audit.message_runs import BLOCK, Run
 from monitoring.figures.decoding import decode
 from tests.harness.pipeline import wait_until
 from tests.test_observer import DATA
@@ -80,7 +81,8 @@ def test_messages_come_back_byte_for_byte():
         Message("outcomes_topic", 0, 0, 2**62, b"\x00\xff"),
         Message("app_messages", 0, 6, 0, b""),
     ]
-    assert list(unpack(pack(messages))) == messages
+    runs = [Run(*m[:2], *([each] for each in m[2:]), [None]) for m in messages]
+    assert list(unpack(pack(runs))) == messages
 
 
 @pytest.mark.parametrize("sizes", [[10, 20, 5], [BLOCK, 1], [BLOCK * 2 + 7], [700] * 9])

@@ -8,7 +8,8 @@ from kafka import KafkaAdminClient
 from monitoring.audit import past_messages
 from monitoring.audit.kept_messages import KeptMessages
 from monitoring.audit.message_archive import MessageArchive
-from monitoring.audit.message_blocks import BLOCK, MOST_MESSAGES
+from monitoring.audit.message_blocks import MOST_MESSAGES
+from monitoring.audit.message_runs import BLOCK
 from monitoring.audit.past_messages import PastMessages
 from tests.test_message_archive import kept, polled
 from tests.test_stable_offset import foreign_producer, open_transaction  # noqa: F401

@@ -14,22 +14,17 @@ the oldest blocks are deleted, once an hour and whenever a tenth of that was wri
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import repeat
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 
 from kafka.consumer.fetcher import ConsumerRecord
 
-from monitoring.audit.message_blocks import (
-    BLOCK,
-    BLOCK_BYTES,
-    Message,
-    index_of,
-    pack,
-    parts,
-)
-from monitoring.figures.decoding import Decoded, Event
+from monitoring.audit.message_blocks import Message, index_of, pack
+from monitoring.audit.message_runs import BLOCK, BLOCK_BYTES, Run, parts, run_of
+from monitoring.figures.decoding import Decoded
 from utils.console import say, warn
 from utils.kafka_client.reader import Polled, Positions
 from utils.kafka_client.topics import DEAD_LETTER_TOPIC
@@ -177,22 +172,29 @@ class MessageArchive:
             position = polled.positions.get((topic, partition))
             topic_id = position.topic_id if position else ""
             begin = self._next(topic, partition, topic_id)
-            events = decoded.events.get((topic, partition)) or repeat(None)
-            added += _messages_of(topic, partition, records, begin, events)
+            events = decoded.events.get((topic, partition))
+            added.append(run_of(topic, partition, records, begin, events))
             end = max(begin, records[-1].offset + 1)
             row = (topic, partition, topic_id, end)
             self._database.execute("INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", row)
         size = "SELECT count(*), coalesce(sum(length(value)), 0), min(written) FROM tail"
         [(number, total, oldest)] = self._database.execute(size)
-        total += sum(len(message[4] or b"") for message in added)
+        number += sum(len(run.values) for run in added)
+        total += sum(len(value) for run in added for value in run.values if value)
         too_old = oldest is not None and oldest < now - _DAY
-        if number + len(added) >= BLOCK or total >= BLOCK_BYTES or too_old:
-            tail = self._database.execute("SELECT * FROM tail ORDER BY rowid")
-            self._pack([*((*row[:5], None) for row in tail), *added], now)
+        if number >= BLOCK or total >= BLOCK_BYTES or too_old:
+            self._pack(chain(self._tail(), added), now)
             self._database.execute("DELETE FROM tail")
         else:
-            rows = ((*message[:5], now) for message in added)
-            self._database.executemany("INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?)", rows)
+            for topic, partition, *columns in added:
+                rows = ((topic, partition, *row[:3], now) for row in zip(*columns, strict=True))
+                self._database.executemany("INSERT INTO tail VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def _tail(self) -> Iterator[Run]:
+        tail = self._database.execute("SELECT * FROM tail ORDER BY rowid").fetchall()
+        for (topic, partition), rows in groupby(tail, itemgetter(0, 1)):
+            _, _, offsets, times, values, _ = map(list, zip(*rows, strict=True))
+            yield Run(topic, partition, offsets, times, values, [None] * len(offsets))
 
     def _follow_cuts(self, polled: Polled) -> None:
         """Go back where Kafka lost the end of a log: its new records have the same offsets."""
@@ -209,12 +211,12 @@ class MessageArchive:
                 return offset
         return 0
 
-    def _pack(self, messages: list[tuple], now: float) -> None:
+    def _pack(self, runs: Iterable[Run], now: float) -> None:
         sql = "INSERT INTO blocks (requests, written, first, last, hashes, content) "
-        for part in parts(messages):
+        for part in parts(runs):
             requests, hashes = index_of(part)
-            times = [message[3] for message in part]
-            row = (requests, now, min(times), max(times), hashes, content := pack(part))
+            first, last = (each(each(run.times) for run in part) for each in (min, max))
+            row = (requests, now, first, last, hashes, content := pack(part))
             self._packed += len(hashes) + len(content)
             self._database.execute(f"{sql} VALUES (?, ?, ?, ?, ?, ?)", row)
 
@@ -255,19 +257,3 @@ def message_of(record: ConsumerRecord) -> Message:
     """Return what is kept of a record; its value is None if it could not be decoded."""
     value = record.value if isinstance(record.value, bytes) else None
     return Message(record.topic, record.partition, record.offset, record.timestamp, value)
-
-
-def _messages_of(
-    topic: str,
-    partition: int,
-    records: list[ConsumerRecord],
-    begin: int,
-    events: Iterable[Event | None],
-) -> list[tuple]:
-    """Return tuples of the fields of Message, and the event."""
-    return [
-        (topic, partition, offset, record.timestamp, value if type(value) is bytes else None, event)
-        for record, event in zip(records, events, strict=False)
-        if (offset := record.offset) >= begin
-        for value in (record.value,)
-    ]

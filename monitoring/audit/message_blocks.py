@@ -4,29 +4,24 @@ import json
 import math
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
-from itertools import groupby
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import zstandard
 
+from monitoring.audit.message_runs import Run
 from monitoring.figures.decoding import ERROR, PREDICTION, REQUEST
 from monitoring.hashes import hash_of
 
-BLOCK = 4_000  # messages
-BLOCK_BYTES = 2**22
 LEVEL = 3  # of zstd
 MOST_LEVELS = 50  # of what is read of a message; a request has two
 MOST_MESSAGES = 100  # with one id that are looked at: anybody may send any number of them
 
 
 class Message(NamedTuple):
-    """A record of a topic; time : its timestamp, in ms since 1970.
-
-    What is written is a tuple of the same fields, and of the event that the message is
-    (decoding.py), None if that is not known: names cost as much as the compression.
-    """
+    """A record of a topic; time : its timestamp, in ms since 1970."""
 
     topic: str
     partition: int
@@ -121,22 +116,22 @@ def _leniently(value: bytes | None) -> _Head:
     return _NO_HEAD
 
 
-def index_of(messages: list[tuple]) -> tuple[int, bytes]:
+def index_of(runs: list[Run]) -> tuple[int, bytes]:
     """Return how many messages have data, and the sorted hashes of their request ids.
 
     A hash has 8 bytes; an id that several messages have is there once.
     """
     requests, hashes = 0, []
-    for message in messages:
-        event = message[5]
-        if event is not None and event[0] in _EVENTS_WITH_ID:
-            requests += event[0] == REQUEST
-            hashes.append(event[1])
-        else:
-            head = _head(message[4])
-            requests += head.data is not msgspec.UNSET
-            if type(head.request_id) is str:
-                hashes.append(hash_of(head.request_id))
+    for run in runs:
+        for event, value in zip(run.events, run.values, strict=True):
+            if event is not None and event[0] in _EVENTS_WITH_ID:
+                requests += event[0] == REQUEST
+                hashes.append(event[1])
+            else:
+                head = _head(value)
+                requests += head.data is not msgspec.UNSET
+                if type(head.request_id) is str:
+                    hashes.append(hash_of(head.request_id))
     return requests, np.unique(np.array(hashes, np.int64).view(np.uint64)).tobytes()
 
 
@@ -145,27 +140,15 @@ def hashes_of(request_ids: Collection[str]) -> np.ndarray:
     return np.sort(np.array([*map(hash_of, request_ids)], np.int64).view(np.uint64))
 
 
-def parts(messages: list[tuple]) -> Iterator[list[tuple]]:
-    """Yield the messages in parts of BLOCK messages or BLOCK_BYTES."""
-    part, size = [], 0
-    for message in messages:
-        part.append(message)
-        size += len(message[4] or b"")
-        if len(part) == BLOCK or size >= BLOCK_BYTES:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
-
-
-def pack(messages: list[tuple]) -> bytes:
+def pack(runs: list[Run]) -> bytes:
     """Return messages as one compressed blob, for unpack()."""
-    topics, partitions, offsets, times, values, *_ = zip(*messages, strict=True)
-    runs = [(place, len([*run])) for place, run in groupby(zip(topics, partitions, strict=True))]
-    places = sorted({place for place, _ in runs})
-    numbers = [places.index(place) for place, _ in runs]
-    place = np.repeat(np.array(numbers, np.uint16), [length for _, length in runs]).tobytes()
-    block = _Block(places, place, _differences(offsets), _differences(times), list(values))
+    places = sorted({run[:2] for run in runs})
+    numbers = np.array([places.index(run[:2]) for run in runs], np.uint16)
+    place = np.repeat(numbers, [len(run.offsets) for run in runs]).tobytes()
+    offsets, times, values = (
+        [*chain.from_iterable(column)] for column in [*zip(*runs, strict=True)][2:5]
+    )
+    block = _Block(places, place, _differences(offsets), _differences(times), values)
     return zstandard.compress(_encode_block(block), LEVEL)
 
 

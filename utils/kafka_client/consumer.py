@@ -16,6 +16,7 @@ from kafka.record.abc import ABCRecordBatch
 from utils.kafka_client.connection import connection, is_reachable, outage
 from utils.kafka_client.decompression import BatchTooLarge, limit_batches
 from utils.kafka_client.fetcher import LimitedFetcher
+from utils.kafka_client.large_reads import read_large_portions
 from utils.kafka_client.records import Unreadable
 from utils.kafka_client.rights import Rights
 from utils.kafka_client.stable_offset import StableOffsetWatch
@@ -24,6 +25,7 @@ METADATA_TIMEOUT_MS = 10_000
 CHECK_AFTER = 5.0  # seconds without a connection, after which poll() checks whether Kafka answers
 
 limit_batches()
+read_large_portions()
 
 
 class Consumer(KafkaConsumer):
