@@ -91,5 +91,5 @@ def test_only_records_without_headers_are_plain():
     for headers, is_plain in ([], True), ([("a", b"1")], False):
         batch = encoded([(0, 1, b"key", b"value", headers)], PLAIN)
         header = HEADER.unpack_from(batch)
-        found, end = decode_plain_records(batch, HEADER.size, header, PLACE, 1)
+        found, end = decode_plain_records(bytes(batch), HEADER.size, header, PLACE, 1)
         assert (len(found), end) == ((1, len(batch)) if is_plain else (0, HEADER.size))

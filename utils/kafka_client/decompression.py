@@ -102,6 +102,7 @@ class _LimitedBatch(DefaultRecordBatch):
     def records(self, partition: TopicPartition) -> Iterator[ConsumerRecord]:
         """Decode the records of this partition, in the place of __iter__()."""
         self._maybe_uncompress()
+        self._buffer = bytes(self._buffer)  # a part of a bytearray is copied twice
         while (left := self._num_records - self._next_record_index) > 0:
             plain, self._pos = decode_plain_records(
                 self._buffer, self._pos, self._header_data, partition, min(left, _AT_ONCE)
