@@ -41,6 +41,7 @@ SAVE_EVERY = 10.0  # seconds: what came since then is read again after a kill
 MOST_UNSAVED = 150_000  # rows; more are saved at once
 CLEAN_EVERY = 600.0  # seconds
 FETCH_WAIT = 500  # ms: two answers of Kafka a second are enough for a page that changes once
+MOST_RECORDS = 8_000  # of a poll; the objects of more would have garbage collected in each one
 FULL_POLL = 2_000  # records: a poll that returns so many has left others waiting, perhaps
 RECOVERY_TIMEOUT = 60.0  # seconds of errors, while Kafka answers, until a restart
 DAY = 86_400
@@ -71,7 +72,8 @@ class Observer:
         self._has_news = False  # since the last save
         self._models, self._drift = Models(), DriftWatch()
         self._lag = GroupLag(APP_MESSAGES, PREDICTOR_GROUP)
-        self._read_at = 0.0  # timestamp of the newest record of the last poll; 0: it had none
+        # Of the last poll, the newest record of the partition that is furthest behind; 0: none.
+        self._read_at = 0.0
         self._were_full = deque([False], 5)  # the last polls: more was waiting
 
     @property
@@ -124,7 +126,7 @@ class Observer:
         self._state.positions |= polled.positions
         self._has_news |= bool(polled.positions)
         newest = [found[-1].timestamp for found in polled.records.values()]
-        self._read_at = max(newest, default=0) / 1000
+        self._read_at = min(newest, default=0) / 1000
         self._save_if_due()
         return polled
 
@@ -221,7 +223,7 @@ class Observer:
     def _read(self) -> Reader:
         """Return a reader of what the state does not know yet."""
         reader, positions = (
-            Reader(self._state.positions, *READS, wait_ms=FETCH_WAIT),
+            Reader(self._state.positions, *READS, wait_ms=FETCH_WAIT, most_records=MOST_RECORDS),
             self._state.positions,
         )
         begins = {p: n for p, n in reader.begins().items() if n and p not in positions}

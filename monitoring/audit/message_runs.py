@@ -1,5 +1,6 @@
 """Messages on their way into blocks: as columns, in parts of the right size."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
@@ -49,17 +50,20 @@ def run_of(
 
 
 def parts(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Yield the messages in parts of BLOCK messages or BLOCK_BYTES."""
+    """Yield the messages in equal parts of about BLOCK messages, or in those of BLOCK_BYTES."""
+    runs = [*runs]
+    total = sum(len(run.offsets) for run in runs)
+    most = math.ceil(total / max(round(total / BLOCK), 1))
     part, number, size = [], 0, 0
     for run in runs:
         ends, first = [*accumulate(len(value or b"") for value in run.values)], 0
         while first < len(ends):
             before = ends[first - 1] if first else 0
             is_full = bisect_left(ends, BLOCK_BYTES - size + before) + 1
-            end = min(first + BLOCK - number, is_full, len(ends))
+            end = min(first + most - number, is_full, len(ends))
             part.append(run.part(first, end))
             number, size = number + end - first, size + ends[end - 1] - before
-            if number == BLOCK or size >= BLOCK_BYTES:
+            if number == most or size >= BLOCK_BYTES:
                 yield part
                 part, number, size = [], 0, 0
             first = end

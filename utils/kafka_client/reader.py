@@ -43,12 +43,17 @@ class Reader:
     found; Refused as Consumer.poll.
     """
 
-    def __init__(self, positions: Positions, *topics: str, wait_ms: int = 100) -> None:
-        """wait_ms : how long Kafka may collect records before it answers."""
+    def __init__(
+        self, positions: Positions, *topics: str, wait_ms: int = 100, most_records: int = 4_000
+    ) -> None:
+        """wait_ms : how long Kafka may collect records before it answers.
+
+        most_records : that a poll returns.
+        """
         self._topics = topics
         self._positions = _known(positions)
         self._consumer = make_consumer(
-            max_poll_records=4_000,
+            max_poll_records=most_records,
             max_partition_fetch_bytes=2**23,
             # Kafka answers with 1 MB, or after a while. Nobody waits for these records, and reading
             # each one as it comes takes CPU that the predictor and Kafka need.
