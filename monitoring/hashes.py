@@ -4,7 +4,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 _LONGEST = 256  # characters of a valid id
-_MOST = 20_000  # ids: at most 24 MB; the archive needs the same ones as the figures
+_MOST = 20_000  # ids: at most 24 MB; a reply mostly comes soon after its request
 
 
 def hash_of(request_id: str) -> int:

@@ -43,6 +43,7 @@ CLEAN_EVERY = 600.0  # seconds
 FETCH_WAIT = 500  # ms: two answers of Kafka a second are enough for a page that changes once
 MOST_RECORDS = 8_000  # of a poll; the objects of more would have garbage collected in each one
 FULL_POLL = 2_000  # records: a poll that returns so many has left others waiting, perhaps
+LAST_RECORDS = 200  # of a partition, of which the newest says how old they are
 RECOVERY_TIMEOUT = 60.0  # seconds of errors, while Kafka answers, until a restart
 DAY = 86_400
 
@@ -72,8 +73,7 @@ class Observer:
         self._has_news = False  # since the last save
         self._models, self._drift = Models(), DriftWatch()
         self._lag = GroupLag(APP_MESSAGES, PREDICTOR_GROUP)
-        # Of the last poll, the newest record of the partition that is furthest behind; 0: none.
-        self._read_at = 0.0
+        self._read_at = 0.0  # _newest() of the last poll
         self._were_full = deque([False], 5)  # the last polls: more was waiting
 
     @property
@@ -125,8 +125,7 @@ class Observer:
             self._notes.pop("reading", None)
         self._state.positions |= polled.positions
         self._has_news |= bool(polled.positions)
-        newest = [found[-1].timestamp for found in polled.records.values()]
-        self._read_at = min(newest, default=0) / 1000
+        self._read_at = _newest(polled) / 1000
         self._save_if_due()
         return polled
 
@@ -275,3 +274,16 @@ class Observer:
             restart_process(f"{type(error).__name__} although Kafka answers")
         time.sleep(1)
         self._reader.return_to(self._state.positions)
+
+
+def _newest(polled: Polled) -> int:
+    """Return the timestamp up to which the requests are read, ms; 0 if none came.
+
+    Of each partition that is the largest of the last ones: some senders may have wrong clocks.
+    """
+    newest = [
+        max(record.timestamp for record in found[-LAST_RECORDS:])
+        for partition, found in polled.records.items()
+        if partition.topic == APP_MESSAGES
+    ]
+    return min(newest, default=0)

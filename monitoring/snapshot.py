@@ -128,7 +128,9 @@ class Alert(msgspec.Struct):
 class Following(msgspec.Struct):
     """How far the monitor itself has read."""
 
-    behind: float | None = None  # age of the newest record of the last poll; 0: nothing was waiting
+    behind: float | None = (
+        None  # age of the requests of the last poll, seconds; 0: nothing was waiting
+    )
     missed: int = 0  # records that Kafka deleted before they were read
     unmatched: int = 0  # ids with an outcome whose prediction is not known (yet, or any more)
     notes: list[str] = []  # in words: what these figures miss

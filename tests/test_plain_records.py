@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
+from kafka.record.util import decode_varint
 
 from utils.kafka_client import decompression
-from utils.kafka_client.plain_records import decode_plain_records, record_of
+from utils.kafka_client.plain_records import _long_varint, decode_plain_records, record_of
 
 HEADER = DefaultRecordBatch.HEADER_STRUCT
 ATTRIBUTES = struct.calcsize(">qiibI")  # where they begin in the header of a batch
@@ -85,6 +86,13 @@ def test_a_record_that_says_it_is_longer_than_its_fields_is_refused():
     struct.pack_into(">i", batch, HEADER.size - 4, 1)  # the number of records
     assert decoded(theirs, batch) is None
     assert decoded(ours, batch) is None
+
+
+@given(st.binary(min_size=1, max_size=10))
+def test_a_long_number_is_the_one_that_kafka_python_reads(encoded):
+    encoded = bytes(byte | 0x80 for byte in encoded[:-1]) + bytes([encoded[-1] & 0x7F])
+    number, end = _long_varint(encoded, 0)
+    assert ((number >> 1) ^ -(number & 1), end) == decode_varint(encoded, 0)
 
 
 def test_only_records_without_headers_are_plain():

@@ -35,10 +35,10 @@ class Interrupted(Exception):
     """The transaction did not come to its end."""
 
 
-def save(database: Database, rows: Table, in_vain: bool = False) -> None:
+def save(database: Database, rows: Table, in_vain: bool = False, now: float = 1) -> None:
     with suppress(Interrupted):
         with database.transaction():
-            rows.save(now=1)
+            rows.save(now)
             if in_vain:
                 raise Interrupted
         rows.confirm()
@@ -81,3 +81,21 @@ def compare(all_steps: list[tuple[str, list[int]]]) -> None:
         assert {key: rows.get(key) for key in KEYS} == {key: expected.get(key) for key in KEYS}
         in_file = [key for g in rows._began for _, own in rows._chunks.of(g) for key in own]
         assert sorted(in_file) == sorted(expected)  # no removed row, and none twice
+
+
+def test_rows_that_leave_soon_leave_nothing_behind():
+    with closing(Database(":memory:")) as database:
+        rows = open_table(database)
+        rows.put(-1, b"never leaves")
+        for now in range(100):
+            some = [now << 40 | number for number in range(100)]
+            rows.put_all((key, b"row") for key in some)
+            save(database, rows, now=1_000 * now)
+            rows.load(some)
+            for key in some:
+                rows.pop(key)
+        save(database, rows, now=100_000)
+        assert sum(map(rows._index.size_of, rows._began)) == 1
+        assert len(rows._began) == 2  # a generation ends after a day
+        assert rows.old_generations(since=90_000) == [1]
+        assert rows.delete([1]) == 1

@@ -43,14 +43,19 @@ def run_of(
         topic,
         partition,
         offsets,
-        [record.timestamp for record in records],
+        [_within_64_bits(record.timestamp) for record in records],
         [value if type(value) is bytes else None for value in values],
         events or [None] * len(offsets),
     ).part(bisect_left(offsets, begin), len(offsets))
 
 
+def _within_64_bits(timestamp: int) -> int:
+    """Return a timestamp that can be written: a sender can make any number of it."""
+    return timestamp if -(2**63) <= timestamp < 2**63 else 2**63 - 1
+
+
 def parts(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Yield the messages in equal parts of about BLOCK messages, or in those of BLOCK_BYTES."""
+    """Yield the messages in equal parts of BLOCK messages, up to a half more, or of BLOCK_BYTES."""
     runs = [*runs]
     total = sum(len(run.offsets) for run in runs)
     most = math.ceil(total / max(round(total / BLOCK), 1))

@@ -5,6 +5,7 @@ generations: chunk `c` to generation `c // FIRST_CHUNK`.
 """
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
@@ -13,8 +14,9 @@ from monitoring.figures.database import Damaged, Database
 FIRST_CHUNK = 2**16  # times a generation: the number of its first chunk
 
 Rows = dict[int, bytes]  # by key
+_Key = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Rows).decode
+_decode = msgspec.msgpack.Decoder(dict[_Key, bytes]).decode
 
 
 class Chunks:
@@ -44,7 +46,7 @@ class Chunks:
             self._database.query(f"DELETE FROM {self._name} WHERE chunk = ?", (chunk,))
 
     def last(self, generation: int) -> int | None:
-        """Return the last chunk of the newest generation."""
+        """Return the last chunk of a generation, None if it has none; there is no newer one."""
         sql = f"SELECT max(chunk) FROM {self._name} WHERE chunk >= ?"
         [(chunk,)] = self._database.query(sql, (generation * FIRST_CHUNK,))
         return chunk

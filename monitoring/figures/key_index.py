@@ -13,6 +13,7 @@ import numpy as np
 from monitoring.figures.chunks import FIRST_CHUNK
 from monitoring.figures.key_filter import KeyFilter
 
+_MOST_IN_FILTER = 20_000_000
 _NOTHING = np.empty(0, np.uint32), np.empty(0, np.uint16)
 
 
@@ -23,12 +24,16 @@ class KeyIndex:
         # By generation: upper halves, and the chunks within the generation.
         self._generations: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._filter = KeyFilter()
+        self._in_filter = 0  # keys, with those that were removed since it was made
 
     def add(self, keys: np.ndarray, chunks: np.ndarray) -> None:
-        """Add keys, with the chunk of each, all of one generation."""
-        if not len(keys):
-            return
-        generation = int(chunks[0]) // FIRST_CHUNK
+        """Add keys, with the chunk of each."""
+        generations = chunks // FIRST_CHUNK
+        for generation in np.unique(generations).tolist():
+            own = generations == generation
+            self._add(generation, keys[own], chunks[own])
+
+    def _add(self, generation: int, keys: np.ndarray, chunks: np.ndarray) -> None:
         uppers, old = _upper(keys), self._generations.get(generation, _NOTHING)
         order = np.argsort(uppers)
         places = np.searchsorted(old[0], uppers[order])
@@ -37,6 +42,7 @@ class KeyIndex:
             np.insert(old[1], places, (chunks % FIRST_CHUNK).astype(np.uint16)[order]),
         )
         self._filter.add(uppers)
+        self._in_filter += len(uppers)
 
     def likely(self, keys: np.ndarray) -> np.ndarray:
         """Return the keys that some chunk may hold, in a fraction of the time that find() takes."""
@@ -60,23 +66,29 @@ class KeyIndex:
         return found
 
     def remove(self, chunks: Iterable[int]) -> None:
-        """Remove chunks that are empty."""
+        """Remove all keys of some chunks."""
         of_generation = defaultdict(list)
         for chunk in chunks:
             of_generation[chunk // FIRST_CHUNK].append(chunk % FIRST_CHUNK)
-        for generation, empty in of_generation.items():
+        for generation, removed in of_generation.items():
             uppers, numbers = self._generations[generation]
-            stay = ~np.isin(numbers, empty)
+            stay = ~np.isin(numbers, removed)
             self._generations[generation] = uppers[stay], numbers[stay]
+        if self._in_filter > _MOST_IN_FILTER:
+            self._make_filter()
 
     def forget(self, generations: Collection[int]) -> None:
         """Remove generations."""
         for each in generations:
             self._generations.pop(each, None)
         if generations:
-            self._filter = KeyFilter()
-            for uppers, _ in self._generations.values():
-                self._filter.add(uppers)
+            self._make_filter()
+
+    def _make_filter(self) -> None:
+        self._filter, self._in_filter = KeyFilter(), 0
+        for uppers, _ in self._generations.values():
+            self._filter.add(uppers)
+            self._in_filter += len(uppers)
 
     def size_of(self, generation: int) -> int:
         """Return how many keys a generation has."""

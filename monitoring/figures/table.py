@@ -19,9 +19,10 @@ from monitoring.figures.key_index import KeyIndex
 
 IN_MEMORY = 100_000  # rows
 CHUNK = 64  # rows
-GENERATION = 100_000  # rows
+GENERATION = 100_000  # rows, and
+GENERATION_SECONDS = 86_400.0  # at most
 MOST_ROWS = 5_000_000
-MOST_BYTES = 1_000_000_000  # of the rows' content
+MOST_BYTES = 1_000_000_000  # of the chunks
 
 
 class Table:
@@ -89,33 +90,37 @@ class Table:
 
     def save(self, now: float) -> None:
         """Write the changes within the open transaction."""
-        placed, emptied = self._save_old()
+        placed, cut = self._save_old()
         new = [key for key in self._changed if key not in placed]
-        self._saved = now, emptied, self._save_new(iter(new), now)
+        self._saved = now, cut, self._save_new(iter(new), now)
 
-    def _save_old(self) -> tuple[set[int], list[int]]:
-        """Write changes of rows that the file has; return their keys, and chunks now empty."""
+    def _save_old(self) -> tuple[set[int], dict[int, list[int]]]:
+        """Write changes of rows that the file has.
+
+        Return the keys of these rows, and the chunks that have fewer rows now, with their keys.
+        """
         keys = np.fromiter(chain(self._changed, self._gone), np.int64, self.unsaved)
-        placed, emptied = set(), []
+        placed, cut = set(), {}
         for chunk, own in self._index.find(keys).items():
             rows = self._chunks.read(chunk)
             if not (own := [key for key in own if key in rows]):
                 continue
+            before = len(rows)
             for key in own:
                 if key in self._changed:
                     rows[key] = self._changed[key]
                 else:
-                    rows.pop(key, None)
+                    rows.pop(key, None)  # the index may have named it twice
             placed.update(own)
             self._chunks.write(chunk, rows)
-            if not rows:
-                emptied.append(chunk)
-        return placed, emptied
+            if len(rows) < before:
+                cut[chunk] = [*rows]
+        return placed, cut
 
     def _save_new(self, keys: Iterator[int], now: float) -> list[tuple[int, list[int]]]:
         """Write rows that the file does not have; return which chunks have them."""
         added = []
-        chunk, rows = self._last_chunk()
+        chunk, rows = self._last_chunk(now)
         while own := list(islice(keys, CHUNK - len(rows))):
             rows |= {key: self._changed[key] for key in own}
             self._chunks.write(chunk, rows)
@@ -127,21 +132,23 @@ class Table:
             self._database.query(sql, (self._name, generation, now))
         return added
 
-    def _last_chunk(self) -> tuple[int, Rows]:
+    def _last_chunk(self, now: float) -> tuple[int, Rows]:
         """Return the chunk that has room for new rows, and the rows in it."""
         newest = max(self._began, default=1)
         if (last := self._chunks.last(newest)) is None:
             return newest * FIRST_CHUNK, {}
-        if (last + 1) % FIRST_CHUNK >= GENERATION // CHUNK:
+        is_full = (last + 1) % FIRST_CHUNK >= GENERATION // CHUNK
+        # One that loses its rows would never be full, and what stays in it never deleted.
+        if is_full or now > self._began[newest] + GENERATION_SECONDS:
             return (newest + 1) * FIRST_CHUNK, {}
         rows = self._chunks.read(last)
         return (last, rows) if len(rows) < CHUNK else (last + 1, {})
 
     def confirm(self) -> None:
         """Take note that what save() wrote is committed; keep the newest rows only in memory."""
-        now, emptied, added = self._saved
-        self._index.remove(emptied)
-        self._add_to_index(added)
+        now, cut, added = self._saved
+        self._index.remove(cut)
+        self._add_to_index(chain(cut.items(), added))
         if added:
             self._began.setdefault(added[0][0] // FIRST_CHUNK, now)
         self._stored |= self._changed
@@ -151,7 +158,7 @@ class Table:
         _keep(self._stored, self._in_memory)
 
     def _add_to_index(self, added: Iterable[tuple[int, Collection[int]]]) -> None:
-        """Add the keys in some chunks of one generation."""
+        """Add the keys in some chunks."""
         numbers, lengths, keys = [], [], []
         for chunk, own in added:
             numbers.append(chunk)
@@ -183,7 +190,9 @@ class Table:
         Only save() and forget() change what is stored, and each look takes 0.1 s when many wait.
         """
         if self._oldest is None or (self._oldest and all(self._is_old(k) for _, k in self._oldest)):
-            with suppress(sqlite3.OperationalError, Damaged):  # the next load() or save() says it
+            with suppress(
+                sqlite3.OperationalError, Damaged
+            ):  # load() says it of a row that is needed
                 self._oldest = self._first_stored(time_of)
         return islice((time for time, k in self._oldest or () if not self._is_old(k)), 1)
 
@@ -218,8 +227,9 @@ class Table:
         """Delete generations, within the open transaction; return how many rows were open."""
         found = 0
         for generation in generations:
-            for _, rows in self._chunks.of(generation):
-                found += sum(map(self._is_open, rows.values()))
+            with suppress(Damaged):  # what can't be read is not counted
+                for _, rows in self._chunks.of(generation):
+                    found += sum(map(self._is_open, rows.values()))
             self._chunks.delete(generation)
             sql = "DELETE FROM generations WHERE name = ? AND generation = ?"
             self._database.query(sql, (self._name, generation))

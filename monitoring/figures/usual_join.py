@@ -40,7 +40,6 @@ class _Columns:
         is_request, is_prediction = self.kinds == REQUEST, self.kinds == PREDICTION
         are_alone = (number == 1) & (is_request | is_prediction)[first]
         are_two = (number == 2) & is_request[first] & is_prediction[last]
-        are_two &= self.partitions[first] == self.partitions[last]
         usual = np.zeros(len(order), bool)
         usual[first] = are_alone | are_two
         usual[last] |= are_two

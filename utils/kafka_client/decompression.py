@@ -129,7 +129,7 @@ class _LimitedBatch(DefaultRecordBatch):
         return record
 
 
-def _header_count(batch: bytearray, start: int) -> int:
+def _header_count(batch: bytes, start: int) -> int:
     """Return how many headers the record has whose fields begin at `start`, after its size."""
     for _ in ("attributes", "timestamp", "offset"):
         _, start = decode_varint(batch, start)

@@ -118,6 +118,8 @@ class LimitedFetcher(Fetcher):
                     if room <= 0:
                         break
             except Exception as error:
+                if isinstance(error, CorruptRecordError):
+                    self.drain()  # nothing comes after it: it is fetched again
                 if not records:
                     raise
                 self._next_inline_exception = error  # raised by the next call

@@ -24,6 +24,6 @@ def _receive(self: KafkaTCPTransport) -> tuple[bytes, KafkaConnectionError | Non
         error = KafkaConnectionError("socket disconnected")
     except (BlockingIOError, InterruptedError):
         pass  # there is no more at present
-    except OSError as failure:
+    except Exception as failure:  # as in kafka-python's: the connection must not stay, unread
         error = KafkaConnectionError(failure)
     return b"".join(received), error

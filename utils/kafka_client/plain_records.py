@@ -92,4 +92,4 @@ def record_of(partition: TopicPartition, leader_epoch: int, record: ABCRecord) -
 def _long_varint(batch: bytes, start: int) -> tuple[int, int]:
     """Return the number that begins at `start`, in zigzag encoding, and where it ends."""
     number, end = decode_varint(batch, start)
-    return (number << 1) ^ (number >> 63), end
+    return (number << 1) ^ -(number < 0), end
