@@ -6,10 +6,12 @@ import sqlite3
 import pytest
 from kafka import TopicPartition
 
+from monitoring import observer
 from monitoring.figures import curves, model_figures, table
 from monitoring.figures.database import Damaged, Database
 from monitoring.figures.state import State
-from tests.test_observer import NOW, look, record, value_of
+from tests.test_observer import NOW, START, look, record, value_of
+from utils.kafka_client.reader import Polled
 from utils.kafka_client.topics import APP_MESSAGES, OUTCOMES_TOPIC
 
 HOUR = 3_600_000
@@ -41,6 +43,21 @@ class Log:
 
 def pair(name: str, time: int = 0, model_id: int = 0) -> list[tuple]:
     return [("request", name, time, 1), ("prediction", name, time + 5, (model_id, 0.8))]
+
+
+def test_how_far_it_is_behind_is_the_age_of_the_requests():
+    def polled(**times: list[int]) -> Polled:
+        places = [TopicPartition(APP_MESSAGES, 0), TopicPartition(APP_MESSAGES, 1), OUTCOMES]
+        records = {
+            place: [record(*place, n, time, b"") for n, time in enumerate(times[name])]
+            for place, name in zip(places, ("a", "b", "outcomes"), strict=True)
+            if name in times
+        }
+        return Polled(records, {})
+
+    assert observer._newest(polled(a=[1, 3], b=[7], outcomes=[-9])) == START + 3
+    assert observer._newest(polled(a=[1, 3, -HOUR])) == START + 3  # a clock that is slow
+    assert observer._newest(polled(outcomes=[5])) == 0
 
 
 @pytest.mark.parametrize("ahead", [HOUR, 10**15, -HOUR, -(10**18)])

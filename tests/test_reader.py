@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import CorruptRecordError
 
 from tests.harness.brokers import running_broker
 from tests.harness.pipeline import wait_until
@@ -223,6 +224,32 @@ def test_a_log_that_lost_its_end_is_read_on_where_it_was_cut(
         assert reader._positions[name, 0].topic_id == positions[name, 0].topic_id
         reader.close()
     assert "Kafka lost 132 records that were read" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_batch_with_a_wrong_checksum_is_fetched_again(tmp_path, pipeline, monkeypatch):
+    folder, name = tmp_path / "kafka", "numbers"
+    with running_broker(folder) as host:
+        monkeypatch.setattr("utils.kafka_client.connection.settings", settings_with(host))
+        pipeline.host, pipeline.prefix = host, ""
+        renew_producer(pipeline)
+        pipeline.create_topic(name)
+        send(pipeline, range(10))
+        size = log_size(folder, name)
+        send(pipeline, range(10, 20))
+        local_kafka.stop(folder)
+        [log] = folder.rglob(f"{name}-0/*.log")
+        whole = log.read_bytes()
+        log.write_bytes(whole[: size + 80] + bytes([whole[size + 80] ^ 1]) + whole[size + 81 :])
+        local_kafka.start(host, folder)
+        reader = Reader({}, name)
+        assert read(reader, 10) == (list(range(10)), 0)
+        for _ in range(3):
+            with pytest.raises(CorruptRecordError):
+                wait_until(lambda: reader.poll().records, what="the damaged batch")
+        log.write_bytes(whole)
+        assert read(reader, 10) == (list(range(10, 20)), 0)
+        reader.close()
 
 
 def settings_with(host: str):
