@@ -38,6 +38,7 @@ from utils.console import say, speak_on_stderr
 from utils.files import ROOT, locked, make_private
 from utils.kafka_client.topics import RETRAIN_TOPIC, prepare_topics
 from utils.process import (
+    LOWEST_SESSION_NICE,
     collect_garbage_rarely,
     lower_priority,
     only_one,
@@ -115,7 +116,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.once:
         speak_on_stderr()
-    lower_priority(os.getpid())  # predictors come first
+    lower_priority(os.getpid(), LOWEST_SESSION_NICE)  # predictors come first
     stop = stop_on_signals()
     check_address()  # a mistake in a setting or in the rules ends it before it waits for Kafka
     load_rules(settings.alert_rules)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.files import ROOT
-from utils.process import lower_priority
+from utils.process import LOWEST_SESSION_NICE, lower_priority
 
 MAX_RESTARTS = 5
 WAITS_FOREVER = """
@@ -92,5 +92,7 @@ def test_a_training_is_the_first_to_end_when_memory_is_short_and_the_last_to_run
         assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
         if (autogroup := proc / "autogroup").exists():  # the kernel was built with them
             assert autogroup.read_text().split()[-2:] == ["nice", "10"]
+            lower_priority(child.pid, LOWEST_SESSION_NICE)
+            assert autogroup.read_text().split()[-2:] == ["nice", "19"]
         child.communicate(b"\n")
     lower_priority(child.pid)  # one that has ended is no error

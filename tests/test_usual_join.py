@@ -66,7 +66,7 @@ def lines_of(columns: tuple[np.ndarray, ...]) -> list[str]:
     return sorted(str(line) for line in zip(*(each.tolist() for each in columns), strict=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(EVENTS, OUTCOMES), max_size=5))
 def test_both_ways_lead_to_the_same(drawn):
     polls = polls_of(drawn)

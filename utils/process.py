@@ -26,9 +26,10 @@ _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # mallopt(3), malloc.h of glibc
 BETWEEN_CALLS = 60  # seconds that a loop may take from one watched call to the next
 _LARGE_BLOCK = 2**22  # bytes; every batch allocates smaller ones
 
-# Of the session: it gets a tenth of a core that others want all the time. With 19 it would get a
-# seventieth, and for other processes nothing would be better: they are run as soon as they wake up.
+# Of the session: it gets a tenth of a core that others want all the time, with 19 a seventieth. A
+# training must come to its end, on a busy machine too; a monitor can catch up later.
 _SESSION_NICE = 10
+LOWEST_SESSION_NICE = 19
 
 _stop = threading.Event()
 
@@ -225,12 +226,14 @@ def only_one(lock: Path, stop: threading.Event, waiting: str) -> Iterator[None]:
         yield
 
 
-def lower_priority(pid: int) -> None:
+def lower_priority(pid: int, session_nice: int = _SESSION_NICE) -> None:
     """Let every other process that needs the CPU go before this one.
 
     To be called as soon as it runs: its start takes as much CPU as the training of a small model.
+    session_nice : of its session, if that is its own; others of a terminal need not be like it.
     """
     with suppress(ProcessLookupError):  # it has ended
+        session_nice = session_nice if os.getsid(pid) == pid else _SESSION_NICE
         os.setpriority(os.PRIO_PROCESS, pid, 19)
         # On Linux, SCHED_IDLE processes are preempted at once. It sets the priority for the disk
         # too (ioprio_set(2)).
@@ -240,7 +243,7 @@ def lower_priority(pid: int) -> None:
     # by priority (sched(7), "The autogroup feature"). The child is started in its own. When
     # memory is short, Linux ends the process with the highest score (proc(5)): this one, not a
     # predictor.
-    for name, value in (("autogroup", _SESSION_NICE), ("oom_score_adj", 1000)):
+    for name, value in (("autogroup", session_nice), ("oom_score_adj", 1000)):
         with suppress(OSError):
             Path(f"/proc/{pid}/{name}").write_text(str(value))
 
