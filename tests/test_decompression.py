@@ -227,6 +227,7 @@ def read_all(pipeline) -> list:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_decompression_bomb_costs_no_memory_and_is_one_dead_letter(pipeline):
     """18 kB that are 300 MB when decompressed."""
     predictor, trainer = pipeline.predictor(), pipeline.trainer()
