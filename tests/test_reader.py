@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
@@ -183,15 +185,30 @@ def test_added_partitions_are_read_from_their_beginning_within_ten_seconds(pipel
 
 def cut_log(folder, topic: str, size: int) -> None:
     """Cut a partition's log to its first bytes, as a power cut does to what was not synced."""
-    [log] = (folder / "data").rglob(f"{topic}-0/*.log")
+    log = log_of(folder, topic)
     for other in log.parent.glob("*index"):
         other.unlink()
     os.truncate(log, size)
 
 
-def log_size(folder, topic: str) -> int:
+def log_of(folder, topic: str) -> Path:
     [log] = (folder / "data").rglob(f"{topic}-0/*.log")
-    return log.stat().st_size
+    return log
+
+
+def log_size(folder, topic: str) -> int:
+    return log_of(folder, topic).stat().st_size
+
+
+@contextmanager
+def broker_of_its_own(folder, pipeline, monkeypatch, topic: str) -> Iterator[str]:
+    """Run a broker with one topic, for the pipeline and for this process; the value is its host."""
+    with running_broker(folder) as host:
+        monkeypatch.setattr("utils.kafka_client.connection.settings", settings_with(host))
+        pipeline.host, pipeline.prefix = host, ""
+        renew_producer(pipeline)
+        pipeline.create_topic(topic)
+        yield host
 
 
 @pytest.mark.slow
@@ -201,11 +218,7 @@ def test_a_log_that_lost_its_end_is_read_on_where_it_was_cut(
 ):
     """Fewer new records than were lost, or more: no new one is skipped, no old one read twice."""
     folder, name = tmp_path / "kafka", "numbers"
-    with running_broker(folder) as host:
-        monkeypatch.setattr("utils.kafka_client.connection.settings", settings_with(host))
-        pipeline.host, pipeline.prefix = host, ""
-        renew_producer(pipeline)
-        pipeline.create_topic(name)
+    with broker_of_its_own(folder, pipeline, monkeypatch, name) as host:
         send(pipeline, range(70))
         size = log_size(folder, name)
         send(pipeline, range(70, 202))
@@ -229,16 +242,12 @@ def test_a_log_that_lost_its_end_is_read_on_where_it_was_cut(
 @pytest.mark.slow
 def test_a_batch_with_a_wrong_checksum_is_fetched_again(tmp_path, pipeline, monkeypatch):
     folder, name = tmp_path / "kafka", "numbers"
-    with running_broker(folder) as host:
-        monkeypatch.setattr("utils.kafka_client.connection.settings", settings_with(host))
-        pipeline.host, pipeline.prefix = host, ""
-        renew_producer(pipeline)
-        pipeline.create_topic(name)
+    with broker_of_its_own(folder, pipeline, monkeypatch, name) as host:
         send(pipeline, range(10))
         size = log_size(folder, name)
         send(pipeline, range(10, 20))
         local_kafka.stop(folder)
-        [log] = folder.rglob(f"{name}-0/*.log")
+        log = log_of(folder, name)
         whole = log.read_bytes()
         log.write_bytes(whole[: size + 80] + bytes([whole[size + 80] ^ 1]) + whole[size + 81 :])
         local_kafka.start(host, folder)

@@ -31,14 +31,15 @@ from monitoring.figures.rows import (
     FURTHER,
     LEARNT,
     MOST_OF_ONE_ID,
+    NO_FURTHER,
     NOTHING_LEARNT,
     ONE_ASKED,
     OUTPUTS,
+    has_one_request,
 )
 from monitoring.figures.table import Table
 from monitoring.figures.usual_join import join_usual
 
-_ZERO = FURTHER.pack(0)
 _REPLIES, _QUESTIONS = frozenset((PREDICTION, ERROR)), frozenset((REQUEST, INVALID))
 _NO_SCORES = (0.0,) * OUTPUTS
 
@@ -84,7 +85,7 @@ class Join:
         row = self._waiting.get(key)
         if row is None:
             row = ONE_ASKED.pack(0, time, offset, outcome)
-        elif len(row) < FURTHER.size + MOST_OF_ONE_ID * ASKED.size and row.startswith(_ZERO):
+        elif len(row) < FURTHER.size + MOST_OF_ONE_ID * ASKED.size and row.startswith(NO_FURTHER):
             row += ASKED.pack(time, offset, outcome)
         else:
             [more] = FURTHER.unpack_from(row)
@@ -101,7 +102,7 @@ class Join:
         else:
             joined.unexpected += 1
             return
-        if len(row) == ONE_ASKED.size and row.startswith(_ZERO):  # the usual one
+        if has_one_request(row):
             _, time, offset, outcome = ONE_ASKED.unpack(row)
             self._waiting.pop(key)
         else:

@@ -14,6 +14,7 @@ MOST_OF_ONE_ID = 20  # requests and answers of one id that are known one by one
 # A row of `waiting` is the number of further requests, then the known ones: time, offset, outcome.
 FURTHER, ASKED = struct.Struct("<q"), struct.Struct("<qqd")
 ONE_ASKED = struct.Struct("<qqqd")  # a row with one request
+NO_FURTHER = FURTHER.pack(0)
 # A row of `known` is the outcome, its rank and its time, then the answers: model, time, partition
 # and offset of the request, and the scores.
 LEARNT, ANSWERED = struct.Struct("<dqq"), struct.Struct(f"<qqiq{OUTPUTS}d")
@@ -46,6 +47,11 @@ def is_waiting(row: bytes) -> bool:
     return 0 <= FURTHER.unpack_from(row)[0] < _MOST and all(
         _are_numbers(*place) and _is_outcome(outcome) for *place, outcome in requests
     )
+
+
+def has_one_request(row: bytes) -> bool:
+    """Return whether a row of `waiting` has one request, which is known: the usual one."""
+    return len(row) == ONE_ASKED.size and row.startswith(NO_FURTHER)
 
 
 def is_known(row: bytes) -> bool:

@@ -12,10 +12,9 @@ import numpy as np
 
 from monitoring.figures.decoding import PREDICTION, REQUEST, Event, rank_in_request
 from monitoring.figures.joined import JUDGED, REPLY, Builder
-from monitoring.figures.rows import FURTHER, KNOWN_ROW, NOTHING_LEARNT, ONE_ASKED, WAITING_ROW
+from monitoring.figures.rows import KNOWN_ROW, NOTHING_LEARNT, WAITING_ROW, has_one_request
 from monitoring.figures.table import Table
 
-_ZERO = FURTHER.pack(0)
 [_NOTHING_LEARNT] = np.frombuffer(NOTHING_LEARNT, np.dtype(KNOWN_ROW.descr[:3]))
 
 
@@ -92,8 +91,7 @@ def _answer(
     found = [waiting.get(key) for key in waiting_keys]
     fit = [
         row is not None
-        and len(row) == ONE_ASKED.size
-        and row.startswith(_ZERO)
+        and has_one_request(row)
         and waiting_key not in unusual
         and known.get(key) is None
         for row, waiting_key, key in zip(found, waiting_keys, keys, strict=True)
