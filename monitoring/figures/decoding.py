@@ -5,6 +5,7 @@ What is a request, a reply, an invalid message is decided as by the predictor (u
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple, NotRequired, get_args, get_origin
 
 import msgspec
@@ -111,6 +112,11 @@ class Decoded(NamedTuple):
     events: dict[TopicPartition, list[Event]]  # one for each record of app_messages
     outcomes: list[ReportedOutcome]
     latest: int  # see time_of()
+
+    @property
+    def messages(self) -> list[Event]:
+        """The events of all partitions; those of one are in order."""
+        return [*chain.from_iterable(self.events.values())]
 
 
 def decode(records: Mapping[TopicPartition, list[ConsumerRecord]], now: float) -> Decoded:

@@ -5,8 +5,6 @@ answer or its outcome is in a temporary file of SQLite's, which nobody else can 
 gone with the process; memory and file are bounded as the monitor's are.
 """
 
-from itertools import chain
-
 import msgspec
 import numpy as np
 
@@ -52,8 +50,8 @@ class Shadow:
 
     def add(self, records: Records, now: float) -> None:
         """Add what one poll has returned; now : seconds since 1970."""
-        messages_of, outcomes, _ = decode(records, now)
-        messages = [*chain.from_iterable(messages_of.values())]
+        decoded = decode(records, now)
+        messages, outcomes = decoded.messages, decoded.outcomes
         self._predict([each for each in messages if each[0] == REQUEST])
         self._join.load(messages, outcomes)
         joined = self._join.join(messages, outcomes)

@@ -3,7 +3,7 @@
 import hashlib
 from collections import deque
 from collections.abc import Mapping
-from itertools import chain, compress
+from itertools import compress
 
 import msgspec
 import numpy as np
@@ -127,8 +127,8 @@ class State:
         now : seconds since 1970; is_fresh : the records have been sent just now. decoded : the
         records, if they are decoded already.
         """
-        messages_of, outcomes, latest = decoded or decode(records, now)
-        messages = [*chain.from_iterable(messages_of.values())]
+        decoded = decoded or decode(records, now)
+        messages, outcomes, latest = decoded.messages, decoded.outcomes, decoded.latest
         self.join.load(messages, outcomes)  # first: if it fails, nothing has changed
         for partition, found in records.items():
             self.counts.ahead += sum(each.timestamp > latest for each in found)
